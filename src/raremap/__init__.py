@@ -1,1 +1,58 @@
+"""raremap: maps from satellite scenes that do not lose the rare classes.
+
+Every verb of the command line is one function here. Names are loaded when they are first used, so
+that `import raremap` is instant and brings neither torch nor rasterio.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+# Public name → module that holds it.
+_HOME = {
+    "Bundle": "raremap.bundle",
+    "Catalog": "raremap.tiles.catalog",
+    "Experiment": "raremap.config",
+    "LabelScheme": "raremap.labels",
+    "RaremapError": "raremap.errors",
+    "RaremapWarning": "raremap.errors",
+    "SamplingPlan": "raremap.balance.plan",
+    "census": "raremap.workflows.census",
+    "demo": "raremap.workflows.demo",
+    "evaluate": "raremap.workflows.evaluate",
+    "predict": "raremap.workflows.predict",
+    "prepare": "raremap.workflows.prepare",
+    "simulate": "raremap.workflows.simulate",
+    "train": "raremap.workflows.train",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from raremap.balance.plan import SamplingPlan as SamplingPlan
+    from raremap.bundle import Bundle as Bundle
+    from raremap.config import Experiment as Experiment
+    from raremap.errors import RaremapError as RaremapError
+    from raremap.errors import RaremapWarning as RaremapWarning
+    from raremap.labels import LabelScheme as LabelScheme
+    from raremap.tiles.catalog import Catalog as Catalog
+    from raremap.workflows.census import census as census
+    from raremap.workflows.demo import demo as demo
+    from raremap.workflows.evaluate import evaluate as evaluate
+    from raremap.workflows.predict import predict as predict
+    from raremap.workflows.prepare import prepare as prepare
+    from raremap.workflows.simulate import simulate as simulate
+    from raremap.workflows.train import train as train
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'raremap' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,241 @@
+"""The command line: thin; a verb reads its arguments and calls one function of `workflows`.
+
+Nothing heavier than typer is imported at the top, so that `raremap --help` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="raremap",
+    help="Maps from satellite scenes that do not lose the rare classes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ExperimentArg = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment file (YAML)")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="override one key; may be repeated")
+]
+RootOption = Annotated[Path | None, typer.Option("--root", help="folder that holds the data (scenes.root)")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, mps")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        import raremap
+
+        print(f"raremap {raremap.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")] = False,
+) -> None:
+    """Maps from satellite scenes that do not lose the rare classes."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder to work in")] = Path("demo"),
+    steps: Annotated[int | None, typer.Option(help="training steps (default: what suits this machine)")] = None,
+    seed: Annotated[int, typer.Option(help="seed of valleys and training")] = 0,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """The whole job on simulated valleys, to a report.
+
+    Example: raremap demo -o demo
+    """
+    from raremap.workflows.demo import demo as run
+
+    _show(run(out, steps=steps, seed=seed, quiet=quiet), as_json)
+
+
+@app.command()
+def simulate(
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="folder for the valleys")],
+    valleys: Annotated[int | None, typer.Option(help="write N independent valleys instead of one scene")] = None,
+    size: Annotated[int | None, typer.Option(help="pixels of 10 m a side (1024; with --valleys 512)")] = None,
+    seed: Annotated[int, typer.Option(help="same seed, same bytes")] = 0,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Simulated valleys with known truth: imagery, labels, landslides.
+
+    Example: raremap simulate valleys --valleys 24
+    """
+    from raremap.workflows.simulate import simulate as run
+
+    _show(run(out_dir, valleys=valleys, size=size, seed=seed, quiet=quiet), as_json)
+
+
+@app.command()
+def prepare(
+    experiment: ExperimentArg,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Scenes and labels to a catalog of tiles with their class counts.
+
+    Example: raremap prepare examples/naip.yaml --root data
+    """
+    from raremap.workflows.prepare import prepare as run
+
+    exp = _experiment(experiment, overrides, root)
+    catalog = run(exp, quiet=quiet)
+    _show(catalog.summary(), as_json)
+
+
+@app.command()
+def census(
+    catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="catalog.parquet")],
+    as_json: JsonOption = False,
+) -> None:
+    """Class shares, entropy, KL and imbalance of a catalog, by use and by place.
+
+    Example: raremap census runs/naip/catalog.parquet
+    """
+    from raremap.workflows.census import census as run
+
+    _show(run(catalog), as_json)
+
+
+@app.command()
+def train(
+    experiment: ExperimentArg,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a model; prepares the catalog first where there is none.
+
+    Example: raremap train examples/naip.yaml --set train.steps=700
+    """
+    from raremap.workflows.train import train_experiment
+
+    _show(train_experiment(_experiment(experiment, overrides, root), resume=resume, quiet=quiet), as_json)
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of a trained model")],
+    catalog: Annotated[Path, typer.Option("--catalog", help="catalog.parquet with the test places")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="folder for evaluation.json and report.html")] = None,
+    use: Annotated[str, typer.Option(help="places to score: test, calibration, monitor or train")] = "test",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Score a bundle on places it has not seen: evaluation.json and report.html.
+
+    Example: raremap evaluate runs/naip/bundle --catalog runs/naip/catalog.parquet
+    """
+    from raremap.workflows.evaluate import evaluate as run
+
+    _show(run(bundle, catalog, use=use, out=out, device=device, quiet=quiet), as_json)
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of a trained model")],
+    scenes: Annotated[list[str], typer.Argument(metavar="SCENE...", help="scene files to map")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="map.tif, or a folder for several scenes")],
+    probabilities: Annotated[
+        str | None, typer.Option(help="also write a band a class: float32, or uint8 (0-250 = 0-1)")
+    ] = None,
+    argmax: Annotated[bool, typer.Option("--argmax", help="plain argmax, without the fitted decision")] = False,
+    window: Annotated[int | None, typer.Option(help="window size in pixels (default: the bundle's)")] = None,
+    overlap: Annotated[float | None, typer.Option(help="share of a window that the next repeats")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Map whole scenes of any size: a COG with legend, CRS and nodata kept.
+
+    Example: raremap predict runs/naip/bundle scene.tif -o map.tif
+    """
+    from raremap.workflows.predict import predict as run
+
+    result = run(
+        bundle, scenes, out, probabilities=probabilities, argmax=argmax, window=window, overlap=overlap,
+        device=device, quiet=quiet,
+    )  # fmt: skip
+    _show(result, as_json)
+
+
+def _experiment(path: Path, overrides: list[str] | None, root: Path | None) -> Any:
+    from raremap.config import Experiment
+
+    more = [f"scenes.root={json.dumps(str(root))}"] if root is not None else []
+    return Experiment.load(path, [*(overrides or []), *more])
+
+
+def _show(result: Any, as_json: bool) -> None:
+    """Print a result: its JSON object and nothing else, or its text."""
+    if as_json:
+        data = result.to_dict() if hasattr(result, "to_dict") else result
+        print(json.dumps(_plain(data), allow_nan=False))
+    else:
+        print(result)
+
+
+def _plain(data: Any) -> Any:
+    """JSON-ready data: numbers of libraries as numbers, NaN as null, paths as text."""
+    if isinstance(data, dict):
+        return {str(k): _plain(v) for k, v in data.items()}
+    if isinstance(data, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in data]
+    if hasattr(data, "tolist"):
+        return _plain(data.tolist())
+    if isinstance(data, float):
+        return data if data == data and abs(data) != float("inf") else None
+    if isinstance(data, (str, int, bool)) or data is None:
+        return data
+    return str(data)
+
+
+def _warn(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    print(f"raremap: warning: {message}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line; exit 0 on success, 2 on wrong usage or bad input, 1 on a failure of ours."""
+    from raremap.errors import RaremapError, RaremapWarning
+
+    plain = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        (_warn if issubclass(category, RaremapWarning) else plain)(message, category, *args, **kwargs)
+
+    warnings.showwarning = show
+    warnings.simplefilter("ignore")  # libraries' own remarks are not for the user of a command line
+    warnings.simplefilter("always", RaremapWarning)
+    try:
+        app()
+    except RaremapError as error:
+        print(f"raremap: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("raremap: stopped; nothing half-written was left", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,182 @@
+"""`Experiment`: one YAML file that says what is mapped, from what, and how.
+
+It only composes the options of the rooms; each option is described beside what it sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from raremap.balance.options import BalanceOptions
+from raremap.batches.options import AugmentOptions
+from raremap.errors import ConfigError, nearest
+from raremap.labels import LabelScheme
+from raremap.learn.options import OptimizerOptions, TrainOptions
+from raremap.maps.options import PredictOptions
+from raremap.measure.options import DecisionOptions, LossOptions
+from raremap.models.options import ModelOptions
+from raremap.options import Options
+from raremap.scene.sources import ScenesOptions
+from raremap.tiles.options import SplitOptions, TileOptions
+
+
+class Experiment(Options):
+    """Everything one training needs: data, labels, tiles, split, model, loss, training, decision, prediction.
+
+    Relative paths start at the working folder (`scenes.root` moves those of the data).
+    """
+
+    out: str
+    scenes: ScenesOptions
+    labels: LabelScheme
+    tiles: TileOptions = TileOptions()
+    split: SplitOptions = SplitOptions()
+    balance: BalanceOptions = BalanceOptions()
+    model: ModelOptions = ModelOptions()
+    loss: LossOptions = Field(default_factory=lambda: LossOptions())
+    optimizer: OptimizerOptions = OptimizerOptions()
+    augment: AugmentOptions = AugmentOptions()
+    train: TrainOptions = TrainOptions()
+    decision: DecisionOptions = DecisionOptions()
+    predict: PredictOptions = PredictOptions()
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _named_scheme(cls, labels: Any) -> Any:
+        return LabelScheme.named(labels) if isinstance(labels, str) else labels
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+        """The experiment of a YAML file, with `a.b=c` overrides applied last.
+
+        Raises `ConfigError` naming the file, the key and the nearest known key.
+        """
+        import yaml
+
+        path = Path(path)
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"experiment {path} does not exist; give the path of a YAML file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"experiment {path} cannot be read ({error}); give a YAML text file") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" at line {mark.line + 1}" if mark is not None else ""
+            problem = getattr(error, "problem", None) or "not YAML"
+            raise ConfigError(f"experiment {path} is not valid YAML{where}: {problem}") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"experiment {path} holds {type(data).__name__}, expected keys such as scenes, labels, model")
+        return cls.from_dict(data, overrides, source=str(path))
+
+    @classmethod
+    def from_dict(
+        cls, data: dict[str, Any], overrides: Sequence[str] = (), source: str = "experiment"
+    ) -> Experiment:
+        """The experiment of nested keys; `source` names them in errors."""
+        data = dict(data)
+        if "preset" in data:
+            data = _merge(_preset(str(data.pop("preset"))), data)
+        for text in overrides:
+            _override(data, text)
+        try:
+            return cls(**data)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, source, data)) from None
+
+    def to_yaml(self) -> str:
+        """The resolved experiment as YAML that `load` reads back."""
+        import yaml
+
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def preset_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("raremap") / "presets"
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def _preset(name: str) -> dict[str, Any]:
+    import yaml
+
+    if name not in preset_names():
+        raise ConfigError(f"no preset is called '{name}'; {nearest(name, preset_names())}")
+    text = (resources.files("raremap") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`; a choice of another `kind` replaces the whole section."""
+    out = dict(base)
+    for key, value in over.items():
+        below = out.get(key)
+        same_kind = isinstance(below, dict) and isinstance(value, dict) and value.get("kind", below.get("kind")) == below.get("kind")
+        out[key] = _merge(below, value) if same_kind and isinstance(below, dict) else value
+    return out
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    """Apply one `a.b=c` in place; the value is read as YAML."""
+    import yaml
+
+    path, sep, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not sep or not all(keys):
+        raise ConfigError(f"override '{text}' is not of the form section.key=value, such as train.steps=500")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"override '{text}': the value is not valid YAML") from None
+    here = data
+    for i, key in enumerate(keys[:-1]):
+        below = here.get(key)
+        if below is None:
+            below = {}
+        if not isinstance(below, dict):
+            raise ConfigError(f"override '{text}': '{'.'.join(keys[: i + 1])}' is {below!r}, not a section")
+        here[key] = dict(below)
+        here = here[key]
+    here[keys[-1]] = parsed
+
+
+def _explain(error: ValidationError, source: str, data: dict[str, Any]) -> str:
+    """The first fault in one line, with the nearest known key where a key is unknown."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    key = ".".join(where)
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{source}: unknown key '{key}'; {nearest(where[-1], _known(where[:-1], data))}{more}"
+    if first["type"] == "missing":
+        return f"{source}: '{key}' is missing; it is needed{more}"
+    reason = first["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(first.get("input"), dict) or first["type"] == "value_error" else f", found {first.get('input')!r}"
+    return f"{source}: {key}: {reason[0].lower() + reason[1:]}{got}{more}"
+
+
+def _known(path: Sequence[str], data: dict[str, Any]) -> set[str]:
+    """Keys that the section at `path` accepts, from the options' own fields."""
+    from typing import get_args
+
+    from pydantic import BaseModel
+
+    models: list[Any] = [Experiment]
+    for part in path:
+        below: list[Any] = []
+        for model in models:
+            if part in model.model_fields:
+                below += _models_in(model.model_fields[part].annotation, get_args, BaseModel)
+        models = below or models
+    return {name for model in models for name in model.model_fields} | ({"preset"} if not path else set())
+
+
+def _models_in(annotation: Any, get_args: Any, base: type) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, base):
+        return [annotation]
+    return [m for arg in get_args(annotation) for m in _models_in(arg, get_args, base)]
