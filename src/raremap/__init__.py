@@ -29,7 +29,7 @@ _HOME = {
     "train": "raremap.workflows.train",
 }
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from raremap.balance.plan import SamplingPlan as SamplingPlan

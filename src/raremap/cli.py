@@ -43,7 +43,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
 ) -> None:
     """Maps from satellite scenes that do not lose the rare classes."""
 
@@ -51,7 +53,9 @@ def _root(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="folder to work in")] = Path("demo"),
-    steps: Annotated[int | None, typer.Option(help="training steps (default: what suits this machine)")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="training steps (default: what suits this machine)")
+    ] = None,
     seed: Annotated[int, typer.Option(help="seed of valleys and training")] = 0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -68,7 +72,9 @@ def demo(
 @app.command()
 def simulate(
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="folder for the valleys")],
-    valleys: Annotated[int | None, typer.Option(help="write N independent valleys instead of one scene")] = None,
+    valleys: Annotated[
+        int | None, typer.Option(help="write N independent valleys instead of one scene")
+    ] = None,
     size: Annotated[int | None, typer.Option(help="pixels of 10 m a side (1024; with --valleys 512)")] = None,
     seed: Annotated[int, typer.Option(help="same seed, same bytes")] = 0,
     as_json: JsonOption = False,
@@ -138,7 +144,9 @@ def train(
 def evaluate(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of a trained model")],
     catalog: Annotated[Path, typer.Option("--catalog", help="catalog.parquet with the test places")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="folder for evaluation.json and report.html")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="folder for evaluation.json and report.html")
+    ] = None,
     use: Annotated[str, typer.Option(help="places to score: test, calibration, monitor or train")] = "test",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -161,7 +169,9 @@ def predict(
     probabilities: Annotated[
         str | None, typer.Option(help="also write a band a class: float32, or uint8 (0-250 = 0-1)")
     ] = None,
-    argmax: Annotated[bool, typer.Option("--argmax", help="plain argmax, without the fitted decision")] = False,
+    argmax: Annotated[
+        bool, typer.Option("--argmax", help="plain argmax, without the fitted decision")
+    ] = False,
     window: Annotated[int | None, typer.Option(help="window size in pixels (default: the bundle's)")] = None,
     overlap: Annotated[float | None, typer.Option(help="share of a window that the next repeats")] = None,
     device: DeviceOption = "auto",

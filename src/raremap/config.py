@@ -71,7 +71,9 @@ class Experiment(Options):
             problem = getattr(error, "problem", None) or "not YAML"
             raise ConfigError(f"experiment {path} is not valid YAML{where}: {problem}") from None
         if not isinstance(data, dict):
-            raise ConfigError(f"experiment {path} holds {type(data).__name__}, expected keys such as scenes, labels, model")
+            raise ConfigError(
+                f"experiment {path} holds {type(data).__name__}, expected keys such as scenes, labels, model"
+            )
         return cls.from_dict(data, overrides, source=str(path))
 
     @classmethod
@@ -116,7 +118,11 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in over.items():
         below = out.get(key)
-        same_kind = isinstance(below, dict) and isinstance(value, dict) and value.get("kind", below.get("kind")) == below.get("kind")
+        same_kind = (
+            isinstance(below, dict)
+            and isinstance(value, dict)
+            and value.get("kind", below.get("kind")) == below.get("kind")
+        )
         out[key] = _merge(below, value) if same_kind and isinstance(below, dict) else value
     return out
 
@@ -156,7 +162,11 @@ def _explain(error: ValidationError, source: str, data: dict[str, Any]) -> str:
     if first["type"] == "missing":
         return f"{source}: '{key}' is missing; it is needed{more}"
     reason = first["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(first.get("input"), dict) or first["type"] == "value_error" else f", found {first.get('input')!r}"
+    got = (
+        ""
+        if isinstance(first.get("input"), dict) or first["type"] == "value_error"
+        else f", found {first.get('input')!r}"
+    )
     return f"{source}: {key}: {reason[0].lower() + reason[1:]}{got}{more}"
 
 

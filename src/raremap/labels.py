@@ -23,10 +23,28 @@ IGNORE = 255
 """Index of pixels that have no class. It is also the nodata value of every map, unless it is a class."""
 
 # Distinguishable hues for classes that come without a colour (Paul Tol's muted scheme, then tab20).
-_PALETTE = (
-    "#88CCEE #CC6677 #DDCC77 #117733 #332288 #AA4499 #44AA99 #999933 #882255 #661100 #6699CC #888888 "
-    "#1f77b4 #ff7f0e #2ca02c #d62728 #9467bd #8c564b #e377c2 #bcbd22"
-).split()
+_PALETTE = [
+    "#88CCEE",
+    "#CC6677",
+    "#DDCC77",
+    "#117733",
+    "#332288",
+    "#AA4499",
+    "#44AA99",
+    "#999933",
+    "#882255",
+    "#661100",
+    "#6699CC",
+    "#888888",
+    "#1f77b4",
+    "#ff7f0e",
+    "#2ca02c",
+    "#d62728",
+    "#9467bd",
+    "#8c564b",
+    "#e377c2",
+    "#bcbd22",
+]
 
 
 class LabelScheme(Options):
@@ -75,7 +93,9 @@ class LabelScheme(Options):
         if len(kinds) > 1:
             raise ValueError("classes mixes values and colours; give all as integers or all as #RRGGBB")
         if kinds != {isinstance(v, str) for v in self.ignore} and self.ignore:
-            raise ValueError("ignore must be given like classes: integers with integers, colours with colours")
+            raise ValueError(
+                "ignore must be given like classes: integers with integers, colours with colours"
+            )
         for value in self.classes:
             if value in self.ignore:
                 raise ValueError(f"{value!r} is both a class ('{self.classes[value]}') and ignored")
@@ -139,7 +159,9 @@ class LabelScheme(Options):
         Raises `LabelError` where the classes' values do not fit a byte beside a nodata value.
         """
         if max(self.values) > 255:
-            raise LabelError(f"class value {max(self.values)} does not fit a uint8 map; renumber the classes below 256")
+            raise LabelError(
+                f"class value {max(self.values)} does not fit a uint8 map; renumber the classes below 256"
+            )
         return next(v for v in range(255, -1, -1) if v not in self.values)
 
     def index(self, name: str) -> int:
@@ -158,17 +180,25 @@ class LabelScheme(Options):
 
         if self.is_colored:
             if mask.ndim != 3 or mask.shape[0] < 3:
-                raise LabelError(f"{source} has {mask.shape[0] if mask.ndim == 3 else 1} band(s), but labels.classes are colours; give classes as values, or an RGB mask")
+                raise LabelError(
+                    f"{source} has {mask.shape[0] if mask.ndim == 3 else 1} band(s), but labels.classes are colours; give classes as values, or an RGB mask"
+                )
             packed = (mask[0].astype(np.uint32) << 16) | (mask[1].astype(np.uint32) << 8) | mask[2]
             keys = {int(k[1:], 16): i for i, k in enumerate(self.classes)}  # type: ignore[index]
             dropped = [int(v[1:], 16) for v in self.ignore]  # type: ignore[index]
             return self._encode_sparse(packed, keys, dropped, source)
         if mask.ndim == 3:
             if mask.shape[0] != 1:
-                raise LabelError(f"{source} has {mask.shape[0]} bands, but labels.classes are values; give classes as colours '#RRGGBB', or a mask of one band")
+                raise LabelError(
+                    f"{source} has {mask.shape[0]} bands, but labels.classes are values; give classes as colours '#RRGGBB', or a mask of one band"
+                )
             mask = mask[0]
         dropped = [int(v) for v in self.ignore]
-        if nodata is not None and not (isinstance(nodata, float) and np.isnan(nodata)) and nodata not in self.values:
+        if (
+            nodata is not None
+            and not (isinstance(nodata, float) and np.isnan(nodata))
+            and nodata not in self.values
+        ):
             dropped.append(int(nodata))
         keys = {value: i for i, value in enumerate(self.values)}
         if mask.dtype == np.uint8:
@@ -176,13 +206,19 @@ class LabelScheme(Options):
         if not np.issubdtype(mask.dtype, np.integer):
             whole = np.where(np.isfinite(mask), mask, dropped[0] if dropped else 0)
             if (whole != np.round(whole)).any():
-                raise LabelError(f"{source} holds fractions such as {whole[whole != np.round(whole)].flat[0]:g}; a mask holds whole class values")
+                raise LabelError(
+                    f"{source} holds fractions such as {whole[whole != np.round(whole)].flat[0]:g}; a mask holds whole class values"
+                )
             if not np.isfinite(mask).all() and not dropped:
-                raise LabelError(f"{source} holds NaN and the scheme ignores no value; set its nodata or labels.ignore")
+                raise LabelError(
+                    f"{source} holds NaN and the scheme ignores no value; set its nodata or labels.ignore"
+                )
             mask = whole.astype(np.int64)
         return self._encode_sparse(mask, keys, dropped, source)
 
-    def _encode_bytes(self, mask: np.ndarray, keys: dict[int, int], dropped: list[int], source: str) -> np.ndarray:
+    def _encode_bytes(
+        self, mask: np.ndarray, keys: dict[int, int], dropped: list[int], source: str
+    ) -> np.ndarray:
         import numpy as np
 
         # 254 marks what is not in the scheme; at most 254 classes use 0..253.
@@ -196,7 +232,9 @@ class LabelScheme(Options):
             self._refuse(mask[out == 254], source)
         return out
 
-    def _encode_sparse(self, mask: np.ndarray, keys: dict[int, int], dropped: list[int], source: str) -> np.ndarray:
+    def _encode_sparse(
+        self, mask: np.ndarray, keys: dict[int, int], dropped: list[int], source: str
+    ) -> np.ndarray:
         import numpy as np
 
         found, inverse = np.unique(mask, return_inverse=True)
@@ -241,7 +279,9 @@ def _source(key: Any) -> int | str:
     raise ValueError(f"'{key}' is neither an integer nor a colour '#RRGGBB'")
 
 
-def _scheme(names: str, colors: str, first: int = 0, ignore: tuple[int, ...] = (), **more: Any) -> LabelScheme:
+def _scheme(
+    names: str, colors: str, first: int = 0, ignore: tuple[int, ...] = (), **more: Any
+) -> LabelScheme:
     words = names.split()
     return LabelScheme(
         {first + i: name for i, name in enumerate(words)},
@@ -274,7 +314,9 @@ BUILT_IN: dict[str, LabelScheme] = {
         first=1,
         ignore=(0, 15),
     ),
-    "chesapeake-4": _scheme("water forest field impervious", "#0000FF #008000 #80FF80 #806060", first=1, ignore=(0, 15)),
+    "chesapeake-4": _scheme(
+        "water forest field impervious", "#0000FF #008000 #80FF80 #806060", first=1, ignore=(0, 15)
+    ),
     # LoveDA (Wang et al. 2021); 0 is no data.
     "loveda": _scheme(
         "background building road water barren forest agriculture",
@@ -284,13 +326,30 @@ BUILT_IN: dict[str, LabelScheme] = {
     ),
     "worldcover": LabelScheme(
         {
-            10: "tree", 20: "shrubland", 30: "grassland", 40: "cropland", 50: "built_up", 60: "bare_sparse",
-            70: "snow_ice", 80: "water", 90: "wetland", 95: "mangroves", 100: "moss_lichen",
+            10: "tree",
+            20: "shrubland",
+            30: "grassland",
+            40: "cropland",
+            50: "built_up",
+            60: "bare_sparse",
+            70: "snow_ice",
+            80: "water",
+            90: "wetland",
+            95: "mangroves",
+            100: "moss_lichen",
         },
         colors={
-            "tree": "#006400", "shrubland": "#FFBB22", "grassland": "#FFFF4C", "cropland": "#F096FF",
-            "built_up": "#FA0000", "bare_sparse": "#B4B4B4", "snow_ice": "#F0F0F0", "water": "#0064C8",
-            "wetland": "#0096A0", "mangroves": "#00CF75", "moss_lichen": "#FAE6A0",
+            "tree": "#006400",
+            "shrubland": "#FFBB22",
+            "grassland": "#FFFF4C",
+            "cropland": "#F096FF",
+            "built_up": "#FA0000",
+            "bare_sparse": "#B4B4B4",
+            "snow_ice": "#F0F0F0",
+            "water": "#0064C8",
+            "wetland": "#0096A0",
+            "mangroves": "#00CF75",
+            "moss_lichen": "#FAE6A0",
         },
         ignore=(0,),
     ),

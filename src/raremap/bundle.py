@@ -1,0 +1,344 @@
+"""`Bundle`: a trained model with everything needed to use it, as a folder without a pickle.
+
+    model.safetensors   the weights
+    model.json          a STAC item with the MLM extension: bands, normalisation, classes, prior, decision
+    README.md           the model card; free to edit
+
+`model.json` holds a checksum of the weights and of itself, so that a missing or altered file is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raremap.errors import BundleError, MissingExtra, OutputError
+from raremap.labels import LabelScheme
+from raremap.maps.options import PredictOptions
+from raremap.measure.decision import Decision
+from raremap.models.options import ModelOptions
+from raremap.scene.normalize import Normalization
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from raremap.models.forward import TorchNetwork
+
+FORMAT = 1
+_WEIGHTS, _ITEM, _CARD = "model.safetensors", "model.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A network with its labels, bands, normalisation, prior, decision, way of predicting and figures.
+
+    `prior` are the class shares that the loss received; `decision` belongs to the way of predicting that
+    `predict` and its own record describe. `options` rebuilds the network; None for a network of the user's.
+    """
+
+    module: nn.Module
+    scheme: LabelScheme
+    bands: tuple[str, ...]
+    normalization: Normalization
+    options: ModelOptions | None = None
+    prior: tuple[float, ...] | None = None
+    decision: Decision | None = None
+    predict: PredictOptions = field(default_factory=PredictOptions)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        labels: LabelScheme,
+        bands: Sequence[str],
+        normalization: Normalization | None = None,
+        **more: Any,
+    ) -> Bundle:
+        """Anyone's network `[B, C, H, W]` → logits `[B, K, H, W]`, with the streaming, outputs and card of ours.
+
+        Without a `normalization` the network gets the bands as they are stored, as float32.
+        """
+        normalization = normalization or Normalization.identity(len(bands))
+        return cls(module, labels, tuple(bands), normalization, **more)
+
+    @property
+    def name(self) -> str:
+        """A short name for cards and logs."""
+        return str(self.info.get("name", "raremap-model"))
+
+    def with_decision(self, decision: Decision | None) -> Bundle:
+        """The same bundle with another decision."""
+        return replace(self, decision=decision)
+
+    def network(self, device: str = "auto", precision: str = "auto") -> TorchNetwork:
+        """The network as maps need it: raw pixels and validity in, probabilities out."""
+        from raremap.models.forward import TorchNetwork
+
+        return TorchNetwork(self.module, self.normalization, device=device, precision=precision)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the bundle; an older one at the same place is replaced when the new one is complete.
+
+        Raises `OutputError` where the folder cannot be written or holds something else than a bundle.
+        """
+        try:
+            from safetensors.torch import save_file
+        except ImportError:
+            raise MissingExtra("safetensors", "train") from None
+
+        folder = Path(folder)
+        if folder.exists() and not (folder / _ITEM).exists() and (folder.is_file() or any(folder.iterdir())):
+            raise OutputError(f"{folder} exists and is not a bundle; choose another folder for the bundle")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        except OSError as error:
+            raise OutputError(
+                f"bundle {folder} cannot be written ({error.strerror}); choose a writable folder"
+            ) from None
+        try:
+            state = {k: v.detach().cpu().contiguous().clone() for k, v in self.module.state_dict().items()}
+            save_file(state, fresh / _WEIGHTS)
+            item = _item(self)
+            item["properties"]["raremap:weights_sha256"] = _sha256(fresh / _WEIGHTS)
+            item["properties"]["raremap:digest"] = _digest(item)
+            (fresh / _ITEM).write_text(json.dumps(item, indent=2, ensure_ascii=False), encoding="utf-8")
+            (fresh / _CARD).write_text(_card(self), encoding="utf-8")
+            fresh.chmod(0o755)
+            _swap(fresh, folder)
+        except OSError as error:
+            raise OutputError(
+                f"bundle {folder} cannot be written ({error.strerror or error}); nothing was changed"
+            ) from None
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, module: nn.Module | None = None) -> Bundle:
+        """Read a bundle; `module` is the network to fill where it was not built by raremap.
+
+        Raises `BundleError` naming the file that is missing, altered or of a newer format.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise BundleError(
+                f"bundle {folder} does not exist; expected a folder with {_WEIGHTS} and {_ITEM}"
+            )
+        for name in (_ITEM, _WEIGHTS):
+            if not (folder / name).is_file():
+                raise BundleError(
+                    f"bundle {folder} has no {name}; it is incomplete, copy the whole folder again"
+                )
+        try:
+            item = json.loads((folder / _ITEM).read_text(encoding="utf-8"))
+            own = item["properties"]
+        except (ValueError, KeyError, TypeError):
+            raise BundleError(
+                f"{folder / _ITEM} is not a bundle's description; copy the whole folder again"
+            ) from None
+        if own.get("raremap:format", 0) > FORMAT:
+            raise BundleError(
+                f"bundle {folder} has format {own['raremap:format']}, this raremap reads up to {FORMAT}; update raremap"
+            )
+        if own.get("raremap:digest") != _digest(item):
+            raise BundleError(
+                f"{folder / _ITEM} was altered since it was written; restore it, or save the bundle again from Python"
+            )
+        if own["raremap:weights_sha256"] != _sha256(folder / _WEIGHTS):
+            raise BundleError(
+                f"{folder / _WEIGHTS} was altered or cut short since it was written; copy the whole folder again"
+            )
+        try:
+            from safetensors.torch import load_file
+        except ImportError:
+            raise MissingExtra("safetensors", "train") from None
+
+        scheme = LabelScheme(**own["raremap:labels"])
+        bands = tuple(own["raremap:bands"])
+        model = own.get("raremap:model")
+        options = ModelOptions(**model) if model else None
+        if module is None:
+            if options is None:
+                raise BundleError(
+                    f"bundle {folder} holds a network that raremap did not build; pass it: Bundle.load(folder, module=net)"
+                )
+            # The weights come from the bundle, so none are fetched.
+            module = options.model_copy(update={"weights": None}).build(len(bands), scheme.num_classes)
+        try:
+            module.load_state_dict(load_file(folder / _WEIGHTS))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise BundleError(f"the weights of bundle {folder} do not fit its network: {reason}") from None
+        module.eval()
+        decision = own.get("raremap:decision")
+        prior = own.get("raremap:prior")
+        return cls(
+            module=module,
+            scheme=scheme,
+            bands=bands,
+            normalization=Normalization.from_dict(own["raremap:normalization"]),
+            options=options,
+            prior=tuple(prior) if prior else None,
+            decision=Decision.from_dict(decision) if decision else None,
+            predict=PredictOptions(**own["raremap:predict"]),
+            metrics=own.get("raremap:metrics", {}),
+            info=own.get("raremap:info", {}),
+        )
+
+
+def _item(bundle: Bundle) -> dict[str, Any]:
+    """The STAC item (MLM extension 1.4); what is ours stands under `raremap:`."""
+    import torch
+
+    k, c = bundle.scheme.num_classes, len(bundle.bands)
+    architecture = _architecture(bundle)
+    classes = [
+        {"value": v, "name": n, "color_hint": h[1:]}
+        for v, n, h in zip(bundle.scheme.values, bundle.scheme.names, bundle.scheme.palette, strict=True)
+    ]
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": ["https://stac-extensions.github.io/mlm/v1.4.0/schema.json"],
+        "id": bundle.name,
+        "geometry": None,
+        "properties": {
+            "datetime": datetime.now(UTC).isoformat(timespec="seconds"),
+            "mlm:name": bundle.name,
+            "mlm:architecture": architecture,
+            "mlm:tasks": ["semantic-segmentation"],
+            "mlm:framework": "pytorch",
+            "mlm:framework_version": torch.__version__,
+            "mlm:total_parameters": sum(p.numel() for p in bundle.module.parameters()),
+            "mlm:pretrained": bool(bundle.options and bundle.options.weights),
+            "mlm:input": [
+                {
+                    "name": "image",
+                    "bands": list(bundle.bands),
+                    "input": {
+                        "shape": [-1, c, -1, -1],
+                        "dim_order": ["batch", "bands", "height", "width"],
+                        "data_type": "float32",
+                    },
+                    "description": "bands as stored; raremap:normalization is applied first, invalid pixels are 0",
+                }
+            ],
+            "mlm:output": [
+                {
+                    "name": "logits",
+                    "tasks": ["semantic-segmentation"],
+                    "result": {
+                        "shape": [-1, k, -1, -1],
+                        "dim_order": ["batch", "class", "height", "width"],
+                        "data_type": "float32",
+                    },
+                    "classification:classes": classes,
+                }
+            ],
+            "raremap:format": FORMAT,
+            "raremap:bands": list(bundle.bands),
+            "raremap:labels": bundle.scheme.model_dump(mode="json"),
+            "raremap:model": bundle.options.model_dump(mode="json") if bundle.options else None,
+            "raremap:normalization": bundle.normalization.to_dict(),
+            "raremap:prior": list(bundle.prior) if bundle.prior else None,
+            "raremap:decision": bundle.decision.to_dict() if bundle.decision else None,
+            "raremap:predict": bundle.predict.model_dump(mode="json"),
+            "raremap:metrics": bundle.metrics,
+            "raremap:info": bundle.info,
+        },
+        "links": [],
+        "assets": {
+            "weights": {
+                "href": _WEIGHTS,
+                "type": "application/octet-stream; application=safetensors",
+                "roles": ["mlm:model", "mlm:weights"],
+                "mlm:artifact_type": "safetensors",
+            }
+        },
+    }
+
+
+def _architecture(bundle: Bundle) -> str:
+    if bundle.options is None:
+        return type(bundle.module).__name__
+    return f"{bundle.options.decoder} {bundle.options.encoder}"
+
+
+def _card(bundle: Bundle) -> str:
+    """The model card in Markdown."""
+    scheme, metrics = bundle.scheme, bundle.metrics
+    by_class = metrics.get("by_class", {})
+    rows = []
+    for i, name in enumerate(scheme.names):
+        score = by_class.get(name, {})
+        share = f"{bundle.prior[i]:.4f}" if bundle.prior else ""
+        cells = [f"{score[m]:.3f}" if score.get(m) is not None else "–" for m in ("f1", "iou")]
+        rows.append(f"| {scheme.values[i]} | {name} | {share} | {cells[0]} | {cells[1]} |")
+    where = metrics.get("use", "")
+    decision = (
+        "plain argmax"
+        if bundle.decision is None or not bundle.decision.fitted
+        else "fitted bias on the class scores"
+    )
+    return "\n".join(
+        [
+            "---",
+            "library_name: raremap",
+            "pipeline_tag: image-segmentation",
+            "tags: [remote-sensing, semantic-segmentation, class-imbalance]",
+            "---",
+            f"# {bundle.name}",
+            "",
+            f"{_architecture(bundle)}, {sum(p.numel() for p in bundle.module.parameters()) / 1e6:.1f} M parameters; "
+            f"bands in order: {', '.join(bundle.bands)}. Decision: {decision}.",
+            "",
+            f"| value | class | share in training | F1{f' ({where})' if where else ''} | IoU |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            "```",
+            "raremap predict THIS_FOLDER scene.tif -o map.tif",
+            "```",
+            "",
+            "Scores are of the places that were held out in training; elsewhere they may differ.",
+            "",
+        ]
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(item: dict[str, Any]) -> str:
+    """Checksum of the item without its own digest, independent of layout."""
+    bare = {**item, "properties": {k: v for k, v in item["properties"].items() if k != "raremap:digest"}}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    """Put `fresh` in the place of `folder`; an old bundle stays until the new one stands."""
+    if not folder.exists():
+        os.replace(fresh, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    os.replace(folder, old / "bundle")
+    try:
+        os.replace(fresh, folder)
+    except OSError:
+        os.replace(old / "bundle", folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

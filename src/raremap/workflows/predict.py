@@ -1,0 +1,137 @@
+"""`raremap predict`: a bundle and scenes to maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raremap.errors import BundleError, OutputError, nearest
+from raremap.jobs import progress
+
+if TYPE_CHECKING:
+    from raremap.bundle import Bundle
+    from raremap.maps.export import MapSummary
+    from raremap.scene.raster import ImageReader
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What was mapped: one summary a scene."""
+
+    maps: tuple[MapSummary, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready summary."""
+        return {"maps": [m.to_dict() for m in self.maps]}
+
+    def __str__(self) -> str:
+        return "\n".join(str(m) for m in self.maps)
+
+
+def predict(
+    bundle: Bundle | str | Path,
+    scenes: str | Path | Sequence[str | Path],
+    out: str | Path,
+    probabilities: str | None = None,
+    argmax: bool = False,
+    window: int | None = None,
+    overlap: float | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    quiet: bool = False,
+) -> Maps:
+    """Map scenes with a bundle: for one scene `out` is the map's file, for several a folder.
+
+    `probabilities` ("float32" or "uint8") also writes a band a class as `NAME.probs.tif`. `argmax`
+    leaves the fitted decision aside. Another `window` or `overlap` is another way of predicting than
+    the decision was fitted for; a warning says so.
+
+    Raises `BundleError` where a scene lacks the bundle's bands, `OutputError` where two scenes would
+    write one map.
+    """
+    from raremap.bundle import Bundle
+    from raremap.maps.export import write_map
+
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+    paths = [Path(scenes)] if isinstance(scenes, (str, Path)) else [Path(s) for s in scenes]
+    targets = _targets(paths, Path(out))
+    options = _options(bundle, window, overlap, argmax)
+    decide = bundle.decision.apply if bundle.decision is not None and not argmax else None
+    # Every scene is opened before the first is mapped: a wrong one is found in the first second.
+    for path in paths:
+        with open_for(bundle, path):
+            pass
+    network = bundle.network(device=device, precision=precision)
+    done = []
+    for path, target in zip(paths, targets, strict=True):
+        with open_for(bundle, path) as reader, progress(path.name, reader.grid.height, quiet) as bar:
+            done.append(
+                write_map(
+                    reader, network, target, bundle.scheme, options, decide=decide,
+                    probabilities=probabilities, tags=_tags(bundle, decide is not None), progress=bar,
+                )
+            )  # fmt: skip
+    return Maps(tuple(done))
+
+
+def open_for(bundle: Bundle, path: Path) -> ImageReader:
+    """The bundle's bands of a scene, by name; by order where the scene names none and has as many."""
+    from raremap.scene.raster import open_image
+
+    reader = open_image(path)
+    missing = [b for b in bundle.bands if b not in reader.bands]
+    if not missing:
+        return open_image(path, bands=bundle.bands)
+    unnamed = all(b.startswith("band") and b[4:].isdigit() for b in reader.bands)
+    if unnamed and len(reader.bands) == len(bundle.bands):
+        return open_image(path, names=bundle.bands)
+    raise BundleError(
+        f"scene {path} has no band '{missing[0]}'; the bundle needs {', '.join(bundle.bands)}, "
+        f"the scene has {', '.join(reader.bands)}; {nearest(missing[0], reader.bands)}"
+    )
+
+
+def _targets(paths: list[Path], out: Path) -> list[Path]:
+    if len(paths) == 1 and not out.is_dir() and out.suffix.lower() in (".tif", ".tiff"):
+        targets = [out]
+    else:
+        if out.suffix.lower() in (".tif", ".tiff") and not out.is_dir():
+            raise OutputError(f"{len(paths)} scenes cannot share the map {out}; give a folder with -o")
+        targets = [out / f"{p.stem}.map.tif" for p in paths]
+    for path, target in zip(paths, targets, strict=True):
+        if target.exists() and path.exists() and target.samefile(path):
+            raise OutputError(f"the map {target} would overwrite its own scene; choose another -o")
+        if targets.count(target) > 1:
+            raise OutputError(
+                f"two scenes would write {target}; give scenes of different names, or map them one by one"
+            )
+    return targets
+
+
+def _options(bundle: Bundle, window: int | None, overlap: float | None, argmax: bool) -> Any:
+    import warnings
+
+    from raremap.errors import RaremapWarning
+
+    change = {k: v for k, v in {"window": window, "overlap": overlap}.items() if v is not None}
+    options = type(bundle.predict)(**{**bundle.predict.model_dump(), **change})
+    fitted = bundle.decision is not None and bundle.decision.fitted and not argmax
+    if fitted and options != bundle.predict:
+        warnings.warn(
+            "window or overlap differ from those that the decision was fitted for; --argmax leaves it aside",
+            RaremapWarning,
+            stacklevel=3,
+        )
+    return options
+
+
+def _tags(bundle: Bundle, decided: bool) -> dict[str, str]:
+    import raremap
+
+    return {
+        "TIFFTAG_SOFTWARE": f"raremap {raremap.__version__}",
+        "raremap_model": bundle.name,
+        "raremap_decision": "fitted" if decided and bundle.decision and bundle.decision.fitted else "argmax",
+    }

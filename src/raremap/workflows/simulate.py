@@ -1,0 +1,28 @@
+"""`raremap simulate`: valleys with known truth, written as GeoTIFFs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from raremap.jobs import progress
+from raremap.valley.options import ValleyOptions
+
+
+def simulate(
+    out_dir: str | Path,
+    valleys: int | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Any:
+    """Write one simulated scene, or `valleys` independent ones, under `out_dir`; says what was written.
+
+    `size` is in pixels of 10 m (default 1024, or 512 each with `valleys`). Same seed, same bytes.
+    """
+    from raremap.valley import simulate as run
+
+    size = size if size is not None else (1024 if valleys is None else 512)
+    options = ValleyOptions(seed=seed, size=size, valleys=valleys)
+    with progress("simulate", total=valleys or 1, quiet=quiet) as bar:
+        return run(out_dir, options, bar)

@@ -1,0 +1,188 @@
+"""`raremap train`: a catalog and a plan to a bundle, in a run folder that says how it came about."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raremap.errors import ConfigError, OutputError
+from raremap.files import written
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from raremap.balance.plan import SamplingPlan
+    from raremap.bundle import Bundle
+    from raremap.config import Experiment
+    from raremap.tiles.catalog import Catalog
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `raremap train` made: the bundle, where it lies, and how far it came."""
+
+    bundle: Bundle
+    path: Path
+    steps: int
+    best_step: int
+    monitor_macro_f1: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready summary."""
+        return {
+            "bundle": str(self.path),
+            "steps": self.steps,
+            "best_step": self.best_step,
+            "monitor_macro_f1": self.monitor_macro_f1,
+            "seconds": round(self.seconds, 1),
+            "decision": self.bundle.decision.to_dict() if self.bundle.decision else None,
+        }
+
+    def __str__(self) -> str:
+        decision = self.bundle.decision
+        return (
+            f"trained {self.steps} steps in {self.seconds:.0f} s; best at step {self.best_step}: "
+            f"macro-F1 {self.monitor_macro_f1:.3f} on monitor places\n"
+            f"decision: {decision.note if decision else 'argmax'}\n"
+            f"bundle: {self.path}"
+        )
+
+
+def train(
+    catalog: Catalog,
+    plan: SamplingPlan | None,
+    experiment: Experiment,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Bundle:
+    """Train on a catalog with a sampling plan (None: every training tile alike) and give the bundle.
+
+    The run folder `experiment.out` gets the resolved experiment, versions, uses, plan, checkpoints,
+    metrics.csv, TensorBoard logs and the bundle.
+    """
+    return run(catalog, plan, experiment, resume, quiet).bundle
+
+
+def train_experiment(experiment: Experiment, resume: bool = False, quiet: bool = False) -> Training:
+    """Prepare the catalog where the run folder has none that fits, then train."""
+    from raremap.workflows.prepare import catalog_of
+
+    return run(catalog_of(experiment, quiet=quiet), None, experiment, resume, quiet)
+
+
+def run(
+    catalog: Catalog, plan: SamplingPlan | None, experiment: Experiment, resume: bool, quiet: bool
+) -> Training:
+    """Train and say how it went; see `train`."""
+    import time
+
+    from raremap.balance.plan import SamplingPlan
+    from raremap.bundle import Bundle
+    from raremap.learn.fit import fit
+    from raremap.tiles.splits import uses as uses_of
+    from raremap.workflows.calibrate import fit_decision_for
+
+    started = time.perf_counter()
+    out = Path(experiment.out)
+    if catalog.scheme != experiment.labels:
+        raise ConfigError(
+            "the catalog was prepared with other labels than the experiment's; run `raremap prepare` again"
+        )
+    uses = uses_of(catalog, experiment.split)
+    plan = plan or SamplingPlan.uniform(catalog, uses == "train")
+    _start(out, experiment, catalog, uses, resume)
+    plan.save(out / "plan.parquet")
+    result = fit(
+        catalog,
+        uses,
+        plan,
+        model=experiment.model,
+        normalize=experiment.scenes.normalize,
+        loss=experiment.loss,
+        optimizer=experiment.optimizer,
+        train=experiment.train,
+        augment=experiment.augment,
+        out=out,
+        resume=resume,
+        quiet=quiet,
+    )
+    bundle = Bundle(
+        module=result.module,
+        scheme=catalog.scheme,
+        bands=catalog.bands,
+        normalization=result.normalization,
+        options=experiment.model,
+        prior=tuple(float(p) for p in result.prior),
+        predict=experiment.predict,
+        info=_info(out, experiment, catalog, uses, result),
+    )
+    decision = fit_decision_for(
+        bundle,
+        catalog,
+        uses,
+        experiment.decision,
+        device=experiment.train.device,
+        seed=experiment.train.seed,
+        quiet=quiet,
+    )
+    bundle = bundle.with_decision(decision)
+    path = bundle.save(out / "bundle")
+    return Training(
+        bundle, path, result.steps, result.best_step, result.best_macro_f1, time.perf_counter() - started
+    )
+
+
+def _start(out: Path, experiment: Experiment, catalog: Catalog, uses: np.ndarray, resume: bool) -> None:
+    """Write down what is trained on what; refuse to resume another experiment's run."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"run folder {out} cannot be made ({error.strerror}); set `out` to a writable folder"
+        ) from None
+    resolved = experiment.to_yaml()
+    older = out / "experiment.yaml"
+    if resume and older.exists() and older.read_text(encoding="utf-8") != resolved:
+        raise ConfigError(
+            f"{older} differs from this experiment; --resume goes on with the same one, or choose another `out`"
+        )
+    with written(older) as path:
+        path.write_text(resolved, encoding="utf-8")
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("raremap", "torch", "lightning", "segmentation-models-pytorch", "timm", "rasterio", "numpy"):
+        versions[name] = metadata.version(name)
+    provenance = {
+        "versions": versions,
+        "catalog": catalog.fingerprint,
+        "sources": {name: scene.fingerprint for name, scene in catalog.scenes.items()},
+    }
+    with written(out / "versions.json") as path:
+        path.write_text(json.dumps(provenance, indent=1), encoding="utf-8")
+    frame = catalog.table[["tile_id", "place", "fold"]].copy()
+    frame["use"] = uses
+    with written(out / "uses.csv") as path:
+        frame.to_csv(path, index=False)
+
+
+def _info(
+    out: Path, experiment: Experiment, catalog: Catalog, uses: np.ndarray, result: Any
+) -> dict[str, Any]:
+    places: dict[str, list[str]] = {}
+    for use in ("train", "monitor", "calibration", "test"):
+        places[use] = sorted({str(p) for p in catalog.table["place"][uses == use]})
+    return {
+        "name": out.name or "raremap-model",
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "monitor_macro_f1": result.best_macro_f1,
+        "catalog": catalog.fingerprint,
+        "split": experiment.split.model_dump(mode="json"),
+        "places": places,
+        "loss": experiment.loss.model_dump(mode="json"),
+        "seed": experiment.train.seed,
+    }
