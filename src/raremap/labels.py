@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raremap.errors import LabelError, nearest
 from raremap.options import Options
@@ -61,8 +61,8 @@ class LabelScheme(Options):
 
     classes: dict[int | str, str]
     ignore: tuple[int | str, ...] = ()
-    colors: dict[str, str] = {}
-    parents: dict[str, str] = {}
+    colors: dict[str, str] = Field(default_factory=dict)
+    parents: dict[str, str] = Field(default_factory=dict)
     rare: tuple[str, ...] | None = None
 
     def __init__(self, classes: dict[Any, str] | None = None, **data: Any) -> None:
