@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.errors import BundleError, OutputError, nearest
+from raremap.errors import BundleError, OutputError, SceneError, nearest
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ def open_for(bundle: Bundle, path: Path) -> ImageReader:
     missing = [b for b in bundle.bands if b not in reader.bands]
     if not missing:
         return open_image(path, bands=bundle.bands)
-    unnamed = all(b.startswith("band") and b[4:].isdigit() for b in reader.bands)
-    if unnamed and len(reader.bands) == len(bundle.bands):
-        return open_image(path, names=bundle.bands)
+    if not reader.named:
+        with suppress(SceneError):  # another number of bands: told below
+            return open_image(path, names=bundle.bands)
     raise BundleError(
         f"scene {path} has no band '{missing[0]}'; the bundle needs {', '.join(bundle.bands)}, "
         f"the scene has {', '.join(reader.bands)}; {nearest(missing[0], reader.bands)}"
