@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.windows import Window as RioWindow
 
-from raremap.errors import RaremapWarning, SceneError, nearest
+from raremap.errors import SceneError, nearest
 from raremap.scene.grid import Grid
 from raremap.scene.window import Window
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from raremap.labels import LabelScheme
 
 Path_ = str | Path
+
+# Photos and masks without georeferencing are ordinary input. A filter for good, and not one around each
+# opening: those are not safe where scenes are read by several threads.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
 @contextmanager
@@ -45,9 +49,7 @@ def _open(path: Path_, **options: Any) -> rasterio.DatasetReader:
     if local and Path(text).is_dir():
         raise SceneError(f"{text} is a folder, expected a raster file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(text, **options)
+        return rasterio.open(text, **options)
     except (RasterioError, RasterioIOError) as error:
         raise SceneError(f"{text} cannot be opened as a raster ({_short(error)}); is it complete?") from None
 
@@ -148,7 +150,9 @@ class ImageReader:
         try:
             return file.read_masks(1, window=_rio(window))
         except (RasterioError, RasterioIOError) as error:
-            raise SceneError(f"the mask of {file.name} cannot be read ({_short(error)}); the file is damaged") from None
+            raise SceneError(
+                f"the mask of {file.name} cannot be read ({_short(error)}); the file is damaged"
+            ) from None
 
     def _valid(self, image: np.ndarray) -> np.ndarray:
         valid = np.ones(image.shape[1:], bool)
@@ -219,13 +223,17 @@ def open_image(
     shown = ", ".join(str(p) for p in paths[:2]) + (" …" if len(paths) > 2 else "")
     if names is not None:
         if len(names) != len(where):
-            raise SceneError(f"{shown} has {len(where)} bands, but {len(names)} names are given ({', '.join(names)})")
+            raise SceneError(
+                f"{shown} has {len(where)} bands, but {len(names)} names are given ({', '.join(names)})"
+            )
         found, named = list(names), True
     picks = list(range(len(found)))
     if bands is not None:
         for band in bands:
             if band not in found:
-                raise SceneError(f"{shown} has no band '{band}', it has {', '.join(found)}; {nearest(band, found)}")
+                raise SceneError(
+                    f"{shown} has no band '{band}', it has {', '.join(found)}; {nearest(band, found)}"
+                )
         picks = [found.index(band) for band in bands]
     return ImageReader(
         paths,
@@ -268,10 +276,23 @@ def _band_names(file: rasterio.DatasetReader, numbers: list[int], files: int, pa
 class MaskReader:
     """Class indices of a mask, read by window; opened on first use, and picklable."""
 
-    def __init__(self, path: Path_, scheme: LabelScheme, grid: Grid, bands: int, nodata: float | None) -> None:
+    def __init__(
+        self, path: Path_, scheme: LabelScheme, grid: Grid, bands: int, nodata: float | None
+    ) -> None:
         self.path, self.scheme, self.grid = str(path), scheme, grid
         self._bands, self._nodata = bands, nodata
         self._file: rasterio.DatasetReader | None = None
+
+    @property
+    def remark(self) -> str | None:
+        """What a user should know of this mask: a nodata tag that is one of the classes."""
+        if self._nodata is None or self.scheme.is_colored or self._nodata not in self.scheme.values:
+            return None
+        return (
+            f"mask {self.path} is tagged nodata {self._nodata:g}, which is the class "
+            f"'{self.scheme.classes[int(self._nodata)]}'; the class is kept "
+            "(list the value under labels.ignore if it means no data)"
+        )
 
     def __enter__(self) -> MaskReader:
         return self
@@ -301,21 +322,15 @@ def open_mask(path: Path_, scheme: LabelScheme, grid: Grid | None = None) -> Mas
     """The mask of a scene; `grid` is the image's, which the mask must share.
 
     A mask without georeferencing is matched by its size. Where the mask's nodata tag is one of the
-    scheme's classes the class is kept, with a `RaremapWarning`. Raises `SceneError`.
+    scheme's classes the class is kept, and the reader's `remark` says so. Raises `SceneError`.
     """
     with _dataset(path) as file:
         here = grid_of(file)
         if grid is not None and (differs := here.difference(grid)):
-            raise SceneError(f"mask {path} has {differs} as its image has; rescale the mask to the image's grid")
-        nodata = file.nodata
-        if nodata is not None and not scheme.is_colored and nodata in scheme.values:
-            name = scheme.classes[int(nodata)]
-            warnings.warn(
-                f"mask {path} is tagged nodata {nodata:g}, which is the class '{name}'; the class is kept "
-                "(list the value under labels.ignore if it means no data)",
-                RaremapWarning,
-                stacklevel=2,
+            raise SceneError(
+                f"mask {path} has {differs} as its image has; rescale the mask to the image's grid"
             )
+        nodata = file.nodata
         return MaskReader(path, scheme, here, file.count, nodata)
 
 

@@ -1,0 +1,267 @@
+"""`Catalog`: one GeoParquet table, a row a tile; the only thing that later rooms read of the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raremap.errors import CatalogError
+from raremap.files import written
+from raremap.labels import LabelScheme
+from raremap.scene.grid import Grid
+from raremap.scene.raster import ImageReader, MaskReader, fingerprint, open_image, open_mask
+from raremap.scene.window import Window
+from raremap.tiles.options import SplitOptions, TileOptions
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+_KEY = b"raremap"
+COLUMNS = [
+    "tile_id",
+    "scene",
+    "date",
+    "row_off",
+    "col_off",
+    "height",
+    "width",
+    "place",
+    "fold",
+    "valid",
+    "labelled",
+    "cloud",
+    "snow",
+    "counts",
+    "geometry",
+]
+
+
+@dataclass(frozen=True)
+class SceneRecord:
+    """A scene's files, bands, nodata, grid and fingerprint, as the catalog remembers them."""
+
+    images: tuple[str, ...]
+    mask: str | None
+    names: tuple[str, ...] | None
+    bands: tuple[str, ...]
+    nodata: float | None
+    grid: Grid
+    fingerprint: str
+    groups: tuple[str, ...] = ()
+
+    def open_image(self) -> ImageReader:
+        """The image, with the catalog's bands."""
+        return open_image(self.images, names=self.names, bands=self.bands, nodata=self.nodata)
+
+    def current_fingerprint(self) -> str:
+        """The fingerprint of the files as they are now."""
+        return source_fingerprint(self.images, self.mask)
+
+
+def source_fingerprint(images: tuple[str, ...], mask: str | None) -> str:
+    """One fingerprint of all files of a scene."""
+    parts = [fingerprint(p) for p in (*images, *([mask] if mask else []))]
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Tiles with their class counts, the scheme that gives the counts a meaning, and the scenes they are of.
+
+    `table` has the columns of `COLUMNS`; `counts` are labelled, valid pixels by class index; `dropped` says
+    how many tiles were left out, by reason; `split` is what places and folds were made with.
+    """
+
+    table: gpd.GeoDataFrame
+    scheme: LabelScheme
+    tile_options: TileOptions
+    split: SplitOptions
+    scenes: dict[str, SceneRecord]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Pixels by tile and class, float64 `[N, K]`."""
+        return np.stack(self.table["counts"].to_numpy()).astype(np.float64).reshape(len(self), -1)
+
+    @cached_property
+    def windows(self) -> list[Window]:
+        """The window of each tile."""
+        columns = [self.table[c].to_numpy() for c in ("row_off", "col_off", "height", "width")]
+        return [Window(*(int(v) for v in row)) for row in zip(*columns, strict=True)]
+
+    @cached_property
+    def scene_names(self) -> np.ndarray:
+        """The scene of each tile."""
+        return self.table["scene"].to_numpy()
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Band names, the same in every scene."""
+        return next(iter(self.scenes.values())).bands
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Checksum of what the catalog says: tiles, counts, places, folds, scheme, sources."""
+        digest = hashlib.sha256(self.scheme.model_dump_json().encode())
+        for column in ("tile_id", "place", "fold"):
+            digest.update("\0".join(map(str, self.table[column])).encode())
+        digest.update(self.counts.tobytes())
+        for name in sorted(self.scenes):
+            digest.update(f"{name}{self.scenes[name].fingerprint}".encode())
+        return digest.hexdigest()[:16]
+
+    def open_image(self, scene: str) -> ImageReader:
+        """The image of a scene."""
+        return self.scenes[scene].open_image()
+
+    def open_mask(self, scene: str) -> MaskReader:
+        """The mask of a scene."""
+        record = self.scenes[scene]
+        if record.mask is None:
+            raise CatalogError(f"scene {scene} has no mask in the catalog")
+        return open_mask(record.mask, self.scheme, record.grid)
+
+    def check_sources(self) -> None:
+        """Raise `CatalogError` naming the first scene whose files are gone or have changed."""
+        for name, record in self.scenes.items():
+            for path in (*record.images, *([record.mask] if record.mask else [])):
+                if not Path(path).exists():
+                    raise CatalogError(
+                        f"{path} of scene {name} is gone since the catalog was made; run `raremap prepare` again"
+                    )
+            if record.current_fingerprint() != record.fingerprint:
+                raise CatalogError(
+                    f"scene {name} ({record.images[0]}) has changed since the catalog was made; run `raremap prepare` again"
+                )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the GeoParquet table with its metadata."""
+        import io
+
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        # geopandas writes the GeoParquet part; the counts become a list of fixed size, which pandas has not.
+        buffer = io.BytesIO()
+        self.table.drop(columns="counts").to_parquet(buffer, index=False)
+        table = pq.read_table(buffer)
+        k = self.scheme.num_classes
+        flat = pa.array(self.counts.astype(np.float32).ravel(), pa.float32())
+        counts = pa.FixedSizeListArray.from_arrays(flat, k)
+        table = table.append_column("counts", counts)
+        meta = {
+            "format": 1,
+            "labels": self.scheme.model_dump(mode="json"),
+            "tiles": self.tile_options.model_dump(mode="json"),
+            "split": self.split.model_dump(mode="json"),
+            "dropped": self.dropped,
+            "scenes": {
+                name: {
+                    "images": s.images,
+                    "mask": s.mask,
+                    "names": s.names,
+                    "bands": s.bands,
+                    "nodata": s.nodata,
+                    "grid": s.grid.to_dict(),
+                    "fingerprint": s.fingerprint,
+                    "groups": s.groups,
+                }
+                for name, s in self.scenes.items()
+            },
+        }
+        table = table.replace_schema_metadata(
+            {**(table.schema.metadata or {}), _KEY: json.dumps(meta).encode()}
+        )
+        with written(path) as fresh:
+            pq.write_table(table, fresh, compression="zstd")
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Catalog:
+        """Read a catalog; raises `CatalogError` where the file is missing or is none."""
+        import geopandas as gpd
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = Path(path)
+        if not path.is_file():
+            raise CatalogError(f"catalog {path} does not exist; make it with `raremap prepare`")
+        try:
+            table = pq.read_table(path)
+            frame = gpd.read_parquet(path, columns=[c for c in COLUMNS if c != "counts"])
+            meta = json.loads((table.schema.metadata or {})[_KEY])
+            scheme = LabelScheme(**meta["labels"])
+            counts = table.column("counts").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+            reason = (
+                f"key {error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0][:100]
+            )
+            raise CatalogError(
+                f"{path} is not a raremap catalog ({reason}); make it with `raremap prepare`"
+            ) from None
+        frame["counts"] = list(counts)
+        scenes = {
+            name: SceneRecord(
+                images=tuple(s["images"]),
+                mask=s["mask"],
+                names=tuple(s["names"]) if s["names"] else None,
+                bands=tuple(s["bands"]),
+                nodata=s["nodata"],
+                grid=Grid.from_dict(s["grid"]),
+                fingerprint=s["fingerprint"],
+                groups=tuple(s["groups"]),
+            )
+            for name, s in meta["scenes"].items()
+        }
+        return cls(
+            frame[COLUMNS],
+            scheme,
+            TileOptions(**meta["tiles"]),
+            SplitOptions(**meta["split"]),
+            scenes,
+            meta["dropped"],
+        )
+
+    def summary(self) -> Summary:
+        """What the catalog holds, to print."""
+        totals = self.counts.sum(0)
+        shares = totals / max(totals.sum(), 1)
+        return Summary(
+            tiles=len(self),
+            scenes=len(self.scenes),
+            places=int(self.table["place"].nunique()),
+            shares=dict(zip(self.scheme.names, (float(s) for s in shares), strict=True)),
+            dropped=self.dropped,
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Numbers of tiles, scenes and places, class shares, and what was left out by reason."""
+
+    tiles: int
+    scenes: int
+    places: int
+    shares: dict[str, float]
+    dropped: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return dict(self.__dict__)
+
+    def __str__(self) -> str:
+        width = max(map(len, self.shares))
+        lines = [f"{self.tiles} tiles of {self.scenes} scenes in {self.places} places"]
+        lines += [f"left out: {n} tiles ({reason})" for reason, n in self.dropped.items() if n]
+        lines += [f"  {name:<{width}}  {share:8.3%}" for name, share in self.shares.items()]
+        return "\n".join(lines)

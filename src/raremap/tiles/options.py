@@ -1,0 +1,63 @@
+"""Options of tiles and splits; no heavy import."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from raremap.options import Options
+
+Use = Literal["train", "monitor", "calibration", "test", "dropped"]
+USES: tuple[Use, ...] = ("train", "monitor", "calibration", "test")
+
+
+class TileOptions(Options):
+    """How scenes are cut: windows of `size` pixels that share `overlap` with the next, edges covered.
+
+    Tiles with a smaller share of valid pixels than `min_valid`, or without a labelled pixel, are left
+    out and counted.
+    """
+
+    size: int = Field(256, ge=16)
+    overlap: float = Field(0.0, ge=0, lt=1)
+    min_valid: float = Field(0.5, ge=0, le=1)
+
+
+class SplitOptions(Options):
+    """Which places are for what.
+
+    A place is a block of ground: `block_m` metres square, or `block_px` pixels square in scenes without
+    a CRS, or read from `places`: a JSON or CSV file (file name, stem or scene name → place), or the
+    number of the wildcard of `scenes.images` whose text is the place. Without any of them every scene
+    is a place where there are at least ten, else a place is a block of two tiles.
+
+    The places are dealt to `folds` folds, rare classes first; `fold` is the test use. Of the rest, the
+    shares `monitor` and `calibration` of the places are set aside. Uses can be given outright: `test`,
+    `monitor_places`, `calibration_places` list places by name (a named place may be divided further:
+    `within` cuts every place into blocks of that many pixels, so that one long place can hold
+    training, monitor and calibration blocks).
+    """
+
+    folds: int = Field(5, ge=2)
+    fold: int = Field(0, ge=0)
+    places: str | int | None = None
+    block_m: float | None = Field(None, gt=0)
+    block_px: int | None = Field(None, gt=0)
+    within: int | None = Field(None, gt=0)
+    test: list[str] | None = None
+    monitor_places: list[str] | None = None
+    calibration_places: list[str] | None = None
+    monitor: float = Field(0.1, gt=0, lt=0.5)
+    calibration: float = Field(0.1, ge=0, lt=0.5)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SplitOptions:
+        if self.fold >= self.folds:
+            raise ValueError(
+                f"fold {self.fold} does not exist; there are {self.folds} folds, 0 to {self.folds - 1}"
+            )
+        if sum(v is not None for v in (self.places, self.block_m, self.block_px)) > 1:
+            raise ValueError("give one of places, block_m and block_px")
+        return self

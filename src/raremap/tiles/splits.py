@@ -1,0 +1,144 @@
+"""Uses: every place is for training, monitoring, calibration or test, and no ground is in two of them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raremap.errors import RaremapWarning, SplitError, nearest
+from raremap.tiles.options import USES, SplitOptions
+
+if TYPE_CHECKING:
+    from raremap.tiles.catalog import Catalog
+
+
+def uses(catalog: Catalog, split: SplitOptions | None = None, warn: bool = True) -> np.ndarray:
+    """The use of each tile, `[N]` of "train", "monitor", "calibration", "test" or "dropped".
+
+    Whole places go to one use; a tile that shares ground with a tile of another use is dropped, from
+    training first. With fewer than three places besides the test there is no calibration, and the
+    decision stays at the argmax. Raises `SplitError` where a use would hold no labelled pixel; warns of
+    classes without a pixel in training.
+    """
+    split = split or catalog.split
+    names, inverse = np.unique(catalog.table["place"].to_numpy().astype(str), return_inverse=True)
+    content = np.zeros((len(names), catalog.scheme.num_classes))
+    np.add.at(content, inverse, catalog.counts)
+    place_use = np.full(len(names), "train", dtype=object)
+    fold = np.zeros(len(names), int)
+    fold[inverse] = catalog.table["fold"].to_numpy()
+    place_use[_named(names, split.test, "split.test") if split.test is not None else fold == split.fold] = (
+        "test"
+    )
+    _set_aside(place_use, names, content, split)
+    use = place_use[inverse]
+    use[_shared_ground(catalog, use)] = "dropped"
+    _check(catalog, use, warn)
+    return use
+
+
+def _set_aside(place_use: np.ndarray, names: np.ndarray, content: np.ndarray, split: SplitOptions) -> None:
+    for key, listed in (("monitor", split.monitor_places), ("calibration", split.calibration_places)):
+        if listed is not None:
+            place_use[_named(names, listed, f"split.{key}_places")] = key
+    left = int((place_use == "train").sum())
+    wanted = {}
+    if split.monitor_places is None:
+        wanted["monitor"] = max(1, round(split.monitor * left))
+    if split.calibration_places is None and split.calibration > 0 and left >= 3:
+        wanted["calibration"] = max(1, round(split.calibration * left))
+    if sum(wanted.values()) >= left and left:
+        raise SplitError(
+            f"{left} place(s) are left besides the test, too few to train and to monitor; "
+            "make smaller places (split.within, split.block_m or split.block_px)"
+        )
+    shares = content / np.maximum(content.sum(0), 1)
+    for use, count in wanted.items():
+        for _ in range(count):
+            place_use[_best(place_use, shares, use, getattr(split, use))] = use
+
+
+def _best(place_use: np.ndarray, shares: np.ndarray, use: str, target: float) -> int:
+    """The training place whose change of use brings every class nearest to its target share.
+
+    A place that holds the last training pixels of a class stays in training if another can go.
+    """
+    free = np.flatnonzero(place_use == "train")
+    train = shares[free].sum(0)
+    already = shares[place_use == use].sum(0)
+    goal = target * (train + already)
+    misfit = ((already + shares[free] - goal) ** 2).sum(1)
+    last = ((train - shares[free] <= 1e-12) & (shares[free] > 0)).any(1)
+    return int(free[np.lexsort((misfit, last))[0]])
+
+
+def _named(names: np.ndarray, wanted: list[str], key: str) -> np.ndarray:
+    """Which places are listed: by their name, or by the part before a `/` where places were divided."""
+    base = np.array([n.split("/", 1)[0] for n in names])
+    chosen = np.zeros(len(names), bool)
+    for name in wanted:
+        hit = (names == name) | (base == name)
+        if not hit.any():
+            raise SplitError(
+                f"{key} names the place '{name}', which is not in the catalog; {nearest(name, set(base))}"
+            )
+        chosen |= hit
+    return chosen
+
+
+def _shared_ground(catalog: Catalog, use: np.ndarray) -> np.ndarray:
+    """Tiles to drop because they share ground with another use; those of smaller uses are kept."""
+    from shapely import STRtree, area, box, intersection
+
+    table = catalog.table
+    w = catalog.windows
+    drop = np.zeros(len(table), bool)
+    located = table.geometry.notna().to_numpy()
+    groups: list[tuple[np.ndarray, np.ndarray]] = []
+    if located.any():
+        groups.append((np.flatnonzero(located), table.geometry.to_numpy()[located]))
+    for scene in np.unique(catalog.scene_names[~located]):
+        rows = np.flatnonzero((catalog.scene_names == scene) & ~located)
+        boxes = [box(w[i].col_off, w[i].row_off, w[i].col_end, w[i].row_end) for i in rows]
+        groups.append((rows, np.array(boxes, object)))
+    rank = {"test": 0, "calibration": 1, "monitor": 2, "train": 3}
+    order = np.array([rank[u] for u in use])
+    for rows, shapes in groups:
+        a, b = STRtree(shapes).query(shapes, predicate="intersects")
+        other = order[rows[a]] > order[rows[b]]  # a is the one that yields
+        a, b = a[other], b[other]
+        # Half a row of pixels is the least that counts: footprints that only touch have no area.
+        least = np.array([0.5 / max(w[i].height, w[i].width) for i in rows[a]])
+        meets = area(intersection(shapes[a], shapes[b])) > least * area(shapes[a])
+        drop[rows[a[meets]]] = True
+    return drop
+
+
+def _check(catalog: Catalog, use: np.ndarray, warn: bool) -> None:
+    for name in USES:
+        here = use == name
+        needed = name != "calibration"
+        if needed and catalog.counts[here].sum() == 0:
+            raise SplitError(
+                f"no labelled pixel is in the use '{name}' ({int(here.sum())} tiles); "
+                "choose another fold, smaller places, or name the places outright"
+            )
+    if not warn:
+        return
+    absent = [
+        n for n, c in zip(catalog.scheme.names, catalog.counts[use == "train"].sum(0), strict=True) if c == 0
+    ]
+    if absent:
+        warnings.warn(
+            f"no training pixel of {', '.join(repr(n) for n in absent)}; it cannot be learned from this split",
+            RaremapWarning,
+            stacklevel=3,
+        )
+    if not (use == "calibration").any():
+        warnings.warn(
+            "too few places for a calibration use; the decision stays at the argmax",
+            RaremapWarning,
+            stacklevel=3,
+        )

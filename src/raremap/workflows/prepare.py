@@ -1,0 +1,49 @@
+"""`raremap prepare`: the catalog of an experiment, in its run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raremap.errors import CatalogError
+
+if TYPE_CHECKING:
+    from raremap.config import Experiment
+    from raremap.tiles.catalog import Catalog
+
+
+def prepare(experiment: Experiment, quiet: bool = False) -> Catalog:
+    """Read all scenes and masks of an experiment; write and give the catalog `OUT/catalog.parquet`."""
+    from raremap.tiles.prepare import prepare as run
+
+    e = experiment
+    catalog = run(e.scenes, e.labels, e.tiles, e.split, quiet)
+    catalog.save(Path(e.out) / "catalog.parquet")
+    return catalog
+
+
+def catalog_of(experiment: Experiment, quiet: bool = False) -> Catalog:
+    """The run folder's catalog where it fits the experiment and its files, else a new one."""
+    from raremap.scene.sources import find_scenes
+    from raremap.tiles.catalog import Catalog
+    from raremap.tiles.places import assign_places
+
+    e = experiment
+    path = Path(e.out) / "catalog.parquet"
+    if not path.exists():
+        return prepare(e, quiet)
+    try:
+        catalog = Catalog.load(path)
+        catalog.check_sources()
+    except CatalogError:
+        return prepare(e, quiet)
+    sources = {s.name: (s.images, s.mask, s.bands) for s in find_scenes(e.scenes)}
+    listed = {n: (s.images, s.mask, s.names) for n, s in catalog.scenes.items()}
+    bands = e.scenes.use is None or tuple(e.scenes.use) == catalog.bands
+    if (catalog.scheme, catalog.tile_options, listed) != (e.labels, e.tiles, sources) or not bands:
+        return prepare(e, quiet)
+    if catalog.split == e.split:
+        return catalog
+    catalog = assign_places(catalog, e.split, e.scenes.root)
+    catalog.save(path)
+    return catalog
