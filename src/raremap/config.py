@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 
 from raremap.balance.options import BalanceOptions
 from raremap.batches.options import AugmentOptions
@@ -18,7 +18,7 @@ from raremap.errors import ConfigError, nearest
 from raremap.labels import LabelScheme
 from raremap.learn.options import OptimizerOptions, TrainOptions
 from raremap.maps.options import PredictOptions
-from raremap.measure.options import DecisionOptions, LossOptions
+from raremap.measure.options import CrossEntropy, DecisionOptions, LossOptions
 from raremap.models.options import ModelOptions
 from raremap.options import Options
 from raremap.scene.sources import ScenesOptions
@@ -38,7 +38,7 @@ class Experiment(Options):
     split: SplitOptions = SplitOptions()
     balance: BalanceOptions = BalanceOptions()
     model: ModelOptions = ModelOptions()
-    loss: LossOptions = Field(default_factory=lambda: LossOptions())
+    loss: LossOptions = CrossEntropy()
     optimizer: OptimizerOptions = OptimizerOptions()
     augment: AugmentOptions = AugmentOptions()
     train: TrainOptions = TrainOptions()

@@ -55,6 +55,10 @@ class MissingExtra(RaremapError):
         )
 
 
+class TrainingError(RaremapError):
+    """A training cannot go on."""
+
+
 class RaremapWarning(UserWarning):
     """Something that a user should know and that does not stop the work."""
 

@@ -11,6 +11,9 @@ from rasterio.crs import CRS
 from raremap.scene.window import Window
 
 
+_IDENTITY = Affine.identity()
+
+
 @dataclass(frozen=True)
 class Grid:
     """Size, coordinate system (None where unknown) and pixel-to-ground transform of a raster."""
@@ -18,12 +21,12 @@ class Grid:
     height: int
     width: int
     crs: CRS | None = None
-    transform: Affine = Affine.identity()
+    transform: Affine = _IDENTITY
 
     @property
     def georeferenced(self) -> bool:
         """Whether pixels have a place on the ground at all."""
-        return self.crs is not None or self.transform != Affine.identity()
+        return self.crs is not None or self.transform != _IDENTITY
 
     @property
     def window(self) -> Window:

@@ -315,7 +315,18 @@ class MaskReader:
             self._file = _open(self.path)
         numbers = [1, 2, 3] if self.scheme.is_colored else [1]
         raw = _read(self._file, numbers if self._bands >= len(numbers) else [1], window)
+        if self.scheme.is_colored and len(raw) == 1 and self._file.colorinterp[0] == ColorInterp.palette:
+            raw = _palette(self._file)[:, raw[0]]
         return self.scheme.encode(raw, self.path, self._nodata)
+
+
+def _palette(file: rasterio.DatasetReader) -> np.ndarray:
+    """Colours of a palette picture, uint8 `[3, 256]`."""
+    table = np.zeros((3, 256), np.uint8)
+    for value, color in file.colormap(1).items():
+        if 0 <= value < 256:
+            table[:, value] = color[:3]
+    return table
 
 
 def open_mask(path: Path_, scheme: LabelScheme, grid: Grid | None = None) -> MaskReader:

@@ -1,0 +1,38 @@
+"""Checkpoints of a training: whole files, and everything that the next step depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raremap.errors import TrainingError
+from raremap.files import written
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint, with the random state of torch."""
+    random: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state_all()
+    with written(path) as fresh:
+        torch.save({**state, "random": random}, fresh)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; `restore_random` puts its random state in force. Raises `TrainingError`."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise TrainingError(f"{path} does not exist, so there is nothing to resume; train without --resume") from None
+    except Exception as error:
+        # torch.load raises whatever the damaged bytes make it raise.
+        raise TrainingError(f"checkpoint {path} cannot be read ({type(error).__name__}); train without --resume") from None
+
+
+def restore_random(state: dict[str, Any]) -> None:
+    """Put the random state of a checkpoint in force."""
+    torch.set_rng_state(state["random"]["cpu"])
+    if torch.cuda.is_available() and "cuda" in state["random"]:
+        torch.cuda.set_rng_state_all(state["random"]["cuda"])

@@ -1,0 +1,233 @@
+"""Train a network on a catalog: the loop, its monitor, its checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from raremap.balance.sampler import TileSampler
+from raremap.batches.dataset import TileReader, TrainSamples
+from raremap.batches.loader import train_loader
+from raremap.batches.options import AugmentOptions
+from raremap.jobs import Progress, progress
+from raremap.learn import checkpoint
+from raremap.learn.history import History
+from raremap.learn.monitor import Monitor
+from raremap.learn.options import OptimizerOptions, TrainOptions
+from raremap.measure.options import CeDice, CrossEntropy
+from raremap.measure.scores import Scores
+from raremap.models.forward import best_device, has_bf16
+from raremap.models.options import ModelOptions
+from raremap.scene.normalize import Normalization, NormalizeOptions
+from raremap.scene.normalize import fit as fit_normalization
+
+if TYPE_CHECKING:
+    from raremap.balance.plan import SamplingPlan
+    from raremap.learn.task import SegmentationTask
+    from raremap.tiles.catalog import Catalog
+
+log = logging.getLogger("raremap")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained network with the weights of its best step on the monitor places.
+
+    `prior` are the class shares of the labelled pixels that the loss received.
+    """
+
+    module: nn.Module
+    normalization: Normalization
+    prior: np.ndarray
+    steps: int
+    best_step: int
+    best_macro_f1: float
+
+
+def fit(
+    catalog: Catalog,
+    uses: np.ndarray,
+    plan: SamplingPlan,
+    *,
+    model: ModelOptions,
+    normalize: NormalizeOptions,
+    loss: CrossEntropy | CeDice,
+    optimizer: OptimizerOptions,
+    train: TrainOptions,
+    augment: AugmentOptions,
+    out: Path,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Fit:
+    """Train on the tiles of a plan and keep the weights that score best on monitor places.
+
+    Writes metrics.csv, tensorboard/ and checkpoints/ under `out`. With `resume` it goes on from the last
+    checkpoint and ends with the weights of an unbroken run. Raises `TrainingError`.
+    """
+    device = best_device(train.device)
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    rows, monitor_rows = plan.rows(catalog), np.flatnonzero(uses == "monitor")
+    reader = TileReader(catalog, np.concatenate([rows, monitor_rows]))
+    normalization = fit_normalization((reader.whole(int(r))[:2] for r in rows), catalog.bands, normalize)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []):
+        torch.manual_seed(train.seed)
+        network = model.build(len(catalog.bands), catalog.scheme.num_classes)
+        network = network.to(device, memory_format=torch.channels_last)
+        samples = TrainSamples(
+            reader, catalog, TileSampler(rows, plan.weights, train.seed), normalization, train.crop, augment, train.seed
+        )
+        monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names)
+        run = _Run(network, monitor, catalog.scheme.names, loss, optimizer, train, device, out)
+        if resume:
+            run.restore()
+        if run.task.step < train.steps:
+            reader.load(np.concatenate([rows, monitor_rows]))
+            run.go(samples, quiet)
+        return run.result(normalization)
+
+
+class _Run:
+    """The state of one training: what is counted, logged, kept and written between steps."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        monitor: Monitor,
+        names: tuple[str, ...],
+        loss: CrossEntropy | CeDice,
+        optimizer: OptimizerOptions,
+        train: TrainOptions,
+        device: torch.device,
+        out: Path,
+    ) -> None:
+        from raremap.learn.task import SegmentationTask
+
+        self.task: SegmentationTask = SegmentationTask(network, loss, optimizer, train.steps, len(names), self._after)
+        self._monitor, self._names, self._train, self._device = monitor, names, train, device
+        self._folder, self._out = out / "checkpoints", out
+        self._best_f1, self._best_step = -1.0, 0
+        self._bf16 = False
+        self._history: History | None = None
+        self._bar: Progress | None = None
+
+    def restore(self) -> None:
+        state = checkpoint.load(self._folder / "last.pt")
+        self.task.restore(state["task"])
+        self._best_f1, self._best_step = state["best_f1"], state["best_step"]
+        self._resumed = state
+
+    def go(self, samples: TrainSamples, quiet: bool) -> None:
+        first, t = self.task.step, self._train
+        workers = t.workers if t.workers is not None else (8 if self._device.type == "cuda" else 0)
+        loader = train_loader(samples, first, t.steps, t.batch_size, workers, self._device.type == "cuda")
+        self._bf16 = self._choose_bf16(samples)
+        columns = ["step", "loss", "ce", "dice", "lr", "macro_f1", "miou", *(f"f1/{n}" for n in self._names), "seconds"]
+        self._history = History(self._out, columns, first)
+        self._started = time.perf_counter()
+        try:
+            with _quiet_lightning() as lightning, progress("train", t.steps, quiet) as bar:
+                self._bar = bar
+                bar.advance(first)
+                trainer = lightning.Trainer(
+                    accelerator={"cuda": "gpu"}.get(self._device.type, self._device.type),
+                    devices=1 if self._device.index is None else [self._device.index],
+                    max_steps=t.steps - first,
+                    precision="bf16-mixed" if self._bf16 else "32-true",
+                    logger=False,
+                    enable_checkpointing=False,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    num_sanity_val_steps=0,
+                )
+                if first:
+                    checkpoint.restore_random(self._resumed)
+                self.task.train()
+                trainer.fit(self.task, loader)
+                if trainer.interrupted or self.task.step < t.steps:
+                    raise KeyboardInterrupt
+        finally:
+            self._history.close()
+
+    def _choose_bf16(self, samples: TrainSamples) -> bool:
+        wanted = self._train.precision
+        if wanted == "bf16-mixed" or (wanted == "auto" and not has_bf16(self._device)):
+            return wanted == "bf16-mixed"
+        if wanted == "float32":
+            return False
+        image = torch.from_numpy(samples[0]["image"])[None].to(self._device, memory_format=torch.channels_last)
+        network = self.task.network.eval()
+        with torch.inference_mode():
+            exact = network(image)
+            with torch.autocast(self._device.type, torch.bfloat16):
+                fast = network(image).float()
+        network.train()
+        off = float((torch.softmax(exact, 1) - torch.softmax(fast, 1)).abs().mean())
+        log.info("bf16 training %s: mean difference of probabilities %.4f", "used" if off < 0.01 else "left", off)
+        return off < 0.01
+
+    def _after(self, step: int) -> None:
+        assert self._bar is not None
+        self._bar.advance()
+        last = step == self._train.steps
+        if step % self._train.monitor_steps == 0 or last:
+            self._score(step)
+        if step % self._train.checkpoint_steps == 0 or last:
+            state = {"task": self.task.progress_state(), "best_f1": self._best_f1, "best_step": self._best_step}
+            checkpoint.save(self._folder / "last.pt", state)
+
+    def _score(self, step: int) -> None:
+        assert self._history is not None and self._bar is not None
+        values: dict[str, float] = {**self.task.means(), "lr": self.task.optimizer.param_groups[0]["lr"]}
+        scores = self._monitor(self.task.network, self._device, self._bf16)
+        self.task.monitored(scores.macro_f1)
+        if scores.macro_f1 > self._best_f1:
+            self._best_f1, self._best_step = scores.macro_f1, step
+            checkpoint.save(self._folder / "best.pt", {"network": self.task.network.state_dict(), "step": step})
+        values |= {"macro_f1": scores.macro_f1, "miou": scores.miou}
+        values |= {f"f1/{n}": float(f) for n, f in zip(self._names, scores.f1, strict=True) if f == f}
+        values["seconds"] = round(time.perf_counter() - self._started, 1)
+        self._history.add(step, values)
+        self._bar.note(_note(step, values["loss"], scores))
+
+    def result(self, normalization: Normalization) -> Fit:
+        if self._best_step:
+            self.task.network.load_state_dict(checkpoint.load(self._folder / "best.pt")["network"])
+        delivered = self.task.delivered.cpu().numpy().astype(np.float64)
+        network = self.task.network.cpu().eval()
+        return Fit(
+            network, normalization, delivered / max(delivered.sum(), 1), self.task.step, self._best_step, self._best_f1
+        )
+
+
+def _note(step: int, loss: float, scores: Scores) -> str:
+    by_class = " ".join(f"{n[:10]} {f:.2f}" for n, f in zip(scores.names, scores.f1, strict=True) if f == f)
+    return f"step {step} loss {loss:.3f} macro-F1 {scores.macro_f1:.3f} | {by_class}"
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[Any]:
+    """Lightning without its remarks on workers, devices and tips; ours say what a user needs."""
+    import lightning
+
+    loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(lightning|torch)\b.*")
+            yield lightning
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,51 @@
+"""Options of training and its optimizer; no heavy import."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from raremap.options import Options
+
+
+class OptimizerOptions(Options):
+    """AdamW or Adam, with a one-cycle rate (peak `lr`), a rate that falls on a plateau of the monitor's macro-F1, or a constant one."""
+
+    kind: Literal["adamw", "adam"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    schedule: Literal["onecycle", "plateau", "constant"] = "onecycle"
+    warmup: float = Field(0.3, gt=0, lt=1, description="share of the steps before the peak of one-cycle")
+    patience: int = Field(3, ge=0, description="monitor evaluations without gain before a plateau's rate falls")
+    factor: float = Field(0.3, gt=0, lt=1)
+
+
+class TrainOptions(Options):
+    """How long, on what, and with which numbers to train.
+
+    `precision` "auto" is bf16 where the processor has it and it agrees with float32. `workers` None makes
+    batches in the process on a CPU and in up to eight workers beside a GPU. Scores on the monitor places
+    are taken every `monitor_every` steps (default a tenth of all), a checkpoint is written as often.
+    """
+
+    steps: int = Field(2000, ge=1)
+    batch_size: int = Field(16, ge=1)
+    crop: int = Field(128, ge=16)
+    precision: Literal["auto", "float32", "bf16-mixed"] = "auto"
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    workers: int | None = Field(None, ge=0)
+    threads: int | None = Field(None, ge=1)
+    monitor_every: int | None = Field(None, ge=1)
+    checkpoint_every: int | None = Field(None, ge=1)
+
+    @property
+    def monitor_steps(self) -> int:
+        """Steps between two evaluations on monitor places."""
+        return self.monitor_every or max(1, self.steps // 10)
+
+    @property
+    def checkpoint_steps(self) -> int:
+        """Steps between two checkpoints."""
+        return self.checkpoint_every or self.monitor_steps

@@ -1,0 +1,53 @@
+"""Options of losses and of the decision; torch is loaded only when a loss is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from raremap.options import Options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class CrossEntropy(Options):
+    """Cross-entropy, the mean over labelled pixels of the whole batch."""
+
+    kind: Literal["ce"] = "ce"
+
+    def __call__(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Terms of logits `[B, K, H, W]` and class index `[B, H, W]`; their sum is the loss."""
+        from raremap.measure.losses import cross_entropy
+
+        return {"ce": cross_entropy(logits, mask)}
+
+
+class CeDice(Options):
+    """Cross-entropy plus Dice, each times its weight."""
+
+    kind: Literal["ce_dice"] = "ce_dice"
+    ce: float = Field(1.0, ge=0)
+    dice: float = Field(1.0, ge=0)
+
+    def __call__(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Terms of logits `[B, K, H, W]` and class index `[B, H, W]`; their sum is the loss."""
+        from raremap.measure.losses import cross_entropy, dice
+
+        return {"ce": self.ce * cross_entropy(logits, mask), "dice": self.dice * dice(logits, mask)}
+
+
+LossOptions = Annotated[CrossEntropy | CeDice, Field(discriminator="kind")]
+
+
+class DecisionOptions(Options):
+    """How classes are decided from probabilities: a `bias` on their logarithms, or plain `argmax`.
+
+    The bias maximises `metric` on calibration places; it stays zero unless its cross-fitted gain exceeds
+    its standard error. At most `sample` pixels are kept for it.
+    """
+
+    kind: Literal["bias", "argmax"] = "bias"
+    metric: Literal["macro_f1", "miou"] = "macro_f1"
+    sample: int = Field(400_000, ge=1000)

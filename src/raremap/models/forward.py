@@ -1,0 +1,113 @@
+"""Networks on any size of image, and on raw pixels as maps have them.
+
+Axes: B batch, C bands, K classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from raremap.scene.normalize import Normalization
+
+log = logging.getLogger("raremap")
+
+# Where bf16 moves a probability by more than this on average, or changes more classes, float32 is used.
+_BF16_MEAN, _BF16_CLASSES = 0.01, 0.01
+
+
+class AnySize(nn.Module):
+    """A network that needs multiples of `stride`, made fit for any size: padded by its edge, then cut back."""
+
+    def __init__(self, net: nn.Module, stride: int) -> None:
+        super().__init__()
+        self.net, self.stride = net, stride
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits `[B, K, H, W]` of an image `[B, C, H, W]`."""
+        height, width = image.shape[-2:]
+        below, right = -height % self.stride, -width % self.stride
+        if not below and not right:
+            return self.net(image)
+        return self.net(F.pad(image, (0, right, 0, below), mode="replicate"))[..., :height, :width]
+
+
+def best_device(device: str = "auto") -> torch.device:
+    """The device asked for, or the fastest that is here."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is native there; emulated it is many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class TorchNetwork:
+    """A torch module as maps need it: pixels as stored and their validity in, probabilities out.
+
+    `precision` is "float32", "bf16" or "auto": bf16 where it is native and agrees with float32 on the
+    first images (said in the log).
+    """
+
+    def __init__(
+        self, module: nn.Module, normalization: Normalization, device: str = "auto", precision: str = "auto"
+    ) -> None:
+        self.device = best_device(device)
+        self._module = module.to(self.device, memory_format=torch.channels_last).eval()
+        shape = (1, -1, 1, 1)
+        self._shift = torch.tensor(normalization.shift, dtype=torch.float32, device=self.device).reshape(shape)
+        self._scale = torch.tensor(normalization.scale, dtype=torch.float32, device=self.device).reshape(shape)
+        self._bf16: bool | None = {"float32": False, "bf16": True}.get(precision)
+        if self._bf16 is None and not has_bf16(self.device):
+            self._bf16 = False
+
+    @property
+    def precision(self) -> str:
+        """What is computed in; "auto" until the first images were seen."""
+        return "auto" if self._bf16 is None else "bf16" if self._bf16 else "float32"
+
+    def __call__(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Probabilities float32 `[B, K, h, w]` of an image `[B, C, h, w]` with validity `[B, h, w]`."""
+        with torch.inference_mode():
+            x = self._normalized(image, valid)
+            if self._bf16 is None:
+                self._bf16 = self._agrees(x)
+            return self._probabilities(x, self._bf16).cpu().numpy()
+
+    def _normalized(self, image: np.ndarray, valid: np.ndarray) -> Tensor:
+        if image.dtype not in (np.uint8, np.int16, np.float32):
+            image = image.astype(np.float32)  # torch lacks arithmetic on other unsigned types
+        x = torch.from_numpy(image).to(self.device)
+        x = x.to(torch.float32, memory_format=torch.channels_last, copy=True)
+        x.sub_(self._shift).mul_(self._scale)
+        if not valid.all():
+            x.mul_(torch.from_numpy(valid).to(self.device).unsqueeze(1))
+            x.nan_to_num_(nan=0.0)  # NaN marks no data, and NaN times 0 is NaN
+        return x
+
+    def _probabilities(self, x: Tensor, bf16: bool) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            logits = self._module(x)
+        return torch.softmax(logits.float(), 1)
+
+    def _agrees(self, x: Tensor) -> bool:
+        exact, fast = self._probabilities(x, False), self._probabilities(x, True)
+        difference = float((exact - fast).abs().mean())
+        changed = float((exact.argmax(1) != fast.argmax(1)).float().mean())
+        good = difference <= _BF16_MEAN and changed <= _BF16_CLASSES
+        log.info("bf16 %s: mean difference %.4f, %.2f %% of classes change", "used" if good else "left", difference, 100 * changed)
+        return good
