@@ -1,6 +1,8 @@
-"""Options of prediction; no heavy import."""
+"""How a scene is predicted: the size of the windows, their overlap and how they are blended."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -8,12 +10,14 @@ from raremap.options import Options
 
 
 class PredictOptions(Options):
-    """Windows of `window` pixels square, each sharing `overlap` of itself with the next, `batch` at a time.
+    """Windows of `window`² pixels that share the fraction `overlap` with their neighbours.
 
-    Where windows overlap their probabilities are blended with Hann weights. Another window or overlap is
-    another map: both are kept with the model.
+    `blend` weighs the probabilities of windows that share a pixel: "hann" trusts a window's centre more
+    than its edge, "mean" trusts all of it alike. `batch` is the number of windows that the network gets
+    at once (None: as many as make 512² pixels, which is fastest on ordinary processors).
     """
 
     window: int = Field(512, ge=1)
     overlap: float = Field(0.25, ge=0, lt=1)
+    blend: Literal["hann", "mean"] = "hann"
     batch: int | None = Field(None, ge=1)
