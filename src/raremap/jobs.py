@@ -30,11 +30,19 @@ class Silent:
         """Do nothing."""
 
 
+class Lines(Silent):
+    """A `Progress` for logs: remarks as lines on standard error, no bar."""
+
+    def note(self, text: str) -> None:
+        """Print the remark."""
+        print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(title: str, total: float, quiet: bool = False) -> Iterator[Progress]:
-    """A bar with the time left on standard error; silent where that is not a terminal or `quiet` is set."""
+    """A bar with the time left on standard error; remarks alone where that is no terminal; `quiet`: nothing."""
     if quiet or not sys.stderr.isatty():
-        yield Silent()
+        yield Silent() if quiet else Lines()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -19,8 +19,15 @@ class TileSampler:
     """
 
     def __init__(self, rows: np.ndarray, weights: np.ndarray, seed: int) -> None:
-        if len(rows) == 0 or len(rows) != len(weights) or not np.isfinite(weights).all() or weights.sum() <= 0:
-            raise ValueError(f"need as many finite weights as rows, and some; got {len(rows)} rows, {len(weights)} weights")
+        if (
+            len(rows) == 0
+            or len(rows) != len(weights)
+            or not np.isfinite(weights).all()
+            or weights.sum() <= 0
+        ):
+            raise ValueError(
+                f"need as many finite weights as rows, and some; got {len(rows)} rows, {len(weights)} weights"
+            )
         self._rows, self._seed = rows, seed
         self._edges = np.cumsum(weights / weights.sum())
         self._edges[-1] = 1.0

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from raremap.batches.dataset import TrainSamples
 
 
-def train_loader(samples: TrainSamples, first: int, steps: int, batch_size: int, workers: int, pin: bool) -> DataLoader[Any]:
+def train_loader(
+    samples: TrainSamples, first: int, steps: int, batch_size: int, workers: int, pin: bool
+) -> DataLoader[Any]:
     """Batches `first` to `steps - 1` of `batch_size` draws each, as tensors `image` and `mask`."""
     import torch
     from torch.utils.data import DataLoader

@@ -25,10 +25,14 @@ def load(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise TrainingError(f"{path} does not exist, so there is nothing to resume; train without --resume") from None
+        raise TrainingError(
+            f"{path} does not exist, so there is nothing to resume; train without --resume"
+        ) from None
     except Exception as error:
         # torch.load raises whatever the damaged bytes make it raise.
-        raise TrainingError(f"checkpoint {path} cannot be read ({type(error).__name__}); train without --resume") from None
+        raise TrainingError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}); train without --resume"
+        ) from None
 
 
 def restore_random(state: dict[str, Any]) -> None:

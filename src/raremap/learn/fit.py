@@ -85,7 +85,13 @@ def fit(
         network = model.build(len(catalog.bands), catalog.scheme.num_classes)
         network = network.to(device, memory_format=torch.channels_last)
         samples = TrainSamples(
-            reader, catalog, TileSampler(rows, plan.weights, train.seed), normalization, train.crop, augment, train.seed
+            reader,
+            catalog,
+            TileSampler(rows, plan.weights, train.seed),
+            normalization,
+            train.crop,
+            augment,
+            train.seed,
         )
         monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names)
         run = _Run(network, monitor, catalog.scheme.names, loss, optimizer, train, device, out)
@@ -113,7 +119,9 @@ class _Run:
     ) -> None:
         from raremap.learn.task import SegmentationTask
 
-        self.task: SegmentationTask = SegmentationTask(network, loss, optimizer, train.steps, len(names), self._after)
+        self.task: SegmentationTask = SegmentationTask(
+            network, loss, optimizer, train.steps, len(names), self._after
+        )
         self._monitor, self._names, self._train, self._device = monitor, names, train, device
         self._folder, self._out = out / "checkpoints", out
         self._best_f1, self._best_step = -1.0, 0
@@ -132,7 +140,17 @@ class _Run:
         workers = t.workers if t.workers is not None else (8 if self._device.type == "cuda" else 0)
         loader = train_loader(samples, first, t.steps, t.batch_size, workers, self._device.type == "cuda")
         self._bf16 = self._choose_bf16(samples)
-        columns = ["step", "loss", "ce", "dice", "lr", "macro_f1", "miou", *(f"f1/{n}" for n in self._names), "seconds"]
+        columns = [
+            "step",
+            "loss",
+            "ce",
+            "dice",
+            "lr",
+            "macro_f1",
+            "miou",
+            *(f"f1/{n}" for n in self._names),
+            "seconds",
+        ]
         self._history = History(self._out, columns, first)
         self._started = time.perf_counter()
         try:
@@ -165,7 +183,9 @@ class _Run:
             return wanted == "bf16-mixed"
         if wanted == "float32":
             return False
-        image = torch.from_numpy(samples[0]["image"])[None].to(self._device, memory_format=torch.channels_last)
+        image = torch.from_numpy(samples[0]["image"])[None].to(
+            self._device, memory_format=torch.channels_last
+        )
         network = self.task.network.eval()
         with torch.inference_mode():
             exact = network(image)
@@ -173,7 +193,9 @@ class _Run:
                 fast = network(image).float()
         network.train()
         off = float((torch.softmax(exact, 1) - torch.softmax(fast, 1)).abs().mean())
-        log.info("bf16 training %s: mean difference of probabilities %.4f", "used" if off < 0.01 else "left", off)
+        log.info(
+            "bf16 training %s: mean difference of probabilities %.4f", "used" if off < 0.01 else "left", off
+        )
         return off < 0.01
 
     def _after(self, step: int) -> None:
@@ -183,17 +205,24 @@ class _Run:
         if step % self._train.monitor_steps == 0 or last:
             self._score(step)
         if step % self._train.checkpoint_steps == 0 or last:
-            state = {"task": self.task.progress_state(), "best_f1": self._best_f1, "best_step": self._best_step}
+            state = {
+                "task": self.task.progress_state(),
+                "best_f1": self._best_f1,
+                "best_step": self._best_step,
+            }
             checkpoint.save(self._folder / "last.pt", state)
 
     def _score(self, step: int) -> None:
-        assert self._history is not None and self._bar is not None
+        assert self._history is not None
+        assert self._bar is not None
         values: dict[str, float] = {**self.task.means(), "lr": self.task.optimizer.param_groups[0]["lr"]}
         scores = self._monitor(self.task.network, self._device, self._bf16)
         self.task.monitored(scores.macro_f1)
         if scores.macro_f1 > self._best_f1:
             self._best_f1, self._best_step = scores.macro_f1, step
-            checkpoint.save(self._folder / "best.pt", {"network": self.task.network.state_dict(), "step": step})
+            checkpoint.save(
+                self._folder / "best.pt", {"network": self.task.network.state_dict(), "step": step}
+            )
         values |= {"macro_f1": scores.macro_f1, "miou": scores.miou}
         values |= {f"f1/{n}": float(f) for n, f in zip(self._names, scores.f1, strict=True) if f == f}
         values["seconds"] = round(time.perf_counter() - self._started, 1)
@@ -206,7 +235,12 @@ class _Run:
         delivered = self.task.delivered.cpu().numpy().astype(np.float64)
         network = self.task.network.cpu().eval()
         return Fit(
-            network, normalization, delivered / max(delivered.sum(), 1), self.task.step, self._best_step, self._best_f1
+            network,
+            normalization,
+            delivered / max(delivered.sum(), 1),
+            self.task.step,
+            self._best_step,
+            self._best_f1,
         )
 
 
@@ -220,7 +254,10 @@ def _quiet_lightning() -> Iterator[Any]:
     """Lightning without its remarks on workers, devices and tips; ours say what a user needs."""
     import lightning
 
-    loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")]
+    loggers = [
+        logging.getLogger(n)
+        for n in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    ]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

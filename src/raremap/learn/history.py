@@ -27,7 +27,11 @@ class History:
         if not first or not self._path.exists():
             return []
         with self._path.open(newline="") as file:
-            return [{c: row.get(c, "") for c in self._columns} for row in csv.DictReader(file) if int(row["step"]) <= first]
+            return [
+                {c: row.get(c, "") for c in self._columns}
+                for row in csv.DictReader(file)
+                if int(row["step"]) <= first
+            ]
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """One row; columns without a value stay empty."""

@@ -22,7 +22,9 @@ _BATCH_PIXELS = 1 << 19
 class Monitor:
     """Whole monitor tiles, in a fixed order, against their labels."""
 
-    def __init__(self, reader: TileReader, rows: np.ndarray, normalization: Normalization, names: tuple[str, ...]) -> None:
+    def __init__(
+        self, reader: TileReader, rows: np.ndarray, normalization: Normalization, names: tuple[str, ...]
+    ) -> None:
         self._reader, self._rows = reader, rows
         self._normalization, self._names = normalization, names
 

@@ -17,7 +17,9 @@ class OptimizerOptions(Options):
     weight_decay: float = Field(1e-2, ge=0)
     schedule: Literal["onecycle", "plateau", "constant"] = "onecycle"
     warmup: float = Field(0.3, gt=0, lt=1, description="share of the steps before the peak of one-cycle")
-    patience: int = Field(3, ge=0, description="monitor evaluations without gain before a plateau's rate falls")
+    patience: int = Field(
+        3, ge=0, description="monitor evaluations without gain before a plateau's rate falls"
+    )
     factor: float = Field(0.3, gt=0, lt=1)
 
 

@@ -120,7 +120,9 @@ class Scores:
         }
         per_class = ("precision", "recall", "f1", "iou", "support", "predicted", "area_ratio")
         columns = {key: getattr(self, key) for key in per_class}
-        by_class = {n: {key: _json(float(columns[key][i])) for key in per_class} for i, n in enumerate(self.names)}
+        by_class = {
+            n: {key: _json(float(columns[key][i])) for key in per_class} for i, n in enumerate(self.names)
+        }
         return {
             **overall,
             "micro_f1": overall["overall_accuracy"],

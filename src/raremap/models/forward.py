@@ -69,8 +69,12 @@ class TorchNetwork:
         self.device = best_device(device)
         self._module = module.to(self.device, memory_format=torch.channels_last).eval()
         shape = (1, -1, 1, 1)
-        self._shift = torch.tensor(normalization.shift, dtype=torch.float32, device=self.device).reshape(shape)
-        self._scale = torch.tensor(normalization.scale, dtype=torch.float32, device=self.device).reshape(shape)
+        self._shift = torch.tensor(normalization.shift, dtype=torch.float32, device=self.device).reshape(
+            shape
+        )
+        self._scale = torch.tensor(normalization.scale, dtype=torch.float32, device=self.device).reshape(
+            shape
+        )
         self._bf16: bool | None = {"float32": False, "bf16": True}.get(precision)
         if self._bf16 is None and not has_bf16(self.device):
             self._bf16 = False
@@ -109,5 +113,10 @@ class TorchNetwork:
         difference = float((exact - fast).abs().mean())
         changed = float((exact.argmax(1) != fast.argmax(1)).float().mean())
         good = difference <= _BF16_MEAN and changed <= _BF16_CLASSES
-        log.info("bf16 %s: mean difference %.4f, %.2f %% of classes change", "used" if good else "left", difference, 100 * changed)
+        log.info(
+            "bf16 %s: mean difference %.4f, %.2f %% of classes change",
+            "used" if good else "left",
+            difference,
+            100 * changed,
+        )
         return good

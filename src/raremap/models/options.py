@@ -57,7 +57,9 @@ class ModelOptions(Options):
                 raise ConfigError(
                     f"model.weights '{self.weights}' do not exist for encoder '{self.encoder}'; use null or 'imagenet'"
                 ) from None
-            raise ConfigError(f"model.encoder '{self.encoder}' is not known; {nearest(self.encoder, names)}") from None
+            raise ConfigError(
+                f"model.encoder '{self.encoder}' is not known; {nearest(self.encoder, names)}"
+            ) from None
         except (OSError, RuntimeError) as error:
             if self.weights is None:
                 raise
@@ -66,5 +68,7 @@ class ModelOptions(Options):
                 "connect to the network once, or set model.weights to null"
             ) from None
         except TypeError as error:
-            raise ConfigError(f"decoder '{self.decoder}' does not take these options ({error}); leave out model.decoder_channels") from None
+            raise ConfigError(
+                f"decoder '{self.decoder}' does not take these options ({error}); leave out model.decoder_channels"
+            ) from None
         return AnySize(net, stride=32)

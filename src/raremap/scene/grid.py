@@ -10,7 +10,6 @@ from rasterio.crs import CRS
 
 from raremap.scene.window import Window
 
-
 _IDENTITY = Affine.identity()
 
 

@@ -1,0 +1,251 @@
+"""The decision: which class, given probabilities. A bias by class, fitted last and only where it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numba
+import numpy as np
+
+from raremap.measure.options import DecisionOptions
+from raremap.measure.scores import Scores
+
+_LARGEST = 4.0  # a bias beyond e^±4 says that the class cannot be told apart, not where the border lies
+_STEPS = 240
+_ROUNDS = 4
+_LEAST = 1e-6
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`argmax_c [log p_c + bias_c]`; a zero bias is the plain argmax, and for two classes a threshold.
+
+    `gain` is what the bias gains in `metric` on calibration places that it was not fitted on, `gain_se`
+    its standard error over places. `way` is the way of predicting that it was fitted for.
+    """
+
+    bias: tuple[float, ...]
+    metric: str = "macro_f1"
+    gain: float = 0.0
+    gain_se: float | None = None
+    places: int = 0
+    note: str = "argmax"
+    way: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it differs from the plain argmax."""
+        return any(self.bias)
+
+    @cached_property
+    def _factors(self) -> np.ndarray:
+        return np.exp(np.asarray(self.bias, np.float64)).astype(np.float32)
+
+    def apply(self, probs: np.ndarray) -> np.ndarray:
+        """Class index uint8 `[h, w]` of probabilities float32 `[K, h, w]`."""
+        if len(self.bias) != len(probs):
+            raise ValueError(f"a decision of {len(self.bias)} classes on probabilities of {len(probs)}")
+        return _argmax(probs, self._factors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {**asdict(self), "bias": list(self.bias)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Decision:
+        """What `to_dict` gave."""
+        return cls(**{**data, "bias": tuple(data["bias"])})
+
+
+def most_likely(probs: np.ndarray) -> np.ndarray:
+    """Class index uint8 `[h, w]` of the greatest of probabilities `[K, h, w]`; the first where equal."""
+    return _argmax(probs, np.ones(len(probs), np.float32))
+
+
+@numba.njit(cache=True, nogil=True)
+def _argmax(probs, factors):  # pragma: no cover - compiled
+    k, h, w = probs.shape
+    out = np.zeros((h, w), np.uint8)
+    best = np.empty(w, np.float32)
+    for r in range(h):
+        for x in range(w):
+            best[x] = probs[0, r, x] * factors[0]
+        for c in range(1, k):
+            for x in range(w):
+                score = probs[c, r, x] * factors[c]
+                if score > best[x]:
+                    best[x] = score
+                    out[r, x] = c
+    return out
+
+
+class PixelSample:
+    """A bounded sample of pixels, as many of each class as fit, with the weight that each stands for.
+
+    Every pixel gets a random key, and the smallest keys of each class stay: a sample without
+    replacement, whatever the order of what comes in.
+    """
+
+    def __init__(self, num_classes: int, size: int, seed: int) -> None:
+        self._k, self._each = num_classes, max(1, size // num_classes)
+        self._rng = np.random.default_rng((seed, 0xCA11))
+        self._seen = np.zeros(num_classes, np.int64)
+        self._kept: list[list[np.ndarray]] = [
+            [np.empty(0), np.empty((0, num_classes), np.float32), np.empty(0, np.int64)]
+            for _ in range(num_classes)
+        ]
+
+    def add(self, probs: np.ndarray, truth: np.ndarray, place: int) -> None:
+        """Pixels with probabilities `[K, n]` and class index `[n]` of one place."""
+        keys = self._rng.random(len(truth))
+        for c in range(self._k):
+            here = np.flatnonzero(truth == c)
+            if len(here) == 0:
+                continue
+            self._seen[c] += len(here)
+            kept = self._kept[c]
+            if len(kept[0]) >= self._each:
+                here = here[keys[here] < kept[0].max()]
+            joined = [
+                np.concatenate([kept[0], keys[here]]),
+                np.concatenate([kept[1], probs[:, here].T]),
+                np.concatenate([kept[2], np.full(len(here), place)]),
+            ]
+            if len(joined[0]) > self._each:
+                stay = np.argpartition(joined[0], self._each - 1)[: self._each]
+                stay.sort()
+                joined = [a[stay] for a in joined]
+            self._kept[c] = joined
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Probabilities `[n, K]`, class index, place and weight `[n]`."""
+        sizes = [len(kept[0]) for kept in self._kept]
+        truth = np.repeat(np.arange(self._k), sizes)
+        ratio = self._seen / np.maximum(sizes, 1)
+        probs = np.concatenate([kept[1] for kept in self._kept])
+        return probs, truth, np.concatenate([kept[2] for kept in self._kept]), np.repeat(ratio, sizes)
+
+
+def fit_decision(
+    probs: np.ndarray,
+    truth: np.ndarray,
+    place: np.ndarray,
+    weight: np.ndarray,
+    options: DecisionOptions,
+    way: dict[str, Any] | None = None,
+) -> Decision:
+    """The bias that maximises the metric on calibration pixels, or none where it does not pay.
+
+    `probs [n, K]`, `truth [n]`, `place [n]` and `weight [n]` are sampled pixels. The gain is cross-fitted:
+    places are dealt to five groups, each group decided by the bias of the others; its standard error is
+    the jackknife over places. The bias is kept where the gain exceeds that.
+    """
+    k, way = probs.shape[1], way or {}
+    zero = (0.0,) * k
+    places = np.unique(place)
+    if options.kind == "argmax":
+        return Decision(zero, options.metric, note="argmax, as asked", way=way)
+    if len(places) < 2:
+        note = f"argmax: {len(places)} calibration place(s) are too few to fit a bias"
+        return Decision(zero, options.metric, places=len(places), note=note, way=way)
+    logs = np.log(np.maximum(probs, _LEAST))
+    groups = np.searchsorted(places, place) % min(5, len(places))
+    decided = np.empty(len(truth), np.intp)
+    for g in np.unique(groups):
+        inside = groups == g
+        bias = _best_bias(logs[~inside], truth[~inside], weight[~inside], options.metric)
+        decided[inside] = (logs[inside] + bias).argmax(1)
+    plain = logs.argmax(1)
+    before, after = (_by_place(truth, d, place, weight, places, k) for d in (plain, decided))
+    gain, error = _jackknife(before, after, options.metric)
+    figures = (
+        f"cross-fitted gain {gain:+.4f} {options.metric}, standard error {error:.4f}, {len(places)} places"
+    )
+    if gain <= error:
+        return Decision(zero, options.metric, gain, error, len(places), f"argmax ({figures})", way)
+    bias = _best_bias(logs, truth, weight, options.metric)
+    # Only differences matter; the likeliest class of the sample keeps its scores.
+    bias = bias - bias[np.bincount(truth, weight, minlength=k).argmax()]
+    return Decision(tuple(bias.tolist()), options.metric, gain, error, len(places), f"bias ({figures})", way)
+
+
+def _score(matrix: np.ndarray, metric: str) -> float:
+    scores = Scores(matrix, tuple(map(str, range(len(matrix)))))
+    return float(getattr(scores, metric))
+
+
+def _by_place(
+    truth: np.ndarray, decided: np.ndarray, place: np.ndarray, weight: np.ndarray, places: np.ndarray, k: int
+) -> np.ndarray:
+    """Weighted confusion matrices `[places, K, K]`."""
+    index = (np.searchsorted(places, place) * k + truth) * k + decided
+    return np.bincount(index, weight, minlength=len(places) * k * k).reshape(len(places), k, k)
+
+
+def _jackknife(before: np.ndarray, after: np.ndarray, metric: str) -> tuple[float, float]:
+    """Gain of `after` over `before`, pooled over places, and its jackknife standard error."""
+
+    def gain(keep: Sequence[int] | slice) -> float:
+        return _score(after[keep].sum(0), metric) - _score(before[keep].sum(0), metric)
+
+    n = len(before)
+    left_out = np.array([gain([j for j in range(n) if j != i]) for i in range(n)])
+    left_out = left_out[np.isfinite(left_out)]
+    error = (
+        float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
+        if len(left_out) > 1
+        else np.inf
+    )
+    return gain(slice(None)), error
+
+
+def _best_bias(logs: np.ndarray, truth: np.ndarray, weight: np.ndarray, metric: str) -> np.ndarray:
+    """Coordinate ascent: each class's bias in turn, over all values that change a decision."""
+    k = logs.shape[1]
+    bias = np.zeros(k)
+    best = -np.inf
+    for _ in range(_ROUNDS):
+        before = best
+        for c in range(k):
+            bias[c], best = _best_of_class(logs, truth, weight, bias, c, metric, max(best, -1.0))
+        if best <= before + 1e-6:
+            break
+    return bias
+
+
+def _best_of_class(
+    logs: np.ndarray,
+    truth: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    c: int,
+    metric: str,
+    best: float,
+) -> tuple[float, float]:
+    """The best bias of class c with the others as they are, and the score it gives.
+
+    A pixel goes to c when its bias exceeds that pixel's own threshold: counts along all biases are
+    cumulative sums of one histogram.
+    """
+    k = logs.shape[1]
+    scores = logs + bias
+    scores[:, c] = -np.inf
+    rival = scores.argmax(1)
+    threshold = scores[np.arange(len(truth)), rival] - logs[:, c]
+    grid = np.linspace(-_LARGEST, _LARGEST, _STEPS + 1)
+    step = np.searchsorted(grid, threshold, side="left")  # first grid value that is not below the threshold
+    moved = np.bincount((step * k + truth) * k + rival, weight, minlength=(len(grid) + 1) * k * k)
+    moved = moved.reshape(len(grid) + 1, k, k)[:-1].cumsum(0)  # [bias, truth, rival] that went to c
+    start = np.bincount(truth * k + rival, weight, minlength=k * k).reshape(k, k)
+    matrices = start - moved
+    matrices[:, :, c] += moved.sum(2)
+    values = np.array([_score(m, metric) for m in matrices])
+    top = float(np.nanmax(values))
+    if top <= best + 1e-9:
+        return float(bias[c]), best
+    # The middle of the best values: the least sensitive to where they end.
+    ties = np.flatnonzero(values >= top - 1e-12)
+    return float(grid[ties[len(ties) // 2]]), top
