@@ -12,12 +12,23 @@ from rasterio.transform import from_origin
 UTM = "EPSG:25831"
 
 
-def write(path: Path, array: np.ndarray, origin: tuple[float, float] = (4e5, 4.6e6), pixel: float = 10.0, **more: Any) -> Path:
+def write(
+    path: Path,
+    array: np.ndarray,
+    origin: tuple[float, float] = (4e5, 4.6e6),
+    pixel: float = 10.0,
+    **more: Any,
+) -> Path:
     """Write `[h, w]` or `[bands, h, w]`; georeferenced in UTM 31N unless `crs=None`. `names` describe the bands."""
     array = array if array.ndim == 3 else array[None]
     names = more.pop("names", None)
     profile: dict[str, Any] = dict(
-        driver="GTiff", height=array.shape[1], width=array.shape[2], count=array.shape[0], dtype=array.dtype, crs=UTM
+        driver="GTiff",
+        height=array.shape[1],
+        width=array.shape[2],
+        count=array.shape[0],
+        dtype=array.dtype,
+        crs=UTM,
     )
     if path.suffix == ".png":
         profile |= {"driver": "PNG", "crs": None}

@@ -1,0 +1,254 @@
+"""`raremap evaluate`: a bundle scored on places it has not seen, as JSON and as a page."""
+
+from __future__ import annotations
+
+import json
+import platform
+import warnings
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raremap.errors import RaremapWarning
+from raremap.files import written
+from raremap.jobs import progress
+from raremap.measure.confusion import confusion
+from raremap.measure.decision import most_likely
+from raremap.measure.scores import Scores
+from raremap.workflows.scoring import check_fits, rows_of, scored
+
+if TYPE_CHECKING:
+    from raremap.bundle import Bundle
+    from raremap.tiles.catalog import Catalog
+
+# An interval over fewer places that hold a class would promise too much.
+FEW_PLACES = 20
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores with the fitted decision beside those of the plain argmax, and what they were taken from.
+
+    `matrices [tiles, K, K]` (with the decision) and `plain` (argmax) belong to the catalog rows `rows`;
+    `places` names the place of each.
+    """
+
+    use: str
+    names: tuple[str, ...]
+    rare: tuple[str, ...]
+    rows: np.ndarray
+    places: np.ndarray
+    matrices: np.ndarray
+    plain: np.ndarray
+    remarks: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+    @property
+    def scores(self) -> Scores:
+        """Scores with the bundle's decision."""
+        return Scores(self.matrices.sum(0), self.names, self.rare)
+
+    @property
+    def argmax(self) -> Scores:
+        """Scores of the plain argmax."""
+        return Scores(self.plain.sum(0), self.names, self.rare)
+
+    @property
+    def by_class(self) -> dict[str, dict[str, float | None]]:
+        """Precision, recall, F1, IoU, support and areas of each class, with the decision."""
+        return self.scores.to_dict()["by_class"]
+
+    def places_with(self) -> dict[str, int]:
+        """Number of places that hold each class."""
+        truth = self.matrices.sum(2) > 0
+        return {n: len(set(self.places[truth[:, k]])) for k, n in enumerate(self.names)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, with the confusion matrix of every place."""
+        order = sorted(set(self.places))
+        return {
+            "use": self.use,
+            "classes": list(self.names),
+            "rare": list(self.rare),
+            "decision": self.scores.to_dict(),
+            "argmax": self.argmax.to_dict(),
+            "places_with": self.places_with(),
+            "by_place": {
+                p: {
+                    "decision": self.matrices[self.places == p].sum(0).tolist(),
+                    "argmax": self.plain[self.places == p].sum(0).tolist(),
+                }
+                for p in order
+            },
+            "remarks": list(self.remarks),
+            **self.facts,
+            "files": [str(f) for f in self.files],
+        }
+
+    def __str__(self) -> str:
+        s, a = self.scores, self.argmax
+        head = f"{'':<24}{'decision':>10}{'argmax':>10}"
+        rows = [
+            ("macro-F1", s.macro_f1, a.macro_f1),
+            ("mIoU", s.miou, a.miou),
+            ("F1 of rare classes", s.rare_f1, a.rare_f1),
+            ("F1 of common classes", s.common_f1, a.common_f1),
+            ("overall accuracy", s.overall_accuracy, a.overall_accuracy),
+            ("balanced accuracy", s.balanced_accuracy, a.balanced_accuracy),
+        ]
+        lines = [f"{self.use}: {len(self.rows)} tiles in {len(set(self.places))} places", head]
+        lines += [f"{name:<24}{x:>10.3f}{y:>10.3f}" for name, x, y in rows]
+        lines += ["", f"{'class':<24}{'F1':>10}{'IoU':>10}{'precision':>11}{'recall':>10}{'share':>10}"]
+        total = max(1.0, s.support.sum())
+        for k in np.argsort(s.support):
+            mark = " *" if self.names[k] in self.rare else ""
+            figures = (s.f1[k], s.iou[k], s.precision[k], s.recall[k])
+            text = "".join(f"{v:>{w}.3f}" for v, w in zip(figures, (10, 10, 11, 10), strict=True))
+            lines.append(f"{self.names[k] + mark:<24}{text}{s.support[k] / total:>10.3%}")
+        lines += ["* rare", *(f"note: {r}" for r in self.remarks)]
+        lines += [str(f) for f in self.files]
+        return "\n".join(lines)
+
+
+def evaluate(
+    bundle: Bundle | str | Path,
+    catalog: Catalog | str | Path,
+    use: str = "test",
+    out: str | Path | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Evaluation:
+    """Score a bundle on the tiles of a use; with `out` (default: beside a bundle's folder) also as files.
+
+    Predictions are those of `predict`: whole scenes in windows, blended. Each pixel counts once. Writes
+    evaluation.json and report.html. On another catalog than the bundle was trained on, all places but
+    those that training, monitor or calibration used are the test.
+    """
+    from raremap.bundle import Bundle
+    from raremap.tiles.catalog import Catalog
+
+    if not isinstance(bundle, Bundle):
+        out = Path(bundle).resolve().parent if out is None else out
+        bundle = Bundle.load(bundle)
+    if not isinstance(catalog, Catalog):
+        catalog = Catalog.load(catalog)
+    catalog.check_sources()
+    check_fits(bundle, catalog)
+    uses, remarks = _uses(bundle, catalog)
+    rows = rows_of(uses, use)
+    names = catalog.scheme.names
+    matrices, plain = _score(bundle, catalog, rows, device, quiet)
+    result = Evaluation(
+        use=use,
+        names=names,
+        rare=_rare(bundle, catalog, uses),
+        rows=rows,
+        places=catalog.table["place"].to_numpy().astype(str)[rows],
+        matrices=matrices,
+        plain=plain,
+        facts=_facts(bundle, catalog, uses),
+    )
+    object.__setattr__(result, "remarks", (*remarks, *_remarks(result)))
+    return result if out is None else _write(result, bundle, catalog, uses, Path(out), device)
+
+
+def _score(
+    bundle: Bundle, catalog: Catalog, rows: np.ndarray, device: str, quiet: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Confusion matrices of each tile `[tiles, K, K]`, with the decision and with the argmax."""
+    k = bundle.scheme.num_classes
+    position = {int(r): i for i, r in enumerate(rows)}
+    matrices, plain = np.zeros((2, len(rows), k, k), np.int64)
+    decision = bundle.decision
+    with progress("evaluate", len(rows), quiet) as bar:
+        for part in scored(bundle, bundle.network(device=device), catalog, rows, bar):
+            at = position[part.row]
+            here = confusion(part.truth, most_likely(part.probs), k)
+            plain[at] += here
+            if decision is not None and decision.fitted:
+                here = confusion(part.truth, decision.apply(part.probs), k)
+            matrices[at] += here
+    return matrices, plain
+
+
+def _uses(bundle: Bundle, catalog: Catalog) -> tuple[np.ndarray, list[str]]:
+    from raremap.tiles.options import SplitOptions
+    from raremap.tiles.splits import uses as uses_of
+
+    if bundle.info.get("catalog") == catalog.fingerprint:
+        return uses_of(catalog, SplitOptions(**bundle.info["split"]), warn=False), []
+    known = {
+        p: use
+        for use in ("train", "monitor", "calibration")
+        for p in bundle.info.get("places", {}).get(use, ())
+    }
+    uses = np.array([known.get(str(p), "test") for p in catalog.table["place"]], object)
+    remark = "not the catalog of the training: every place whose name it did not use counts as test"
+    warnings.warn(remark, RaremapWarning, stacklevel=3)
+    return uses, [remark]
+
+
+def _rare(bundle: Bundle, catalog: Catalog, uses: np.ndarray) -> tuple[str, ...]:
+    from raremap.balance.census import rare_classes, shares
+
+    train = catalog.counts[uses == "train"].sum(0)
+    known = (
+        shares(train)
+        if train.sum()
+        else np.asarray(bundle.prior or np.nan_to_num(shares(catalog.counts.sum(0))))
+    )
+    return rare_classes(known, catalog.scheme.names, catalog.scheme.rare)
+
+
+def _facts(bundle: Bundle, catalog: Catalog, uses: np.ndarray) -> dict[str, Any]:
+    import raremap
+
+    places = catalog.table["place"].to_numpy().astype(str)
+    return {
+        "bundle": bundle.name,
+        "fitted_decision": bundle.decision.to_dict() if bundle.decision else None,
+        "predict": bundle.predict.model_dump(mode="json"),
+        "what_saw_what": {u: sorted(set(places[uses == u])) for u in sorted(set(uses))},
+        "catalog": catalog.fingerprint,
+        "dropped": {**catalog.dropped, "shares ground with another use": int((uses == "dropped").sum())},
+        "raremap": raremap.__version__,
+        "python": platform.python_version(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _remarks(e: Evaluation) -> list[str]:
+    out = []
+    for name in e.scores.absent:
+        given = int(e.scores.predicted[e.names.index(name)])
+        out.append(f"'{name}' has no pixel here, so it has no score; {given:,} pixels were called it")
+    few = {n: c for n, c in e.places_with().items() if 0 < c < FEW_PLACES}
+    if few:
+        listed = ", ".join(f"{n} {c}" for n, c in few.items())
+        out.append(f"too few places for an interval (under {FEW_PLACES} that hold the class): {listed}")
+    return out
+
+
+def _write(
+    result: Evaluation, bundle: Bundle, catalog: Catalog, uses: np.ndarray, out: Path, device: str
+) -> Evaluation:
+    from raremap.reports.page import write_report
+    from raremap.workflows.panels import panels
+
+    files = (out / "evaluation.json", out / "report.html")
+    object.__setattr__(result, "files", files)
+    with written(files[0]) as fresh:
+        fresh.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
+    write_report(
+        files[1],
+        evaluation=result.to_dict(),
+        palette=dict(zip(catalog.scheme.names, catalog.scheme.palette, strict=True)),
+        counts={u: catalog.counts[uses == u].sum(0) for u in ("train", "monitor", "calibration", "test")},
+        metrics=out / "metrics.csv",
+        panels=panels(bundle, catalog, result, device),
+    )
+    return result

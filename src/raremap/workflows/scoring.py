@@ -1,0 +1,81 @@
+"""A bundle over the tiles of a use, as `predict` would map them: the one loop behind calibration and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raremap.errors import BundleError, CatalogError, nearest
+from raremap.jobs import Progress
+from raremap.labels import IGNORE
+from raremap.maps.stream import Network, stream
+
+if TYPE_CHECKING:
+    from raremap.bundle import Bundle
+    from raremap.scene.window import Window
+    from raremap.tiles.catalog import Catalog
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Probabilities `[K, h, w]` beside class index `[h, w]` (`IGNORE` where unlabelled, invalid or counted
+    already) of a part of one tile; `row` is the tile's catalog row."""
+
+    row: int
+    window: Window
+    probs: np.ndarray
+    truth: np.ndarray
+
+
+def check_fits(bundle: Bundle, catalog: Catalog) -> None:
+    """Raise `BundleError` where the catalog has other classes or lacks a band of the bundle."""
+    if bundle.scheme.names != catalog.scheme.names:
+        odd = next((n for n in catalog.scheme.names if n not in bundle.scheme.names), None)
+        what = f"class '{odd}', which the bundle does not know" if odd else "other classes than the bundle"
+        raise BundleError(
+            f"the catalog has {what} (bundle: {', '.join(bundle.scheme.names)}); use the catalog it was trained on"
+        )
+    for band in bundle.bands:
+        if band not in catalog.bands:
+            raise BundleError(
+                f"the catalog has no band '{band}', which the bundle needs; {nearest(band, catalog.bands)}"
+            )
+
+
+def scored(
+    bundle: Bundle, network: Network, catalog: Catalog, rows: np.ndarray, progress: Progress | None = None
+) -> Iterator[Scored]:
+    """Every labelled pixel of the tiles once, predicted in the scene's own windows with their surroundings."""
+    scenes = catalog.scene_names
+    for name in dict.fromkeys(str(s) for s in scenes[rows]):
+        here = rows[scenes[rows] == name]
+        windows = [catalog.windows[r] for r in here]
+        record = catalog.scenes[name]
+        with _image(record, bundle) as image, catalog.open_mask(name) as mask:
+            strips = stream(image, network, bundle.scheme.num_classes, bundle.predict, wanted=windows)
+            with closing(strips):
+                for strip in strips:
+                    truth = mask.read(strip.window)
+                    truth[~strip.valid] = IGNORE
+                    yield Scored(int(here[strip.part]), strip.window, strip.probs, truth)
+        if progress is not None:
+            progress.advance(len(here))
+
+
+def _image(record, bundle: Bundle):
+    from raremap.scene.raster import open_image
+
+    return open_image(record.images, names=record.names, bands=bundle.bands, nodata=record.nodata)
+
+
+def rows_of(uses: np.ndarray, use: str) -> np.ndarray:
+    """Catalog rows of a use; raises `CatalogError` where there is none."""
+    rows = np.flatnonzero(uses == use)
+    if len(rows) == 0:
+        there = ", ".join(sorted(set(uses))) or "none"
+        raise CatalogError(f"the catalog has no tile in the use '{use}'; there are: {there}")
+    return rows
