@@ -12,7 +12,7 @@ import numpy as np
 from raremap.errors import BundleError, CatalogError, nearest
 from raremap.jobs import Progress
 from raremap.labels import IGNORE
-from raremap.maps.stream import Network, stream
+from raremap.maps.stream import Network, Strip, stream
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
@@ -61,9 +61,20 @@ def scored(
                 for strip in strips:
                     truth = mask.read(strip.window)
                     truth[~strip.valid] = IGNORE
-                    yield Scored(int(here[strip.part]), strip.window, strip.probs, truth)
+                    yield from _by_tile(here, windows, strip, truth)
         if progress is not None:
             progress.advance(len(here))
+
+
+def _by_tile(rows: np.ndarray, windows: list[Window], strip: Strip, truth: np.ndarray) -> Iterator[Scored]:
+    """The parts of a strip that lie in each tile; where tiles overlap the first one has the pixel."""
+    for row, window in zip(rows, windows, strict=True):
+        piece = window.intersect(strip.window)
+        if piece.empty:
+            continue
+        inside = piece.slices(within=strip.window)
+        yield Scored(int(row), piece, strip.probs[:, *inside], truth[inside].copy())
+        truth[inside] = IGNORE
 
 
 def _image(record, bundle: Bundle):
