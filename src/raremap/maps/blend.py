@@ -48,7 +48,7 @@ def add(ring, probs, row_weights, col_weights, top, col, old_rows, old_cols, fir
     the first `old_rows` rows and `old_cols` columns are met for the first time: they are set, not added
     to, so the ring needs no clearing.
     """
-    classes, height, width = probs.shape
+    classes, _, width = probs.shape
     ring_rows = ring.shape[1]
     for k in range(classes):
         for i in range(first, last):

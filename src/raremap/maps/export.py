@@ -1,169 +1,197 @@
-"""A scene to a map: classes in the source's numbers, legend, style, and probabilities on request."""
+"""A scene's map as files: the class raster, its QGIS style, and probabilities where they are asked for."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
 from raremap.errors import SceneError
 from raremap.files import written
 from raremap.jobs import Progress
-from raremap.labels import IGNORE, LabelScheme
+from raremap.labels import LabelScheme
+from raremap.maps import blend
 from raremap.maps.options import PredictOptions
-from raremap.maps.stream import Network, stream
-from raremap.measure.decision import most_likely
-from raremap.scene.cog import cog_writer
+from raremap.maps.stream import THREADS, Network, Strip, spread, stream
+from raremap.maps.style import qml
+from raremap.scene.cog import CogWriter
+from raremap.scene.grid import Grid
 from raremap.scene.raster import ImageReader
 
-Probabilities = Literal["float32", "uint8"]
-# uint8 probabilities: 0-250 stand for 0-1, 255 is no data.
-_SCALE, _NO_PROBABILITY = 250, 255
+Decide = Callable[[np.ndarray], np.ndarray]
+"""Probs float32 `[K, h, w]` → class index uint8 `[h, w]`, pixel by pixel; called from several threads."""
+
+_PIECE = 1 << 18  # pixels that are decided at once, so that a rule's own arrays stay small
 
 
 @dataclass(frozen=True)
 class MapSummary:
-    """Where a map lies, and how many pixels (and hectares, where the CRS is metric) each class has."""
+    """What was written: the files, pixels by class name, pixels without data, hectares a pixel, seconds.
+
+    `pixel_ha` is None where the grid is not in units of length (no CRS, or degrees).
+    """
 
     path: Path
+    probabilities: Path | None
     pixels: dict[str, int]
-    hectares: dict[str, float] | None
-    nodata: int
+    nodata_pixels: int
+    pixel_ha: float | None
     seconds: float
+
+    @property
+    def hectares(self) -> dict[str, float] | None:
+        """Area by class name, as the map's own projection measures it."""
+        if self.pixel_ha is None:
+            return None
+        return {name: count * self.pixel_ha for name, count in self.pixels.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
-        return {**self.__dict__, "path": str(self.path), "seconds": round(self.seconds, 2)}
+        return {
+            "map": str(self.path),
+            "probabilities": str(self.probabilities) if self.probabilities else None,
+            "pixels": self.pixels,
+            "nodata_pixels": self.nodata_pixels,
+            "hectares": self.hectares,
+            "seconds": round(self.seconds, 2),
+        }
 
     def __str__(self) -> str:
         total = max(1, sum(self.pixels.values()))
-        width = max(map(len, self.pixels))
-        lines = [
-            f"{self.path} ({total + self.nodata:,} pixels, {self.nodata:,} without data, {self.seconds:.1f} s)"
-        ]
-        for name, n in sorted(self.pixels.items(), key=lambda item: -item[1]):
-            area = f"{self.hectares[name]:>14,.1f} ha" if self.hectares else ""
-            lines.append(f"  {name:<{width}} {n / total:>9.3%}{area}")
+        wide = max(len(name) for name in self.pixels)
+        lines = [f"{self.path}  ({self.seconds:.1f} s)"]
+        for name, count in self.pixels.items():
+            area = f"{count * self.pixel_ha:14,.2f} ha" if self.pixel_ha is not None else ""
+            lines.append(f"  {name:<{wide}} {100 * count / total:7.2f} % {count:13,} pixels{area}")
+        if self.nodata_pixels:
+            lines.append(f"  {'no data':<{wide}} {'':9} {self.nodata_pixels:13,} pixels")
+        if self.probabilities:
+            lines.append(f"{self.probabilities}")
         return "\n".join(lines)
 
 
 def write_map(
     reader: ImageReader,
     network: Network,
-    path: str | Path,
+    out_path: str | Path,
     scheme: LabelScheme,
-    options: PredictOptions,
-    decide: Callable[[np.ndarray], np.ndarray] | None = None,
-    probabilities: Probabilities | None = None,
-    tags: dict[str, str] | None = None,
+    options: PredictOptions | None = None,
+    decide: Decide | None = None,
+    probabilities: Literal["float32", "uint8"] | None = None,
+    tags: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> MapSummary:
-    """Map a scene: a uint8 COG in source values on the scene's grid, with a QGIS style beside it.
+    """Map a scene: class values as in the source's numbering, `scheme.map_nodata` where it is not valid.
 
-    Pixels without data are `scheme.map_nodata`. The colour table, the class names (tags `class_VALUE` of the
-    band) and `tags` are in the file. `decide` gives class indices `[h, w]` of probabilities `[K, h, w]`
-    (default: the likeliest). `probabilities` writes `NAME.probs.tif`, a band a class. Raises
-    `SceneError` where no pixel of the scene is valid.
+    The map is a uint8 COG on the scene's grid, with the classes' colours as its colour table and tags
+    `class_7=landslide`; a QGIS style `NAME.qml` stands beside it. `decide` turns probabilities into
+    classes (None: the most probable). `probabilities` also writes `NAME.probs.tif`, a band a class:
+    float32 with nodata NaN, or uint8 in steps of 1/250 with nodata 255.
+
+    All files take their names together, at the end; after a fault or an interruption nothing is left.
+    Raises `SceneError` for a scene that cannot be read or holds no valid pixel, `OutputError` where the
+    files cannot be written.
     """
-    path, started = Path(path), time.perf_counter()
-    decide = decide or most_likely
-    table = np.full(256, scheme.map_nodata, np.uint8)
-    table[: scheme.num_classes] = scheme.values
-    counts = np.zeros(256, np.int64)
-    with ExitStack() as stack:
-        classes = stack.enter_context(_class_writer(path, reader, scheme, tags or {}))
-        share = None
-        if probabilities:
-            share = stack.enter_context(_probability_writer(path, reader, scheme, probabilities, tags or {}))
-        strips = stream(reader, network, scheme.num_classes, options, progress=progress)
-        for strip in stack.enter_context(closing(strips)):
-            index = decide(strip.probs)
-            index[~strip.valid] = IGNORE
-            counts += np.bincount(index.ravel(), minlength=256)
-            classes.write(strip.window, table[index])
-            if share is not None and probabilities:
-                share.write(strip.window, _scaled(strip.probs, strip.valid, probabilities))
-        if counts[: scheme.num_classes].sum() == 0:
-            raise SceneError(
-                f"{reader.paths[0]} holds no valid pixel; check its nodata value ({reader.nodata})"
-            )
-    with written(path.with_suffix(".qml")) as style:
+    started = time.perf_counter()
+    out_path = Path(out_path)
+    beside = out_path.with_name(f"{out_path.stem}.probs.tif") if probabilities else None
+    nodata = scheme.map_nodata
+    values = np.array(scheme.values, np.uint8)
+    counts = np.zeros(scheme.num_classes, np.int64)
+    grid = reader.grid
+    with ExitStack() as files:
+        pool = files.enter_context(ThreadPoolExecutor(THREADS, "raremap-decide"))
+        style = files.enter_context(written(out_path.with_suffix(".qml")))
         style.write_text(qml(scheme), encoding="utf-8")
-    pixels = {n: int(c) for n, c in zip(scheme.names, counts, strict=False)}
+        soft = (
+            files.enter_context(_probability_writer(beside, grid, scheme, probabilities, tags))
+            if beside
+            else None
+        )
+        hard = files.enter_context(
+            CogWriter(
+                out_path, grid, "uint8", bands=("class",), nodata=nodata,
+                colors=dict(zip(scheme.values, map(tuple, scheme.rgb.tolist()), strict=True)),
+                tags={**(tags or {}), **_class_tags(scheme)},
+            )
+        )  # fmt: skip
+        for strip in stream(reader, network, scheme.num_classes, options, progress=progress):
+            index = _decided(strip, decide, pool, scheme)
+            blend.to_values(index, strip.valid, values, np.uint8(nodata), counts)
+            hard.write(strip.window, index)
+            if soft is not None:
+                soft.write(strip.window, _stored(strip, probabilities))
+        if not counts.any():
+            raise SceneError(
+                f"{reader.paths[0]} holds no valid pixel: all of it is nodata"
+                f"{f' ({reader.nodata:g})' if reader.nodata is not None else ''}; nothing was written"
+            )
+        for writer in (hard, soft):
+            if writer is not None:
+                writer.complete()
     return MapSummary(
-        path, pixels, _hectares(reader, pixels), int(counts[IGNORE]), time.perf_counter() - started
+        path=out_path,
+        probabilities=beside,
+        pixels=dict(zip(scheme.names, counts.tolist(), strict=True)),
+        nodata_pixels=grid.height * grid.width - int(counts.sum()),
+        pixel_ha=_pixel_hectares(grid),
+        seconds=time.perf_counter() - started,
     )
 
 
-def _class_writer(path: Path, reader: ImageReader, scheme: LabelScheme, tags: dict[str, str]) -> Any:
-    colors = {v: tuple(int(x) for x in rgb) for v, rgb in zip(scheme.values, scheme.rgb, strict=True)}
-    return cog_writer(
-        path,
-        reader.grid,
-        "uint8",
-        nodata=scheme.map_nodata,
-        descriptions=["class"],
-        colors=colors,  # type: ignore[arg-type]
-        tags=tags,
-        band_tags={f"class_{v}": n for v, n in zip(scheme.values, scheme.names, strict=True)},
-    )
+def _decided(
+    strip: Strip, decide: Decide | None, pool: ThreadPoolExecutor, scheme: LabelScheme
+) -> np.ndarray:
+    """Class index uint8 `[h, w]` of a strip, in pieces and in several threads."""
+    height, width = strip.valid.shape
+    index = np.empty((height, width), np.uint8)
+    rows = max(1, _PIECE // width)
+
+    def part(first: int, last: int) -> None:
+        if decide is None:
+            blend.argmax(strip.probs[:, first:last], index[first:last])
+            return
+        for top in range(first, last, rows):
+            piece = slice(top, min(top + rows, last))
+            index[piece] = decide(strip.probs[:, piece])
+
+    spread(pool, part, height, strip.probs.size)
+    return index
 
 
 def _probability_writer(
-    path: Path, reader: ImageReader, scheme: LabelScheme, kind: Probabilities, tags: dict[str, str]
+    path: Path, grid: Grid, scheme: LabelScheme, kind: str | None, tags: Mapping[str, str] | None
 ) -> Any:
-    scale = {} if kind == "float32" else {"raremap_scale": f"1/{_SCALE}"}
-    return cog_writer(
-        path.with_suffix(".probs.tif"),
-        reader.grid,
-        kind,
-        count=scheme.num_classes,
-        nodata=float("nan") if kind == "float32" else _NO_PROBABILITY,
-        descriptions=scheme.names,
-        tags={**tags, **scale},
-        overviews="average",
-    )
+    """A COG with a band a class."""
+    scaled = {"scale": "0.004", "offset": "0"} if kind == "uint8" else {}
+    return CogWriter(
+        path, grid, str(kind), bands=scheme.names, nodata=255 if kind == "uint8" else float("nan"),
+        tags={**(tags or {}), **_class_tags(scheme), **{f"probability_{k}": v for k, v in scaled.items()}},
+        scale=0.004 if kind == "uint8" else None, overviews="average",
+    )  # fmt: skip
 
 
-def _scaled(probs: np.ndarray, valid: np.ndarray, kind: Probabilities) -> np.ndarray:
-    if kind == "float32":
-        out = probs.copy()
-        out[:, ~valid] = np.nan
-        return out
-    out = np.rint(probs * _SCALE).clip(0, _SCALE).astype(np.uint8)
-    out[:, ~valid] = _NO_PROBABILITY
-    return out
+def _stored(strip: Strip, kind: str | None) -> np.ndarray:
+    """Probabilities as they are written, nodata where not valid; a copy."""
+    if kind == "uint8":
+        scaled = np.rint(strip.probs * 250).astype(np.uint8)
+        scaled[:, ~strip.valid] = 255
+        return scaled
+    return np.where(strip.valid, strip.probs, np.float32(np.nan))
 
 
-def _hectares(reader: ImageReader, pixels: dict[str, int]) -> dict[str, float] | None:
-    grid = reader.grid
+def _class_tags(scheme: LabelScheme) -> dict[str, str]:
+    return {f"class_{value}": name for value, name in zip(scheme.values, scheme.names, strict=True)}
+
+
+def _pixel_hectares(grid: Grid) -> float | None:
     if grid.crs is None or not grid.crs.is_projected:
         return None
-    metre = grid.crs.linear_units_factor[1]
-    hectare = abs(grid.transform.determinant) * metre**2 / 1e4
-    return {name: n * hectare for name, n in pixels.items()}
-
-
-def qml(scheme: LabelScheme) -> str:
-    """A QGIS layer style with the scheme's colours and names."""
-    entries = "\n".join(
-        f'        <paletteEntry value="{v}" color={quoteattr(c)} label={quoteattr(n)} alpha="255"/>'
-        for v, c, n in zip(scheme.values, scheme.palette, scheme.names, strict=True)
-    )
-    return f"""<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
-<qgis version="3.28" styleCategories="Symbology">
-  <pipe>
-    <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">
-      <colorPalette>
-{entries}
-      </colorPalette>
-    </rasterrenderer>
-  </pipe>
-</qgis>
-"""
+    metres = grid.crs.linear_units_factor[1]
+    return abs(grid.transform.determinant) * metres**2 / 10_000

@@ -17,7 +17,7 @@ class PredictOptions(Options):
     at once (None: as many as make 512² pixels, which is fastest on ordinary processors).
     """
 
-    window: int = Field(512, ge=1)
-    overlap: float = Field(0.25, ge=0, lt=1)
+    window: int = Field(default=512, ge=1)
+    overlap: float = Field(default=0.25, ge=0, lt=1)
     blend: Literal["hann", "mean"] = "hann"
-    batch: int | None = Field(None, ge=1)
+    batch: int | None = Field(default=None, ge=1)

@@ -1,43 +1,42 @@
 """Blended probabilities of a whole scene, strip by strip, in memory that does not grow with the scene.
 
-The scene is cut into column swaths and each is gone through from top to bottom, one row of windows at a
-time: a thread reads ahead, the network sees the windows, their weighted probabilities are added into a
-ring of rows, and rows that no further window meets are handed on. Memory is bounded by the window's size
-and the swath's width, whatever the scene's height and width. The windows' lattice and the order of the
-sums are the scene's, so the values depend neither on the swaths nor on what part of the scene is wanted.
+The map is made in column swaths, each from top to bottom, one row of windows at a time: a thread reads
+ahead, the network sees the windows, their weighted probabilities are added into a ring of rows, and the
+rows that no further window meets are handed on. Memory is bounded by the window's size and the swath's
+width, whatever the scene's height and width; values depend on neither (see `lattice`).
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
-import rasterio
 
+from raremap.errors import BundleError
 from raremap.jobs import Progress, Silent
 from raremap.maps import blend
+from raremap.maps.ahead import ahead
+from raremap.maps.lattice import Lattice, Row, Swath, pieces
 from raremap.maps.options import PredictOptions
 from raremap.scene.raster import ImageReader
 from raremap.scene.window import Window
-from raremap.tiles.windows import stride
-
-T = TypeVar("T")
 
 THREADS = 2
+"""Threads that blend and decide; the network has its own."""
+
 _SWATH_BYTES = 160 << 20
 _BATCH_PIXELS = 512 * 512
-_GDAL_CACHE_MB = 64
+_ALONE = 1 << 19  # numbers that one thread adds sooner than two can be woken
 
 
 class Network(Protocol):
     """What maps need of a model: probabilities of windows of raw pixels, of any size.
 
-    Normalisation, padding, device and precision are its own affair.
+    Normalisation, padding, device and precision are its own affair. It is called from one thread.
     """
 
     def __call__(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -70,181 +69,172 @@ def stream(
 
     With `wanted` only windows that meet those rectangles are computed and only what lies in them is
     handed on, in disjoint pieces; the values are those of a whole run. Windows without a valid pixel are
-    not computed. `progress` advances by rows of the scene. Raises `SceneError` where reading fails.
+    not computed. `progress` advances by as many rows as the scene has. Raises `SceneError` where reading
+    fails, `BundleError` where the network does not give what it should.
     """
     options = options or PredictOptions()
-    grid = reader.grid
-    lattice = _Lattice.of(grid.height, grid.width, options)
-    column_bytes = lattice.height * (4 * num_classes + 3 * (len(reader.bands) * reader.dtype.itemsize + 1))
     report = progress or Silent()
+    grid = reader.grid
+    lattice = Lattice.of(grid.height, grid.width, options)
     if wanted is not None:
         wanted = [w for w in (w.intersect(grid.window) for w in wanted) if not w.empty]
+    pixel_bytes = 4 * num_classes + 3 * (len(reader.bands) * reader.dtype.itemsize + 1)
+    swaths = lattice.swaths(_SWATH_BYTES // (pixel_bytes * lattice.height), wanted)
     with ThreadPoolExecutor(THREADS, "raremap-blend") as pool:
-        for swath in lattice.swaths(_SWATH_BYTES // column_bytes):
-            share = swath.width / grid.width
-            jobs = lattice.rows(swath, wanted)
-            strips = _swath(reader, network, num_classes, options, lattice, swath, jobs, pool)
+        for swath in swaths:
+            share = swath.width / sum(s.width for s in swaths)
             shown = 0
-            for strip in strips:
+            ring = _Ring(lattice, swath, num_classes, pool)
+            for strip in _strips(reader, network, ring, options, lattice.rows(swath, wanted)):
+                for piece in [strip.window] if wanted is None else pieces(strip.window, wanted):
+                    rows, cols = piece.slices(strip.window)
+                    yield Strip(piece, strip.probs[:, rows, cols], strip.valid[rows, cols])
                 report.advance((strip.window.row_end - shown) * share)
                 shown = strip.window.row_end
-                yield from _pieces(strip, wanted)
             report.advance((grid.height - shown) * share)
 
 
-@dataclass(frozen=True)
-class _Swath:
-    """Columns `start` to `end` of the map, and the lattice columns `first` to `last` whose windows meet them."""
-
-    start: int
-    end: int
-    first: int
-    last: int
-
-    @property
-    def width(self) -> int:
-        return self.end - self.start
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row of windows to compute: its index, the rows of the map that it finishes, which columns are needed."""
-
-    index: int
-    done: tuple[int, int]
-    needed: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
-class _Lattice:
-    """All windows of a scene: starts and blending weights of rows and columns of windows of one size."""
-
-    scene: Window
-    row_starts: list[int]
-    col_starts: list[int]
-    row_weights: np.ndarray
-    col_weights: np.ndarray
-
-    @classmethod
-    def of(cls, height: int, width: int, options: PredictOptions) -> _Lattice:
-        step = stride(options.window, options.overlap)
-        rows, row_weights = blend.axis_weights(height, options.window, step, options.blend)
-        cols, col_weights = blend.axis_weights(width, options.window, step, options.blend)
-        return cls(Window(0, 0, height, width), rows, cols, row_weights, col_weights)
-
-    @property
-    def height(self) -> int:
-        return self.row_weights.shape[1]
-
-    @property
-    def width(self) -> int:
-        return self.col_weights.shape[1]
-
-    def window(self, row: int, col: int) -> Window:
-        return Window(self.row_starts[row], self.col_starts[col], self.height, self.width)
-
-    def swaths(self, widest: int) -> list[_Swath]:
-        """Swaths whose windows span at most about `widest` columns, but no less than three windows.
-
-        A swath ends where a window begins, so that few windows (one where the overlap is up to half) meet
-        two swaths; those are computed twice.
-        """
-        starts, size, end = self.col_starts, self.width, self.scene.width
-        widest = max(widest, 3 * size)
-        if end <= widest or len(starts) == 1:
-            return [_Swath(0, end, 0, len(starts) - 1)]
-        step = starts[1] - starts[0]
-        together = (widest - size) // step + 1  # windows in a swath
-        again = -(-size // step) - 1  # of which so many were in the swath before
-        count = -(-(len(starts) - again) // (together - again))
-        cuts = [starts[round(i * len(starts) / count)] for i in range(1, count)]
-        out = []
-        for a, b in zip([0, *cuts], [*cuts, end], strict=True):
-            meets = [i for i, s in enumerate(starts) if s < b and s + size > a]
-            out.append(_Swath(a, b, meets[0], meets[-1]))
-        return out
-
-    def rows(self, swath: _Swath, wanted: Sequence[Window] | None) -> list[_Row]:
-        """Rows of windows to compute in a swath, downwards; those that meet nothing wanted are left out."""
-        here = Window(0, swath.start, self.scene.height, swath.width)
-        asked = [here] if wanted is None else [w for w in (w.intersect(here) for w in wanted) if not w.empty]
-        bounds = [*self.row_starts[1:], self.scene.height]
-        out = []
-        for i, row in enumerate(self.row_starts):
-            meets = [w for w in asked if w.row_off < row + self.height and w.row_end > row]
-            needed = tuple(
-                any(w.col_off < self.col_starts[j] + self.width and w.col_end > self.col_starts[j] for w in meets)
-                for j in range(swath.first, swath.last + 1)
-            )
-            if any(needed):
-                out.append(_Row(i, (row, bounds[i]), needed))
-        return out
-
-
-def _swath(
-    reader: ImageReader,
-    network: Network,
-    num_classes: int,
-    options: PredictOptions,
-    lattice: _Lattice,
-    swath: _Swath,
-    rows: list[_Row],
-    pool: ThreadPoolExecutor,
+def _strips(
+    reader: ImageReader, network: Network, ring: _Ring, options: PredictOptions, rows: list[Row]
 ) -> Iterator[Strip]:
     """The finished strips of one swath, downwards."""
-    if not rows:
-        return
-    height, width = lattice.height, lattice.width
-    left = lattice.col_starts[swath.first]
-    across = lattice.col_starts[swath.last] + width - left
-    inside = slice(swath.start - left, swath.end - left)
-    ring = np.empty((num_classes, height, across), np.float32)
-    batch = options.batch or max(1, _BATCH_PIXELS // (height * width))
-    below = 0  # first row that no window has met yet
-    for row, image, valid in _ahead(_read(reader, lattice, swath, rows)):
-        top = lattice.row_starts[row.index]
-        old_rows = max(0, below - top)
-        below = top + height
-        weights = lattice.row_weights[row.index]
-        beyond = 0  # first column that no window of this row has met yet
-        todo: list[tuple[int, int]] = []  # columns, and how many of each are met before
-
-        def flush(todo: list[tuple[int, int]]) -> None:
-            probs = _ask(network, image, valid, [col for col, _ in todo], width, num_classes)
-            for (col, old_cols), one in zip(todo, probs, strict=True):
-                j = lattice.col_starts.index(col + left)
-                _spread(
-                    pool, height,
-                    lambda a, b: blend.add(
-                        ring, one, weights, lattice.col_weights[j], top, col, old_rows, old_cols, a, b
-                    ),
-                )  # fmt: skip
-            todo.clear()
-
-        for j, needed in enumerate(row.needed, swath.first):
-            col = lattice.col_starts[j] - left
-            old_cols = max(0, beyond - col)
-            beyond = col + width
+    width = ring.lattice.width
+    batch = options.batch or max(1, _BATCH_PIXELS // (width * ring.lattice.height))
+    for row, image, valid in ahead(_read(reader, ring, rows)):
+        ring.begin(row.index)
+        todo: list[int] = []
+        for col, needed in enumerate(row.needed, ring.swath.first):
             # A window that is skipped is missing from the sums of its pixels only, and none of them is
-            # valid; so the weights of every valid pixel still sum to 1.
-            if needed and valid[:, col : col + width].any():
-                todo.append((col, old_cols))
-                if len(todo) == batch:
-                    flush(todo)
+            # valid or wanted; so the weights of every pixel that counts still sum to 1.
+            here = ring.columns(col)
+            if needed and valid[:, here].any():
+                todo.append(col)
             else:
-                flush_before = bool(todo)
-                if flush_before:
-                    flush(todo)
-                blend.clear(ring, top, col, height, width, old_rows, old_cols)
-        if todo:
-            flush(todo)
+                _compute(network, ring, image, valid, todo)
+                ring.skip(col)
+            if len(todo) == batch:
+                _compute(network, ring, image, valid, todo)
+        _compute(network, ring, image, valid, todo)
+        yield from ring.finished(row, valid)
+
+
+def _compute(network: Network, ring: _Ring, image: np.ndarray, valid: np.ndarray, todo: list[int]) -> None:
+    """Ask the network for the windows of lattice columns `todo`, add them, and empty the list."""
+    if not todo:
+        return
+    images = np.stack([image[:, :, ring.columns(col)] for col in todo])
+    valids = np.stack([valid[:, ring.columns(col)] for col in todo])
+    probs = network(images, valids)
+    expected = (len(todo), len(ring.probs), *valids.shape[1:])
+    if probs.shape != expected:
+        raise BundleError(
+            f"the network gives probabilities of shape {probs.shape}, expected {expected} "
+            "(windows, classes, rows, columns); its labels must name as many classes as it has"
+        )
+    if np.isnan(probs[:, 0]).any() and np.isnan(probs[:, 0][valids]).any():
+        raise BundleError(
+            f"the network gives NaN for valid pixels of {ring.where(todo[0])}; "
+            "check the scene's values there and the bundle's normalisation"
+        )
+    for col, one in zip(todo, np.asarray(probs, np.float32), strict=True):
+        ring.add(col, one)
+    todo.clear()
+
+
+def _read(reader: ImageReader, ring: _Ring, rows: list[Row]) -> Iterator[tuple[Row, np.ndarray, np.ndarray]]:
+    """Image `[C, h, w]` and validity of each row of windows; rows that two of them share are read once."""
+    lattice = ring.lattice
+    image = np.empty((len(reader.bands), 0, ring.across), reader.dtype)
+    valid = np.empty((0, ring.across), bool)
+    below = 0
+    for row in rows:
+        top = lattice.row_starts[row.index]
+        kept = max(0, below - top)
+        fresh = np.empty((len(reader.bands), lattice.height, ring.across), reader.dtype)
+        usable = np.empty((lattice.height, ring.across), bool)
+        if kept:
+            fresh[:, :kept], usable[:kept] = image[:, -kept:], valid[-kept:]
+        part = Window(top + kept, ring.left, lattice.height - kept, ring.across)
+        fresh[:, kept:], usable[kept:] = reader.read(part)
+        image, valid, below = fresh, usable, top + lattice.height
+        yield row, image, valid
+
+
+class _Ring:
+    """The rows of a swath that are not final yet, `probs` `[K, window height, columns]`; row r lies at r modulo height."""
+
+    def __init__(self, lattice: Lattice, swath: Swath, num_classes: int, pool: ThreadPoolExecutor) -> None:
+        self.lattice, self.swath = lattice, swath
+        self.left = lattice.col_starts[swath.first]
+        self.across = lattice.col_starts[swath.last] + lattice.width - self.left
+        self.probs = np.empty((num_classes, lattice.height, self.across), np.float32)
+        self._pool = pool
+        self._row = self._top = self._old_rows = self._below = self._beyond = 0
+
+    def columns(self, col: int) -> slice:
+        """Where the window of a lattice column lies in the swath's buffers."""
+        start = self.lattice.col_starts[col] - self.left
+        return slice(start, start + self.lattice.width)
+
+    def where(self, col: int) -> str:
+        """The window of a lattice column, in words."""
+        top, left = self._top, self.lattice.col_starts[col]
+        return f"rows {top}-{top + self.lattice.height}, columns {left}-{left + self.lattice.width}"
+
+    def begin(self, row: int) -> None:
+        """Start a row of windows; its columns must all follow, in order, by `add` or `skip`."""
+        self._row, self._top = row, self.lattice.row_starts[row]
+        self._old_rows = max(0, self._below - self._top)
+        self._below = self._top + self.lattice.height
+        self._beyond = 0
+
+    def _old_columns(self, start: int) -> int:
+        old = max(0, self._beyond - start)
+        self._beyond = start + self.lattice.width
+        return old
+
+    def skip(self, col: int) -> None:
+        """Leave a window out."""
+        start = self.columns(col).start
+        old_cols = self._old_columns(start)
+        blend.clear(
+            self.probs, self._top, start, self.lattice.height, self.lattice.width, self._old_rows, old_cols
+        )
+
+    def add(self, col: int, probs: np.ndarray) -> None:
+        """Add a window's probabilities `[K, h, w]` by its weights."""
+        start = self.columns(col).start
+        old_cols = self._old_columns(start)
+        row_weights, col_weights = self.lattice.row_weights[self._row], self.lattice.col_weights[col]
+
+        def part(first: int, last: int) -> None:
+            blend.add(
+                self.probs, probs, row_weights, col_weights, self._top, start, self._old_rows, old_cols,
+                first, last,
+            )  # fmt: skip
+
+        spread(self._pool, part, self.lattice.height, probs.size)
+
+    def finished(self, row: Row, valid: np.ndarray) -> Iterator[Strip]:
+        """The rows that are final after this row of windows, in one strip, or two where the ring wraps."""
+        cols = slice(self.swath.start - self.left, self.swath.end - self.left)
         start, end = row.done
         while start < end:
-            y = start % height
-            stop = min(end, start + height - y)
+            at = start % self.lattice.height
+            stop = min(end, start + self.lattice.height - at)
             yield Strip(
-                Window(start, swath.start, stop - start, swath.width),
-                ring[:, y : y + stop - start, inside],
-                valid[start - top : stop - top, inside],
+                Window(start, self.swath.start, stop - start, self.swath.width),
+                self.probs[:, at : at + stop - start, cols],
+                valid[start - self._top : stop - self._top, cols],
             )
             start = stop
+
+
+def spread(pool: ThreadPoolExecutor, part: Callable[[int, int], object], rows: int, work: int) -> None:
+    """Call `part(first, last)` for shares of the rows in several threads, or at once where there is little work."""
+    if work < _ALONE or rows < THREADS:
+        part(0, rows)
+        return
+    cuts = [rows * i // THREADS for i in range(THREADS + 1)]
+    for done in [pool.submit(part, a, b) for a, b in pairwise(cuts)]:
+        done.result()

@@ -7,8 +7,7 @@ import queue
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,110 +27,173 @@ _RAW_ROWS = 16
 
 
 class CogWriter:
-    """Takes windows in any order, written by a thread of its own; `cog_writer` makes and finishes it."""
+    """A COG written window by window, in any order: tiles of 512², DEFLATE, overviews, BigTIFF when needed.
 
-    def __init__(self, path: Path, file: Any) -> None:
-        self.path = path
-        self._file = file
+        with CogWriter("map.tif", grid, "uint8", nodata=255) as out:
+            out.write(Window(0, 0, 64, 64), array)
+
+    The file takes its name when the block ends without a fault; otherwise nothing remains. Pixels that
+    were never written are nodata. A thread does the writing; meanwhile the raw raster needs disk space
+    beside the result. Raises `OutputError` with one line where the folder is not writable (at the start)
+    or the disk is full.
+
+    Overviews of classes are by nearest pixel, which keeps the share of a rare class as it is; a majority
+    would wipe it out. Those of quantities are averages.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        grid: Grid,
+        dtype: str,
+        bands: Sequence[str] = ("map",),
+        nodata: float | None = None,
+        colors: Mapping[int, tuple[int, int, int]] | None = None,
+        tags: Mapping[str, str] | None = None,
+        scale: float | None = None,
+        overviews: Literal["nearest", "average"] = "nearest",
+        level: int = 6,
+    ) -> None:
+        self.path, self.grid, self.bands = Path(path), grid, tuple(bands)
+        self._profile = _profile(grid, dtype, len(bands), nodata)
+        self._colors, self._tags, self._scale = colors, dict(tags or {}), scale
+        self._overviews, self._level = overviews, level
+        self._scratch: Path | None = None
+        self._file: Any = None
         self._queue: queue.Queue[tuple[Window, np.ndarray] | None] = queue.Queue(maxsize=2)
         self._failed: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._complete = False
+
+    def __enter__(self) -> CogWriter:
+        self._scratch = _scratch(self.path)
+        try:
+            self._told(self._open)
+        except BaseException:
+            self._abandon()
+            raise
         self._thread = threading.Thread(target=self._work, name="raremap-writer", daemon=True)
         self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.complete()
+                self._told(lambda: os.replace(self._path("cog.tif"), self.path))
+        finally:
+            self._abandon()
 
     def write(self, window: Window, array: np.ndarray) -> None:
         """Hand over `[h, w]` (one band) or `[bands, h, w]`; the array must not change afterwards.
 
-        A fault of the disk is raised as `OutputError`, here or when the file is finished.
+        Where the disk fails `OutputError` is raised, here or when the file is completed.
         """
-        if array.shape[-2:] != (window.height, window.width):
-            raise ValueError(f"array {array.shape} does not fill a window of {window.height}x{window.width}")
-        self._check()
+        array = array if array.ndim == 3 else array[None]
+        expected = (len(self.bands), window.height, window.width)
+        if array.shape != expected:
+            raise ValueError(f"array of shape {array.shape} for a window of shape {expected}")
+        self._told(self._check)
         self._queue.put((window, array))
+
+    def complete(self) -> None:
+        """Make the finished COG, still under a hidden name; leaving the block names it.
+
+        Where several files belong together, complete all before leaving the first.
+        """
+        if self._complete:
+            return
+        self._told(self._build)
+        self._complete = True
+
+    def _path(self, name: str) -> Path:
+        assert self._scratch is not None, "used outside of its with block"
+        return self._scratch / name
+
+    def _open(self) -> None:
+        file = rasterio.open(self._path("raw.tif"), "w", **self._profile)
+        self._file = file
+        file.descriptions = self.bands
+        file.update_tags(**self._tags)
+        if self._scale is not None:
+            file.scales = (self._scale,) * len(self.bands)
+        if self._colors is not None:
+            file.write_colormap(1, {value: (*rgb, 255) for value, rgb in self._colors.items()})
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             if self._failed is not None:
-                continue  # drain, so that `write` never blocks
+                continue  # the queue goes on being emptied, so that `write` never waits for good
             window, array = item
             try:
                 self._file.write(
-                    array if array.ndim == 3 else array[None],
+                    array,
                     window=RioWindow(window.col_off, window.row_off, window.width, window.height),  # type: ignore[call-arg]
                 )
-            except BaseException as error:
+            except BaseException as error:  # raised by the next `write` or by `complete`
                 self._failed = error
-
-    def _finish(self) -> None:
-        """Wait until all is written."""
-        self._queue.put(None)
-        self._thread.join()
 
     def _check(self) -> None:
         if self._failed is not None:
             raise self._failed
 
+    def _finish(self) -> None:
+        """Wait until everything handed over is written, and close the raw raster."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
 
-@contextmanager
-def cog_writer(
-    path: str | Path,
-    grid: Grid,
-    dtype: str,
-    bands: Sequence[str] = ("map",),
-    nodata: float | None = None,
-    colors: Mapping[int, tuple[int, int, int]] | None = None,
-    tags: Mapping[str, str] | None = None,
-    band_tags: Sequence[Mapping[str, str]] | None = None,
-    overviews: Literal["nearest", "average"] = "nearest",
-    level: int = 6,
-) -> Iterator[CogWriter]:
-    """Write a COG window by window: tiles of 512², DEFLATE, overviews, BigTIFF when needed.
+    def _build(self) -> None:
+        self._finish()
+        self._check()
+        raw, fresh = self._path("raw.tif"), self._path("cog.tif")
+        _last_blocks(raw)
+        quantity = self._overviews == "average"
+        rio_copy(
+            raw,
+            fresh,
+            driver="COG",
+            BLOCKSIZE=_BLOCK,
+            COMPRESS="DEFLATE",
+            LEVEL=self._level,
+            PREDICTOR="YES" if quantity else "NO",
+            OVERVIEW_RESAMPLING=self._overviews,
+            BIGTIFF="IF_SAFER",
+            NUM_THREADS="ALL_CPUS",
+        )
+        _last_blocks(fresh)
+        raw.unlink()
 
-    The file takes its name when the block ends without a fault; otherwise nothing remains. Pixels that
-    were never written are nodata. While it works it needs disk for the raw raster beside the result.
-    Raises `OutputError` with one line where the folder is missing or not writable, or the disk is full.
+    def _abandon(self) -> None:
+        """Remove whatever has no name yet."""
+        try:
+            self._finish()
+        except (RasterioError, OSError):
+            pass  # the raw raster is thrown away; why it failed was told before
+        finally:
+            if self._scratch is not None:
+                shutil.rmtree(self._scratch, ignore_errors=True)
 
-    Overviews of classes are by nearest pixel, which keeps the share of a rare class as it is; a majority
-    would wipe it out. Those of quantities are averages.
-    """
-    path = Path(path)
-    scratch = _scratch(path)
-    try:
-        raw, fresh = scratch / "raw.tif", scratch / "cog.tif"
-        with _one_line(path), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-            file = rasterio.open(raw, "w", **_profile(grid, dtype, len(bands), nodata))
-            try:
-                file.descriptions = tuple(bands)
-                file.update_tags(**(tags or {}))
-                for number, own in enumerate(band_tags or (), 1):
-                    file.update_tags(number, **own)
-                if colors is not None:
-                    file.write_colormap(1, {value: (*rgb, 255) for value, rgb in colors.items()})
-                writer = CogWriter(path, file)
-                try:
-                    yield writer
-                finally:
-                    writer._finish()
-                writer._check()
-            finally:
-                file.close()
-            _expect(raw)
-            kind = "nearest" if overviews == "nearest" else "average"
-            rio_copy(
-                raw, fresh, driver="COG", BLOCKSIZE=_BLOCK, COMPRESS="DEFLATE", LEVEL=level,
-                PREDICTOR="NO" if overviews == "nearest" else "YES", OVERVIEW_RESAMPLING=kind,
-                RESAMPLING=kind, BIGTIFF="IF_SAFER", NUM_THREADS="ALL_CPUS",
-            )  # fmt: skip
-            _expect(fresh)
-            os.replace(fresh, path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    def _told(self, step: Callable[[], object]) -> None:
+        """Do a step of the writing; its faults become one line that names the file."""
+        try:
+            step()
+        except (RasterioError, OSError) as error:
+            cause = " ".join(str(error.__cause__ or error).split())[:160]
+            raise OutputError(
+                f"{self.path} cannot be written ({cause}); check the space left on its disk, nothing was changed"
+            ) from None
 
 
 def _scratch(path: Path) -> Path:
     """A hidden folder beside `path`, on the same disk, so that the result can be renamed into place."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder, expected a file name to write to")
     try:
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder, expected a file name to write to")
         path.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
     except OSError as error:
@@ -158,24 +220,10 @@ def _profile(grid: Grid, dtype: str, bands: int, nodata: float | None) -> dict[s
     return profile
 
 
-@contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (RasterioError, OSError) as error:
-        cause = " ".join(str(error.__cause__ or error).split())[:160]
-        raise OutputError(
-            f"{path} cannot be written ({cause}); check the space left on its disk, nothing was changed"
-        ) from None
-
-
-def _expect(path: Path) -> None:
+def _last_blocks(path: Path) -> None:
     """Read the last block of every level: GDAL does not report every write that failed on a full disk."""
     with rasterio.open(path) as file:
         levels = len(file.overviews(1))
     for level in range(-1, levels):
-        options = {"overview_level": level} if level >= 0 else {}
-        with rasterio.open(path, **options) as file:
+        with rasterio.open(path) if level < 0 else rasterio.open(path, overview_level=level) as file:
             file.read(window=RioWindow(file.width - 1, file.height - 1, 1, 1))  # type: ignore[call-arg]
-
-
