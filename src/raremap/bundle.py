@@ -80,6 +80,10 @@ class Bundle:
         """The same bundle with another decision."""
         return replace(self, decision=decision)
 
+    def with_metrics(self, metrics: dict[str, Any]) -> Bundle:
+        """The same bundle with other figures on its card."""
+        return replace(self, metrics=metrics)
+
     def network(self, device: str = "auto", precision: str = "auto") -> TorchNetwork:
         """The network as maps need it: raw pixels and validity in, probabilities out."""
         from raremap.models.forward import TorchNetwork
@@ -115,6 +119,8 @@ class Bundle:
             (fresh / _ITEM).write_text(json.dumps(item, indent=2, ensure_ascii=False), encoding="utf-8")
             (fresh / _CARD).write_text(_card(self), encoding="utf-8")
             fresh.chmod(0o755)
+            for file in fresh.iterdir():
+                file.chmod(0o644)
             _swap(fresh, folder)
         except OSError as error:
             raise OutputError(

@@ -41,4 +41,4 @@ def fit_decision_for(
             labelled = part.truth != IGNORE
             sample.add(part.probs[:, labelled], part.truth[labelled], int(number[part.row]))
     way["precision"] = network.precision
-    return fit_decision(*sample.arrays(), options, way)
+    return fit_decision(*sample.arrays(), options, way, bundle.scheme.names)
