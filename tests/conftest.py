@@ -6,11 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Set before numpy, numba and torch start their pools.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Compiling and busy machines take their time; a slow example is no fault.
+settings.register_profile("raremap", deadline=None)
+settings.load_profile("raremap")
 
 ROOT = Path(__file__).parents[1]
 

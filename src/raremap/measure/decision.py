@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,13 +10,17 @@ from typing import Any
 import numba
 import numpy as np
 
+from raremap.errors import ConfigError, nearest
 from raremap.measure.options import DecisionOptions
-from raremap.measure.scores import Scores
 
 _LARGEST = 4.0  # a bias beyond e^±4 says that the class cannot be told apart, not where the border lies
-_STEPS = 240
+_GRID = np.linspace(-_LARGEST, _LARGEST, 241)
 _ROUNDS = 4
+_GROUPS = 5
 _LEAST = 1e-6
+
+# Confusion matrices `[..., K, K]` to one figure each.
+Metric = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Decision:
     """`argmax_c [log p_c + bias_c]`; a zero bias is the plain argmax, and for two classes a threshold.
 
     `gain` is what the bias gains in `metric` on calibration places that it was not fitted on, `gain_se`
-    its standard error over places. `way` is the way of predicting that it was fitted for.
+    its standard error over places (None: unknown). `held` counts the calibration places that hold each
+    class. `way` is the way of predicting that it was fitted for.
     """
 
     bias: tuple[float, ...]
@@ -32,6 +37,7 @@ class Decision:
     gain: float = 0.0
     gain_se: float | None = None
     places: int = 0
+    held: tuple[int, ...] = ()
     note: str = "argmax"
     way: dict[str, Any] = field(default_factory=dict)
 
@@ -52,12 +58,12 @@ class Decision:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
-        return {**asdict(self), "bias": list(self.bias)}
+        return {**asdict(self), "bias": list(self.bias), "held": list(self.held)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Decision:
         """What `to_dict` gave."""
-        return cls(**{**data, "bias": tuple(data["bias"])})
+        return cls(**{**data, "bias": tuple(data["bias"]), "held": tuple(data.get("held", ()))})
 
 
 def most_likely(probs: np.ndarray) -> np.ndarray:
@@ -136,45 +142,72 @@ def fit_decision(
     weight: np.ndarray,
     options: DecisionOptions,
     way: dict[str, Any] | None = None,
+    names: Sequence[str] = (),
 ) -> Decision:
     """The bias that maximises the metric on calibration pixels, or none where it does not pay.
 
-    `probs [n, K]`, `truth [n]`, `place [n]` and `weight [n]` are sampled pixels. The gain is cross-fitted:
-    places are dealt to five groups, each group decided by the bias of the others; its standard error is
-    the jackknife over places. The bias is kept where the gain exceeds that.
+    `probs [n, K]`, `truth [n]`, `place [n]` and `weight [n]` are sampled pixels; `names` are needed where
+    the metric is of one class. The gain is cross-fitted: places are dealt to five groups, each group
+    decided by the bias of the others; its standard error is the jackknife over places. The bias is kept
+    where the gain exceeds that. The likeliest class and those without a sampled pixel keep a zero bias.
     """
     k, way = probs.shape[1], way or {}
-    zero = (0.0,) * k
-    places = np.unique(place)
+    zero, label = (0.0,) * k, _label(options)
     if options.kind == "argmax":
-        return Decision(zero, options.metric, note="argmax, as asked", way=way)
+        return Decision(zero, label, note="argmax, as asked", way=way)
+    metric = _metric(options, names)
+    places = np.unique(place)
+    held = tuple(len(np.unique(place[truth == c])) for c in range(k))
     if len(places) < 2:
         note = f"argmax: {len(places)} calibration place(s) are too few to fit a bias"
-        return Decision(zero, options.metric, places=len(places), note=note, way=way)
+        return Decision(zero, label, places=len(places), held=held, note=note, way=way)
     logs = np.log(np.maximum(probs, _LEAST))
-    groups = np.searchsorted(places, place) % min(5, len(places))
+    groups = np.searchsorted(places, place) % min(_GROUPS, len(places))
     decided = np.empty(len(truth), np.intp)
     for g in np.unique(groups):
         inside = groups == g
-        bias = _best_bias(logs[~inside], truth[~inside], weight[~inside], options.metric)
+        bias = _best_bias(logs[~inside], truth[~inside], weight[~inside], metric)
         decided[inside] = (logs[inside] + bias).argmax(1)
     plain = logs.argmax(1)
     before, after = (_by_place(truth, d, place, weight, places, k) for d in (plain, decided))
-    gain, error = _jackknife(before, after, options.metric)
-    figures = (
-        f"cross-fitted gain {gain:+.4f} {options.metric}, standard error {error:.4f}, {len(places)} places"
-    )
-    if gain <= error:
-        return Decision(zero, options.metric, gain, error, len(places), f"argmax ({figures})", way)
-    bias = _best_bias(logs, truth, weight, options.metric)
-    # Only differences matter; the likeliest class of the sample keeps its scores.
-    bias = bias - bias[np.bincount(truth, weight, minlength=k).argmax()]
-    return Decision(tuple(bias.tolist()), options.metric, gain, error, len(places), f"bias ({figures})", way)
+    gain, error = _jackknife(before, after, metric)
+    known = f"{error:.4f}" if error is not None else "unknown"
+    figures = f"cross-fitted gain {gain:+.4f} {label}, standard error {known}, {len(places)} places"
+    if error is None or not gain > error:
+        return Decision(zero, label, gain, error, len(places), held, f"argmax ({figures})", way)
+    bias = _best_bias(logs, truth, weight, metric)
+    return Decision(tuple(bias.tolist()), label, gain, error, len(places), held, f"bias ({figures})", way)
 
 
-def _score(matrix: np.ndarray, metric: str) -> float:
-    scores = Scores(matrix, tuple(map(str, range(len(matrix)))))
-    return float(getattr(scores, metric))
+def _label(options: DecisionOptions) -> str:
+    return options.metric if options.of is None else f"F{options.beta:g} of {options.of}"
+
+
+def _metric(options: DecisionOptions, names: Sequence[str]) -> Metric:
+    """The metric as a function of confusion matrices; means are over classes with a true pixel."""
+    if options.of is not None and options.of not in names:
+        raise ConfigError(
+            f"decision.of is '{options.of}', which is not a class; {nearest(options.of, names)}"
+        )
+    of, beta2 = (list(names).index(options.of) if options.of else None), options.beta**2
+
+    def value(matrices: np.ndarray) -> np.ndarray:
+        hits = np.diagonal(matrices, axis1=-2, axis2=-1)
+        support, given = matrices.sum(-1), matrices.sum(-2)
+        top, bottom = {
+            "macro_f1": (2 * hits, support + given),
+            "miou": (hits, support + given - hits),
+            "balanced_accuracy": (hits, support),
+            "f_beta": ((1 + beta2) * hits, beta2 * support + given),
+        }[options.metric]
+        present = support > 0
+        scores = np.divide(top, bottom, out=np.zeros(np.shape(hits)), where=present)
+        if of is not None:
+            return np.where(present[..., of], scores[..., of], np.nan)
+        count = present.sum(-1)
+        return np.divide(scores.sum(-1), count, out=np.full(np.shape(count), np.nan), where=count > 0)
+
+    return value
 
 
 def _by_place(
@@ -185,32 +218,33 @@ def _by_place(
     return np.bincount(index, weight, minlength=len(places) * k * k).reshape(len(places), k, k)
 
 
-def _jackknife(before: np.ndarray, after: np.ndarray, metric: str) -> tuple[float, float]:
+def _jackknife(before: np.ndarray, after: np.ndarray, metric: Metric) -> tuple[float, float | None]:
     """Gain of `after` over `before`, pooled over places, and its jackknife standard error."""
-
-    def gain(keep: Sequence[int] | slice) -> float:
-        return _score(after[keep].sum(0), metric) - _score(before[keep].sum(0), metric)
-
     n = len(before)
-    left_out = np.array([gain([j for j in range(n) if j != i]) for i in range(n)])
+    gain = float(metric(after.sum(0)) - metric(before.sum(0)))
+    left_out = metric(after.sum(0) - after) - metric(before.sum(0) - before)
     left_out = left_out[np.isfinite(left_out)]
-    error = (
-        float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
-        if len(left_out) > 1
-        else np.inf
-    )
-    return gain(slice(None)), error
+    if len(left_out) < 2 or not np.isfinite(gain):
+        return (gain if np.isfinite(gain) else 0.0), None
+    return gain, float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
 
 
-def _best_bias(logs: np.ndarray, truth: np.ndarray, weight: np.ndarray, metric: str) -> np.ndarray:
-    """Coordinate ascent: each class's bias in turn, over all values that change a decision."""
+def _best_bias(logs: np.ndarray, truth: np.ndarray, weight: np.ndarray, metric: Metric) -> np.ndarray:
+    """Coordinate ascent: the bias of each class in turn, as long as the metric rises.
+
+    Only differences matter, so that the likeliest class stays at zero; so do classes without a pixel
+    here: nothing is known of them.
+    """
     k = logs.shape[1]
+    support = np.bincount(truth, weight, minlength=k)
+    free = [c for c in range(k) if support[c] > 0 and c != support.argmax()]
     bias = np.zeros(k)
-    best = -np.inf
-    for _ in range(_ROUNDS):
+    start = np.bincount(truth * k + logs.argmax(1), weight, minlength=k * k)
+    best = float(metric(start.reshape(k, k)))
+    for _ in range(_ROUNDS if k > 2 else 1):
         before = best
-        for c in range(k):
-            bias[c], best = _best_of_class(logs, truth, weight, bias, c, metric, max(best, -1.0))
+        for c in free:
+            bias[c], best = _best_of_class(logs, truth, weight, bias, c, metric, best)
         if best <= before + 1e-6:
             break
     return bias
@@ -222,30 +256,39 @@ def _best_of_class(
     weight: np.ndarray,
     bias: np.ndarray,
     c: int,
-    metric: str,
+    metric: Metric,
     best: float,
 ) -> tuple[float, float]:
     """The best bias of class c with the others as they are, and the score it gives.
 
     A pixel goes to c when its bias exceeds that pixel's own threshold: counts along all biases are
-    cumulative sums of one histogram.
+    cumulative sums of one histogram. Two classes are solved exactly, more on a fixed grid.
     """
     k = logs.shape[1]
     scores = logs + bias
     scores[:, c] = -np.inf
     rival = scores.argmax(1)
     threshold = scores[np.arange(len(truth)), rival] - logs[:, c]
-    grid = np.linspace(-_LARGEST, _LARGEST, _STEPS + 1)
+    grid = _between(threshold) if k == 2 else _GRID
     step = np.searchsorted(grid, threshold, side="left")  # first grid value that is not below the threshold
     moved = np.bincount((step * k + truth) * k + rival, weight, minlength=(len(grid) + 1) * k * k)
     moved = moved.reshape(len(grid) + 1, k, k)[:-1].cumsum(0)  # [bias, truth, rival] that went to c
     start = np.bincount(truth * k + rival, weight, minlength=k * k).reshape(k, k)
     matrices = start - moved
     matrices[:, :, c] += moved.sum(2)
-    values = np.array([_score(m, metric) for m in matrices])
-    top = float(np.nanmax(values))
+    values = metric(matrices)
+    if not np.isfinite(values).all():  # the metric's class has no pixel here
+        return float(bias[c]), best
+    top = float(values.max())
     if top <= best + 1e-9:
         return float(bias[c]), best
     # The middle of the best values: the least sensitive to where they end.
     ties = np.flatnonzero(values >= top - 1e-12)
     return float(grid[ties[len(ties) // 2]]), top
+
+
+def _between(threshold: np.ndarray) -> np.ndarray:
+    """Biases that divide the pixels in every way that there is: one between each two thresholds, and zero."""
+    levels = np.unique(np.clip(threshold, -_LARGEST, _LARGEST))
+    ends = np.concatenate([[-_LARGEST], levels, [_LARGEST]])
+    return np.unique(np.append((ends[1:] + ends[:-1]) / 2, 0.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raremap.options import Options
 
@@ -45,9 +45,18 @@ class DecisionOptions(Options):
     """How classes are decided from probabilities: a `bias` on their logarithms, or plain `argmax`.
 
     The bias maximises `metric` on calibration places; it stays zero unless its cross-fitted gain exceeds
-    its standard error. At most `sample` pixels are kept for it.
+    its standard error. "f_beta" is the F-score of the class `of`: `beta` above 1 asks for fewer
+    omissions, below 1 for fewer false alarms. At most `sample` pixels are kept for the fit.
     """
 
     kind: Literal["bias", "argmax"] = "bias"
-    metric: Literal["macro_f1", "miou"] = "macro_f1"
+    metric: Literal["macro_f1", "miou", "balanced_accuracy", "f_beta"] = "macro_f1"
+    of: str | None = None
+    beta: float = Field(1.0, gt=0)
     sample: int = Field(400_000, ge=1000)
+
+    @model_validator(mode="after")
+    def _one_class(self) -> DecisionOptions:
+        if (self.metric == "f_beta") != (self.of is not None):
+            raise ValueError("decision.of names the class of decision.metric: f_beta; give both or neither")
+        return self
