@@ -1,0 +1,1 @@
+"""Simulated valleys with known truth."""

@@ -20,7 +20,7 @@ def simulate(
 
     `size` is in pixels of 10 m (default 1024, or 512 each with `valleys`). Same seed, same bytes.
     """
-    from raremap.valley import simulate as run
+    from raremap.valley.simulate import simulate as run
 
     size = size if size is not None else (1024 if valleys is None else 512)
     options = ValleyOptions(seed=seed, size=size, valleys=valleys)
