@@ -22,7 +22,7 @@ from raremap.maps import blend
 from raremap.maps.ahead import ahead
 from raremap.maps.lattice import Lattice, Row, Swath, pieces
 from raremap.maps.options import PredictOptions
-from raremap.scene.raster import ImageReader
+from raremap.scene.raster import ImageReader, bounded_cache
 from raremap.scene.window import Window
 
 THREADS = 2
@@ -147,17 +147,18 @@ def _read(reader: ImageReader, ring: _Ring, rows: list[Row]) -> Iterator[tuple[R
     image = np.empty((len(reader.bands), 0, ring.across), reader.dtype)
     valid = np.empty((0, ring.across), bool)
     below = 0
-    for row in rows:
-        top = lattice.row_starts[row.index]
-        kept = max(0, below - top)
-        fresh = np.empty((len(reader.bands), lattice.height, ring.across), reader.dtype)
-        usable = np.empty((lattice.height, ring.across), bool)
-        if kept:
-            fresh[:, :kept], usable[:kept] = image[:, -kept:], valid[-kept:]
-        part = Window(top + kept, ring.left, lattice.height - kept, ring.across)
-        fresh[:, kept:], usable[kept:] = reader.read(part)
-        image, valid, below = fresh, usable, top + lattice.height
-        yield row, image, valid
+    with bounded_cache():
+        for row in rows:
+            top = lattice.row_starts[row.index]
+            kept = max(0, below - top)
+            fresh = np.empty((len(reader.bands), lattice.height, ring.across), reader.dtype)
+            usable = np.empty((lattice.height, ring.across), bool)
+            if kept:
+                fresh[:, :kept], usable[:kept] = image[:, -kept:], valid[-kept:]
+            part = Window(top + kept, ring.left, lattice.height - kept, ring.across)
+            fresh[:, kept:], usable[kept:] = reader.read(part)
+            image, valid, below = fresh, usable, top + lattice.height
+            yield row, image, valid
 
 
 class _Ring:

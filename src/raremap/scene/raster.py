@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +30,14 @@ Path_ = str | Path
 # Photos and masks without georeferencing are ordinary input. A filter for good, and not one around each
 # opening: those are not safe where scenes are read by several threads.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+
+def bounded_cache(megabytes: int = 64) -> rasterio.Env:
+    """Within it GDAL keeps at most so many decoded blocks (its own default is 5 % of the machine's memory).
+
+    What the environment variable GDAL_CACHEMAX says goes before.
+    """
+    return rasterio.Env() if "GDAL_CACHEMAX" in os.environ else rasterio.Env(GDAL_CACHEMAX=megabytes)
 
 
 @contextmanager
