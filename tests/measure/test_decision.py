@@ -94,7 +94,7 @@ def test_probabilities_that_are_right_already_are_left_alone() -> None:
     probs = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     decision = fit_decision(probs, truth, rng.integers(0, 8, 6000), np.ones(6000), DecisionOptions())
     assert not decision.fitted
-    assert decision.note.startswith("argmax (cross-fitted gain")
+    assert decision.note.startswith("argmax, since a bias by class would not pay (cross-fitted gain")
 
 
 @settings(max_examples=20)

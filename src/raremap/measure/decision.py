@@ -33,7 +33,7 @@ class Decision:
     """
 
     bias: tuple[float, ...]
-    metric: str = "macro_f1"
+    metric: str = "macro-F1"
     gain: float = 0.0
     gain_se: float | None = None
     places: int = 0
@@ -172,15 +172,18 @@ def fit_decision(
     before, after = (_by_place(truth, d, place, weight, places, k) for d in (plain, decided))
     gain, error = _jackknife(before, after, metric)
     known = f"{error:.4f}" if error is not None else "unknown"
-    figures = f"cross-fitted gain {gain:+.4f} {label}, standard error {known}, {len(places)} places"
+    figures = f"cross-fitted gain in {label} {gain:+.4f}, standard error {known}, {len(places)} places"
     if error is None or not gain > error:
-        return Decision(zero, label, gain, error, len(places), held, f"argmax ({figures})", way)
+        note = f"argmax, since a bias by class would not pay ({figures})"
+        return Decision(zero, label, gain, error, len(places), held, note, way)
     bias = _best_bias(logs, truth, weight, metric)
-    return Decision(tuple(bias.tolist()), label, gain, error, len(places), held, f"bias ({figures})", way)
+    note = f"bias by class ({figures})"
+    return Decision(tuple(bias.tolist()), label, gain, error, len(places), held, note, way)
 
 
 def _label(options: DecisionOptions) -> str:
-    return options.metric if options.of is None else f"F{options.beta:g} of {options.of}"
+    names = {"macro_f1": "macro-F1", "miou": "mIoU", "balanced_accuracy": "balanced accuracy"}
+    return names[options.metric] if options.of is None else f"F{options.beta:g} of {options.of}"
 
 
 def _metric(options: DecisionOptions, names: Sequence[str]) -> Metric:

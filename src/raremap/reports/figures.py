@@ -1,4 +1,4 @@
-"""Figures of a report, as SVG that follows the page's colours."""
+"""Curves of a training, as SVG that follows the page's colours and is legible on a phone."""
 
 from __future__ import annotations
 
@@ -9,163 +9,101 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 # Text and axes take the page's colour, so that one picture serves light and dark.
 _INK = "#123456"
+_SCORES = (("macro_f1", "#2C7FB8", "macro-F1"), ("miou", "#D95F0E", "mIoU"))
+_LOSS = "#7A8791"
+
+
+def curves(path: Path, palette: dict[str, str]) -> list[dict[str, str]]:
+    """Loss and monitor scores over steps from metrics.csv: title and SVG of each; none where it has no rows.
+
+    Columns that are missing or empty are left out.
+    """
+    rows = _rows(path)
+    out = []
+    loss = _column(rows, "loss")
+    if loss:
+        with _axes() as (figure, axes):
+            axes.plot(*zip(*loss, strict=True), color=_LOSS, lw=1.8)
+            axes.set_ylim(0, None)
+            out.append({"title": "training loss", "svg": _svg(figure, "loss")})
+    scores = [(_column(rows, name), color, label) for name, color, label in _SCORES]
+    if any(column for column, _, _ in scores):
+        with _axes() as (figure, axes):
+            for column, color, label in scores:
+                if column:
+                    axes.plot(*zip(*column, strict=True), "o-", color=color, lw=2, ms=3, label=label)
+            axes.set_ylim(0, 1)
+            axes.legend(frameon=False, ncols=2, loc="lower right")
+            out.append({"title": "macro-F1 and mIoU of the monitor places", "svg": _svg(figure, "scores")})
+    by_class = {name: _column(rows, f"f1/{name}") for name in palette}
+    if any(by_class.values()):
+        with _axes() as (figure, axes):
+            for name, column in by_class.items():
+                if column:
+                    axes.plot(*zip(*column, strict=True), color=palette[name], lw=2.2)
+            axes.set_ylim(0, 1)
+            out.append({"title": "F1 of each class, in its colour", "svg": _svg(figure, "classes")})
+    return out
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _column(rows: list[dict[str, str]], name: str) -> list[tuple[float, float]]:
+    """Steps and values where both are finite numbers."""
+    out = []
+    for row in rows:
+        try:
+            pair = float(row["step"]), float(row[name])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if pair[1] - pair[1] == 0:
+            out.append(pair)
+    return out
 
 
 @contextmanager
-def _axes(width: float, height: float) -> Iterator[tuple[Any, Any]]:
+def _axes() -> Iterator[tuple[Any, Any]]:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    style = {
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    style: Any = {
         "svg.fonttype": "none",
         "font.family": "sans-serif",
-        "font.size": 10,
+        "font.size": 9.5,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        **dict.fromkeys(
-            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
-        ),
+        "axes.linewidth": 0.6,
+        "axes.grid": True,
+        "grid.color": _INK,
+        "grid.alpha": 0.13,
+        "grid.linewidth": 0.6,
+        **dict.fromkeys(inked, _INK),
     }
     with pyplot.rc_context(style):
-        figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(3.6, 2.6), layout="constrained")
+        axes.set_xlabel("step")
         try:
             yield figure, axes
         finally:
             pyplot.close(figure)
 
 
-def _svg(figure: Any) -> str:
+def _svg(figure: Any, name: str) -> str:
+    import matplotlib
+
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    # The salt keeps the ids of several figures on one page apart, and the same from run to run.
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace(_INK, "currentColor")
-
-
-def class_shares(counts: dict[str, np.ndarray], names: list[str], palette: dict[str, str]) -> str:
-    """Class shares by use, on a logarithmic axis: the rare ones are what matters."""
-    uses = [u for u, c in counts.items() if c.sum() > 0]
-    order = np.argsort(-counts[uses[0]])
-    with _axes(8, 0.7 + 0.34 * len(names)) as (figure, axes):
-        markers = dict(zip(("train", "monitor", "calibration", "test"), "o^sD", strict=True))
-        for y, k in enumerate(order[::-1]):
-            values = [counts[u][k] / counts[u].sum() for u in uses]
-            positive = [v for v in values if v > 0]
-            if positive:
-                axes.plot(
-                    [min(positive), max(positive)],
-                    [y, y],
-                    color=palette[names[k]],
-                    lw=5,
-                    alpha=0.5,
-                    solid_capstyle="round",
-                )
-            for u, v in zip(uses, values, strict=True):
-                if v > 0:
-                    axes.plot(v, y, markers.get(u, "o"), color=palette[names[k]], mec=_INK, mew=0.8, ms=7)
-        for u in uses:
-            axes.plot([], [], markers.get(u, "o"), color="none", mec=_INK, label=u)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(
-            lambda v, _: f"{v:.4%}".rstrip("0%").rstrip(".") + " %" if v < 0.0001 else f"{v * 100:g} %"
-        )
-        axes.set_yticks(range(len(names)), [names[k] for k in order[::-1]])
-        axes.legend(
-            ncols=4,
-            frameon=False,
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            borderaxespad=0,
-            handletextpad=0.1,
-        )
-        return _svg(figure)
-
-
-def curves(path: Path) -> str | None:
-    """Loss and monitor scores over steps from metrics.csv; None where there is none."""
-    if not path.is_file():
-        return None
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        return None
-
-    def column(name: str) -> tuple[list[float], list[float]]:
-        pairs = [(float(r["step"]), float(r[name])) for r in rows if r.get(name)]
-        return [p[0] for p in pairs], [p[1] for p in pairs]
-
-    with _axes(8, 3.1) as (figure, axes):
-        axes.plot(*column("loss"), color="#888888", lw=1.6, label="training loss")
-        axes.set_xlabel("step")
-        axes.set_ylabel("loss")
-        right = axes.twinx()
-        right.spines["right"].set_visible(True)
-        for name, color, label in (
-            ("macro_f1", "#2C7FB8", "macro-F1, monitor"),
-            ("miou", "#1B7837", "mIoU, monitor"),
-        ):
-            right.plot(*column(name), "o-", color=color, lw=1.8, ms=3.5, label=label)
-        right.set_ylim(0, 1)
-        handles = [*axes.get_lines(), *right.get_lines()]
-        axes.legend(
-            handles,
-            [h.get_label() for h in handles],
-            frameon=False,
-            ncols=3,
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-        )
-        return _svg(figure)
-
-
-def confusion_picture(matrix: np.ndarray, names: list[str]) -> str:
-    """The confusion matrix, each row (true class) adding up to 100 %."""
-    total = matrix.sum(1, keepdims=True)
-    share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
-    n = len(names)
-    with _axes(1.8 + 0.62 * n, 1.1 + 0.5 * n) as (figure, axes):
-        axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for (r, c), v in np.ndenumerate(share):
-            if v >= 0.005:
-                # Cells are coloured alike in light and dark, so their figures are, too.
-                axes.text(
-                    c,
-                    r,
-                    f"{100 * v:.0f}",
-                    ha="center",
-                    va="center",
-                    color="#FFFFFF" if v > 0.55 else "#222222",
-                    fontsize=9,
-                )
-        axes.set_xticks(range(n), names, rotation=35, ha="right")
-        axes.set_yticks(range(n), names)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true (each row 100 %)")
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        return _svg(figure)
-
-
-def scores_by_rarity(decision: dict[str, Any], argmax: dict[str, Any], palette: dict[str, str]) -> str:
-    """F1 of each class from rare to common, with the decision (bars) and with the argmax (ticks)."""
-    by_class, plain = decision["by_class"], argmax["by_class"]
-    total = sum(c["support"] for c in by_class.values())
-    names = sorted(
-        (n for n in by_class if by_class[n]["f1"] is not None), key=lambda n: by_class[n]["support"]
-    )
-    with _axes(8, 0.8 + 0.36 * len(names)) as (figure, axes):
-        for y, name in enumerate(names[::-1]):
-            f1 = by_class[name]["f1"]
-            axes.barh(y, f1, color=palette[name], height=0.72, edgecolor=_INK, linewidth=0.4)
-            axes.plot([plain[name]["f1"]] * 2, [y - 0.44, y + 0.44], color=_INK, lw=2)
-            axes.text(max(f1, plain[name]["f1"]) + 0.012, y, f"{f1:.2f}", va="center")
-        labels = [f"{n}  ({by_class[n]['support'] / total:.2%})" for n in names[::-1]]
-        axes.set_yticks(range(len(names)), labels)
-        axes.set_xlim(0, 1.05)
-        axes.set_xlabel("F1 (bar: with the decision; tick: plain argmax)")
-        return _svg(figure)

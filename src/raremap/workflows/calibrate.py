@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,18 +27,15 @@ def fit_decision_for(
     quiet: bool = False,
 ) -> Decision:
     """The decision for the bundle's own way of predicting; the plain argmax where nothing can be fitted."""
-    way = {"window": bundle.predict.window, "overlap": bundle.predict.overlap}
     rows = np.flatnonzero(uses == "calibration")
-    k = bundle.scheme.num_classes
-    if options.kind == "argmax" or len(rows) == 0:
-        note = "argmax, as asked" if options.kind == "argmax" else "argmax: there are no calibration places"
-        return Decision((0.0,) * k, options.metric, note=note, way=way)
-    places, number = np.unique(catalog.table["place"].to_numpy().astype(str), return_inverse=True)
-    sample = PixelSample(k, options.sample, seed)
-    network = bundle.network(device=device)
-    with progress("calibrate", len(rows), quiet) as bar:
-        for part in scored(bundle, network, catalog, rows, bar):
-            labelled = part.truth != IGNORE
-            sample.add(part.probs[:, labelled], part.truth[labelled], int(number[part.row]))
-    way["precision"] = network.precision
+    _, number = np.unique(catalog.table["place"].to_numpy().astype(str), return_inverse=True)
+    way: dict[str, Any] = {"window": bundle.predict.window, "overlap": bundle.predict.overlap}
+    sample = PixelSample(bundle.scheme.num_classes, options.sample, seed)
+    if options.kind != "argmax" and len(rows):
+        network = bundle.network(device=device)
+        with progress("calibrate", len(rows), quiet) as bar:
+            for part in scored(bundle, network, catalog, rows, bar):
+                labelled = part.truth != IGNORE
+                sample.add(part.probs[:, labelled], part.truth[labelled], int(number[part.row]))
+        way["precision"] = getattr(network, "precision", "float32")
     return fit_decision(*sample.arrays(), options, way, bundle.scheme.names)

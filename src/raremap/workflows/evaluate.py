@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import warnings
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,10 @@ from raremap.measure.scores import Scores
 from raremap.workflows.scoring import check_fits, rows_of, scored
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from raremap.bundle import Bundle
+    from raremap.maps.stream import Network
     from raremap.tiles.catalog import Catalog
 
 # An interval over fewer places that hold a class would promise too much.
@@ -58,9 +62,17 @@ class Evaluation:
         return Scores(self.plain.sum(0), self.names, self.rare)
 
     @property
-    def by_class(self) -> dict[str, dict[str, float | None]]:
-        """Precision, recall, F1, IoU, support and areas of each class, with the decision."""
-        return self.scores.to_dict()["by_class"]
+    def by_class(self) -> pd.DataFrame:
+        """A row a class, from rare to common: share, F1, IoU, precision, recall, area (predicted to true), pixels."""
+        import pandas as pd
+
+        scores = self.scores
+        columns = ("f1", "iou", "precision", "recall", "area_ratio", "support")
+        table = pd.DataFrame(
+            {c: getattr(scores, c) for c in columns}, index=pd.Index(self.names, name="class")
+        )
+        table.insert(0, "share", table["support"] / max(1.0, table["support"].sum()))
+        return table.astype({"support": int}).sort_values("support", kind="stable").round(4)
 
     def places_with(self) -> dict[str, int]:
         """Number of places that hold each class."""
@@ -85,6 +97,7 @@ class Evaluation:
                 for p in order
             },
             "remarks": list(self.remarks),
+            "tiles": len(self.rows),
             **self.facts,
             "files": [str(f) for f in self.files],
         }
@@ -109,7 +122,8 @@ class Evaluation:
             figures = (s.f1[k], s.iou[k], s.precision[k], s.recall[k])
             text = "".join(f"{v:>{w}.3f}" for v, w in zip(figures, (10, 10, 11, 10), strict=True))
             lines.append(f"{self.names[k] + mark:<24}{text}{s.support[k] / total:>10.3%}")
-        lines += ["* rare", *(f"note: {r}" for r in self.remarks)]
+        lines += ["* rare"] * any(n in self.rare for n in self.names)
+        lines += [f"note: {r}" for r in self.remarks]
         lines += [str(f) for f in self.files]
         return "\n".join(lines)
 
@@ -124,24 +138,27 @@ def evaluate(
 ) -> Evaluation:
     """Score a bundle on the tiles of a use; with `out` (default: beside a bundle's folder) also as files.
 
-    Predictions are those of `predict`: whole scenes in windows, blended. Each pixel counts once. Writes
-    evaluation.json and report.html. On another catalog than the bundle was trained on, all places but
-    those that training, monitor or calibration used are the test.
+    Predictions are those of `predict`: whole scenes in windows, blended. Each pixel of a scene counts
+    once. Writes evaluation.json and report.html (for other uses than the test, their name is added). On
+    another catalog than the bundle was trained on, all places but those that training, monitor or
+    calibration used are the test. Raises `BundleError` where the catalog has other classes or lacks a
+    band, `CatalogError` where its sources changed or the use has no tile.
     """
     from raremap.bundle import Bundle
     from raremap.tiles.catalog import Catalog
 
-    if not isinstance(bundle, Bundle):
+    if isinstance(bundle, (str, Path)):
         out = Path(bundle).resolve().parent if out is None else out
         bundle = Bundle.load(bundle)
-    if not isinstance(catalog, Catalog):
+    if isinstance(catalog, (str, Path)):
         catalog = Catalog.load(catalog)
     catalog.check_sources()
     check_fits(bundle, catalog)
     uses, remarks = _uses(bundle, catalog)
     rows = rows_of(uses, use)
     names = catalog.scheme.names
-    matrices, plain = _score(bundle, catalog, rows, device, quiet)
+    network = bundle.network(device=device)
+    matrices, plain = _score(bundle, network, catalog, rows, quiet)
     result = Evaluation(
         use=use,
         names=names,
@@ -150,14 +167,14 @@ def evaluate(
         places=catalog.table["place"].to_numpy().astype(str)[rows],
         matrices=matrices,
         plain=plain,
-        facts=_facts(bundle, catalog, uses),
+        facts=_facts(bundle, network, catalog, uses),
     )
-    object.__setattr__(result, "remarks", (*remarks, *_remarks(result)))
-    return result if out is None else _write(result, bundle, catalog, uses, Path(out), device)
+    result = replace(result, remarks=(*remarks, *_remarks(result)))
+    return result if out is None else _write(result, bundle, network, catalog, Path(out))
 
 
 def _score(
-    bundle: Bundle, catalog: Catalog, rows: np.ndarray, device: str, quiet: bool
+    bundle: Bundle, network: Network, catalog: Catalog, rows: np.ndarray, quiet: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Confusion matrices of each tile `[tiles, K, K]`, with the decision and with the argmax."""
     k = bundle.scheme.num_classes
@@ -165,7 +182,7 @@ def _score(
     matrices, plain = np.zeros((2, len(rows), k, k), np.int64)
     decision = bundle.decision
     with progress("evaluate", len(rows), quiet) as bar:
-        for part in scored(bundle, bundle.network(device=device), catalog, rows, bar):
+        for part in scored(bundle, network, catalog, rows, bar):
             at = position[part.row]
             here = confusion(part.truth, most_likely(part.probs), k)
             plain[at] += here
@@ -204,51 +221,77 @@ def _rare(bundle: Bundle, catalog: Catalog, uses: np.ndarray) -> tuple[str, ...]
     return rare_classes(known, catalog.scheme.names, catalog.scheme.rare)
 
 
-def _facts(bundle: Bundle, catalog: Catalog, uses: np.ndarray) -> dict[str, Any]:
-    import raremap
-
+def _facts(bundle: Bundle, network: Network, catalog: Catalog, uses: np.ndarray) -> dict[str, Any]:
+    """What was scored with what: everything that a report needs besides the scores."""
     places = catalog.table["place"].to_numpy().astype(str)
+    here = [u for u in ("train", "monitor", "calibration", "test", "dropped") if (uses == u).any()]
+    names = catalog.scheme.names
     return {
         "bundle": bundle.name,
+        "bands": list(bundle.bands),
+        "model": bundle.options.model_dump(mode="json") if bundle.options else type(bundle.module).__name__,
+        "training": {k: v for k, v in bundle.info.items() if k not in ("name", "places", "catalog")},
         "fitted_decision": bundle.decision.to_dict() if bundle.decision else None,
-        "predict": bundle.predict.model_dump(mode="json"),
-        "what_saw_what": {u: sorted(set(places[uses == u])) for u in sorted(set(uses))},
+        "predict": {
+            **bundle.predict.model_dump(mode="json"),
+            "precision": getattr(network, "precision", "float32"),
+        },
+        "what_saw_what": {u: sorted(set(places[uses == u])) for u in here},
+        "tiles_by_use": {u: int((uses == u).sum()) for u in here},
+        "pixels_by_use": {
+            u: dict(zip(names, catalog.counts[uses == u].sum(0).tolist(), strict=True)) for u in here
+        },
+        "colors": dict(zip(names, catalog.scheme.palette, strict=True)),
         "catalog": catalog.fingerprint,
         "dropped": {**catalog.dropped, "shares ground with another use": int((uses == "dropped").sum())},
-        "raremap": raremap.__version__,
-        "python": platform.python_version(),
+        "versions": _versions(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    import raremap
+
+    versions = {"raremap": raremap.__version__, "python": platform.python_version()}
+    for name in ("torch", "segmentation-models-pytorch", "rasterio", "numpy"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
 def _remarks(e: Evaluation) -> list[str]:
     out = []
+    if e.use != "test":
+        out.append(
+            f"these are {e.use} places, which the making of the bundle used; the scores may flatter it"
+        )
     for name in e.scores.absent:
         given = int(e.scores.predicted[e.names.index(name)])
-        out.append(f"'{name}' has no pixel here, so it has no score; {given:,} pixels were called it")
+        out.append(
+            f"'{name}' has no labelled pixel here, so it has no score; {given:,} labelled pixels were called it"
+        )
     few = {n: c for n, c in e.places_with().items() if 0 < c < FEW_PLACES}
     if few:
-        listed = ", ".join(f"{n} {c}" for n, c in few.items())
-        out.append(f"too few places for an interval (under {FEW_PLACES} that hold the class): {listed}")
+        listed = ", ".join(f"{n} ({c})" for n, c in few.items())
+        out.append(f"fewer than {FEW_PLACES} places hold these classes, too few for an interval: {listed}")
+    way = (e.facts["fitted_decision"] or {}).get("way", {})
+    for key, now in e.facts["predict"].items():
+        if key in way and way[key] != now:
+            out.append(f"the decision was fitted with {key} {way[key]}, this was predicted with {now}")
     return out
 
 
-def _write(
-    result: Evaluation, bundle: Bundle, catalog: Catalog, uses: np.ndarray, out: Path, device: str
-) -> Evaluation:
+def _write(result: Evaluation, bundle: Bundle, network: Network, catalog: Catalog, out: Path) -> Evaluation:
     from raremap.reports.page import write_report
     from raremap.workflows.panels import panels
 
-    files = (out / "evaluation.json", out / "report.html")
-    object.__setattr__(result, "files", files)
-    with written(files[0]) as fresh:
-        fresh.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
-    write_report(
-        files[1],
-        evaluation=result.to_dict(),
-        palette=dict(zip(catalog.scheme.names, catalog.scheme.palette, strict=True)),
-        counts={u: catalog.counts[uses == u].sum(0) for u in ("train", "monitor", "calibration", "test")},
-        metrics=out / "metrics.csv",
-        panels=panels(bundle, catalog, result, device),
-    )
+    which = "" if result.use == "test" else f"-{result.use}"
+    result = replace(result, files=(out / f"evaluation{which}.json", out / f"report{which}.html"))
+    data = result.to_dict()
+    with written(result.files[0]) as fresh:
+        fresh.write_text(json.dumps(data, indent=1, allow_nan=False), encoding="utf-8")
+    pictures = panels(bundle, network, catalog, result)
+    write_report(result.files[1], data, metrics=out / "metrics.csv", panels=pictures)
     return result

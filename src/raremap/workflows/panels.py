@@ -14,19 +14,18 @@ from raremap.workflows.scoring import scored
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
+    from raremap.maps.stream import Network
     from raremap.tiles.catalog import Catalog
     from raremap.workflows.evaluate import Evaluation
 
 
 def panels(
-    bundle: Bundle, catalog: Catalog, evaluation: Evaluation, device: str, most: int = 6
+    bundle: Bundle, network: Network, catalog: Catalog, evaluation: Evaluation, most: int = 6
 ) -> list[Panel]:
     """The best, the median and the worst tiles among those that hold most of the rare classes."""
-    chosen = _choose(evaluation, most)
-    network = bundle.network(device=device)
     decide = bundle.decision.apply if bundle.decision is not None else most_likely
     out = []
-    for at, label in chosen:
+    for at, word, score in choose(evaluation, most):
         row = int(evaluation.rows[at])
         window = catalog.windows[row]
         predicted = np.full((window.height, window.width), IGNORE, np.uint8)
@@ -38,26 +37,39 @@ def panels(
             pixels, valid = image.read(window)
             picture = true_color(pixels, valid, image.bands)
         predicted[~valid] = IGNORE
-        f1 = Scores(evaluation.matrices[at], evaluation.names).macro_f1
-        tile = str(catalog.table["tile_id"].iloc[row])
-        out.append(Panel(f"{label}: {tile}, macro-F1 {f1:.2f}", picture, truth, predicted))
+        where = f"{catalog.table['tile_id'].iloc[row]} (place {evaluation.places[at]})"
+        out.append(Panel(word, f"F1 {score:.2f} · {where}", picture, truth, predicted))
     return out
 
 
-def _choose(evaluation: Evaluation, most: int) -> list[tuple[int, str]]:
-    """Positions of tiles with a word for each: of the third richest in rare classes, by macro-F1."""
+def choose(evaluation: Evaluation, most: int) -> list[tuple[int, str, float]]:
+    """Tiles to show, by position: each with a word and its score.
+
+    Of the third of the tiles that is richest in rare classes (each class counts by its own share), those
+    with the highest, the middle and the lowest mean F1 of the rare classes that they hold. Without rare
+    classes it is all classes.
+    """
+    names = evaluation.names
+    rare = np.array([n in evaluation.rare for n in names])
     support = evaluation.matrices.sum(2).astype(float)
+    rare = rare if support[:, rare].any() else np.ones(len(names), bool)
     shares = support / np.maximum(support.sum(0), 1)
-    rare = [n in evaluation.rare for n in evaluation.names]
-    richness = shares[:, rare].sum(1) if any(rare) else shares.sum(1)
-    count = max(most, len(richness) // 3)
-    rich = np.argsort(-richness, kind="stable")[:count]
-    f1 = np.array([Scores(evaluation.matrices[i], evaluation.names).macro_f1 for i in rich])
-    order = rich[np.argsort(-f1, kind="stable")]
+    richness = shares[:, rare].sum(1)
+    shown = tuple(n for n, r in zip(names, rare, strict=True) if r)
+    holds = np.flatnonzero(richness > 0)
+    rich = holds[np.argsort(-richness[holds], kind="stable")][: max(most, len(holds) // 3)]
+    f1 = np.array([Scores(evaluation.matrices[i], names, shown).rare_f1 for i in rich])
+    order = np.argsort(-f1, kind="stable")
     third = max(1, most // 3)
     if len(order) <= most:
         words = ["best", *["between"] * (len(order) - 2), "worst"][: len(order)]
-        return [(int(i), w) for i, w in zip(order, words, strict=True)]
-    middle = (len(order) - third) // 2
-    groups = (("best", order[:third]), ("median", order[middle : middle + third]), ("worst", order[-third:]))
-    return [(int(i), word) for word, group in groups for i in group]
+        picks = list(zip(order, words, strict=True))
+    else:
+        middle = (len(order) - third) // 2
+        parts = (
+            ("best", order[:third]),
+            ("median", order[middle : middle + third]),
+            ("worst", order[-third:]),
+        )
+        picks = [(i, word) for word, part in parts for i in part]
+    return [(int(rich[i]), word, float(f1[i])) for i, word in picks]

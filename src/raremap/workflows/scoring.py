@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raremap.errors import BundleError, CatalogError, nearest
-from raremap.jobs import Progress
+from raremap.jobs import Progress, Silent
 from raremap.labels import IGNORE
 from raremap.maps.stream import Network, Strip, stream
+from raremap.scene.raster import ImageReader, open_image
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.scene.window import Window
-    from raremap.tiles.catalog import Catalog
+    from raremap.tiles.catalog import Catalog, SceneRecord
 
 
 @dataclass(frozen=True)
@@ -49,37 +50,43 @@ def check_fits(bundle: Bundle, catalog: Catalog) -> None:
 def scored(
     bundle: Bundle, network: Network, catalog: Catalog, rows: np.ndarray, progress: Progress | None = None
 ) -> Iterator[Scored]:
-    """Every labelled pixel of the tiles once, predicted in the scene's own windows with their surroundings."""
+    """Every labelled pixel of the tiles once, predicted in the scene's own windows with their surroundings.
+
+    `probs` are views that the next part may overwrite. Where tiles of a scene overlap the first one in
+    `rows` has the pixel. `progress` counts tiles.
+    """
+    report = progress or Silent()
     scenes = catalog.scene_names
     for name in dict.fromkeys(str(s) for s in scenes[rows]):
         here = rows[scenes[rows] == name]
         windows = [catalog.windows[r] for r in here]
-        record = catalog.scenes[name]
-        with _image(record, bundle) as image, catalog.open_mask(name) as mask:
+        ground, told = sum(w.height * w.width for w in windows), 0.0
+        with _image(catalog.scenes[name], bundle) as image, catalog.open_mask(name) as mask:
             strips = stream(image, network, bundle.scheme.num_classes, bundle.predict, wanted=windows)
-            with closing(strips):
+            with closing(strips):  # type: ignore[arg-type]  # a generator
                 for strip in strips:
                     truth = mask.read(strip.window)
                     truth[~strip.valid] = IGNORE
                     yield from _by_tile(here, windows, strip, truth)
-        if progress is not None:
-            progress.advance(len(here))
+                    done = len(here) * truth.size / ground
+                    report.advance(done)
+                    told += done
+        report.advance(len(here) - told)
 
 
 def _by_tile(rows: np.ndarray, windows: list[Window], strip: Strip, truth: np.ndarray) -> Iterator[Scored]:
-    """The parts of a strip that lie in each tile; where tiles overlap the first one has the pixel."""
-    for row, window in zip(rows, windows, strict=True):
-        piece = window.intersect(strip.window)
-        if piece.empty:
-            continue
-        inside = piece.slices(within=strip.window)
-        yield Scored(int(row), piece, strip.probs[:, *inside], truth[inside].copy())
+    """The parts of a strip that lie in each tile; `truth` is used up on the way."""
+    row, col, height, width = np.array(windows).T
+    w = strip.window
+    meets = (row < w.row_end) & (row + height > w.row_off) & (col < w.col_end) & (col + width > w.col_off)
+    for i in np.flatnonzero(meets):
+        piece = windows[i].intersect(w)
+        inside = piece.slices(within=w)
+        yield Scored(int(rows[i]), piece, strip.probs[:, *inside], truth[inside].copy())
         truth[inside] = IGNORE
 
 
-def _image(record, bundle: Bundle):
-    from raremap.scene.raster import open_image
-
+def _image(record: SceneRecord, bundle: Bundle) -> ImageReader:
     return open_image(record.images, names=record.names, bands=bundle.bands, nodata=record.nodata)
 
 
