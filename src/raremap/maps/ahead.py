@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,8 +24,8 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
     failed: list[BaseException] = []
 
     def work() -> None:
+        source = iter(items)
         try:
-            source = iter(items)
             while True:
                 room.acquire()
                 if stop.is_set():
@@ -34,6 +34,10 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
         except BaseException as error:  # handed to the consumer, whatever it is
             failed.append(error)
             ready.put(_END)
+        finally:
+            # A generator is closed in the thread that ran it: what it holds may belong to the thread.
+            if isinstance(source, Generator):
+                source.close()
 
     thread = threading.Thread(target=work, name="raremap-reader", daemon=True)
     thread.start()

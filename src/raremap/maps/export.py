@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -107,8 +107,6 @@ def write_map(
     grid = reader.grid
     with ExitStack() as files:
         pool = files.enter_context(ThreadPoolExecutor(THREADS, "raremap-decide"))
-        style = files.enter_context(written(out_path.with_suffix(".qml")))
-        style.write_text(qml(scheme), encoding="utf-8")
         soft = (
             files.enter_context(_probability_writer(beside, grid, scheme, probabilities, tags))
             if beside
@@ -121,7 +119,8 @@ def write_map(
                 tags={**(tags or {}), **_class_tags(scheme)},
             )
         )  # fmt: skip
-        for strip in stream(reader, network, scheme.num_classes, options, progress=progress):
+        strips = stream(reader, network, scheme.num_classes, options, progress=progress)
+        for strip in files.enter_context(closing(strips)):
             index = _decided(strip, decide, pool, scheme)
             blend.to_values(index, strip.valid, values, np.uint8(nodata), counts)
             hard.write(strip.window, index)
@@ -135,6 +134,8 @@ def write_map(
         for writer in (hard, soft):
             if writer is not None:
                 writer.complete()
+        style = files.enter_context(written(out_path.with_suffix(".qml")))
+        style.write_text(qml(scheme), encoding="utf-8")
     return MapSummary(
         path=out_path,
         probabilities=beside,

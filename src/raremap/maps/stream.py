@@ -8,7 +8,7 @@ width, whatever the scene's height and width; values depend on neither (see `lat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -64,7 +64,7 @@ def stream(
     options: PredictOptions | None = None,
     wanted: Sequence[Window] | None = None,
     progress: Progress | None = None,
-) -> Iterator[Strip]:
+) -> Generator[Strip]:
     """Strips that cover the scene, or `wanted` only, each pixel once; swath by swath, downwards in each.
 
     With `wanted` only windows that meet those rectangles are computed and only what lies in them is

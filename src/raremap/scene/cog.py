@@ -8,11 +8,13 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy raises; it has no public name
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy as rio_copy
 from rasterio.windows import Window as RioWindow
@@ -25,6 +27,7 @@ from raremap.scene.window import Window
 _BLOCK = 512
 # Blocks of the raw file are low, so that strips of any height leave few of them half written.
 _RAW_ROWS = 16
+_FAULTS = (RasterioError, CPLE_BaseError, OSError)
 
 
 class CogWriter:
@@ -60,6 +63,7 @@ class CogWriter:
         self._profile = _profile(grid, dtype, len(bands), nodata)
         self._colors, self._tags, self._scale = colors, dict(tags or {}), scale
         self._overviews, self._level = overviews, level
+        self._raw_bytes = _raw_bytes(grid, np.dtype(dtype), len(bands))
         self._scratch: Path | None = None
         self._file: Any = None
         self._queue: queue.Queue[tuple[Window, np.ndarray] | None] = queue.Queue(maxsize=2)
@@ -70,6 +74,12 @@ class CogWriter:
     def __enter__(self) -> CogWriter:
         self._scratch = _scratch(self.path)
         try:
+            free = shutil.disk_usage(self._scratch).free
+            if free < self._raw_bytes:
+                raise OutputError(
+                    f"{self.path} needs {self._raw_bytes / 1e9:.1f} GB while it is made, "
+                    f"its disk has {free / 1e9:.1f} GB left; choose another disk"
+                )
             self._told(self._open)
         except BaseException:
             self._abandon()
@@ -123,17 +133,18 @@ class CogWriter:
             file.write_colormap(1, {value: (*rgb, 255) for value, rgb in self._colors.items()})
 
     def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self._failed is not None:
-                continue  # the queue goes on being emptied, so that `write` never waits for good
-            window, array = item
-            try:
-                self._file.write(
-                    array,
-                    window=RioWindow(window.col_off, window.row_off, window.width, window.height),  # type: ignore[call-arg]
-                )
-            except BaseException as error:  # raised by the next `write` or by `complete`
-                self._failed = error
+        with bounded_cache():  # which also keeps GDAL's own lines off standard error
+            while (item := self._queue.get()) is not None:
+                if self._failed is not None:
+                    continue  # the queue goes on being emptied, so that `write` never waits for good
+                window, array = item
+                try:
+                    self._file.write(
+                        array,
+                        window=RioWindow(window.col_off, window.row_off, window.width, window.height),  # type: ignore[call-arg]
+                    )
+                except BaseException as error:  # raised by the next `write` or by `complete`
+                    self._failed = error
 
     def _check(self) -> None:
         if self._failed is not None:
@@ -153,7 +164,8 @@ class CogWriter:
         self._finish()
         self._check()
         raw, fresh = self._path("raw.tif"), self._path("cog.tif")
-        _last_blocks(raw)
+        if raw.stat().st_size < self._raw_bytes:  # GDAL does not report writes that fail when it closes
+            raise OSError("not all of it could be stored")
         quantity = self._overviews == "average"
         rio_copy(
             raw,
@@ -173,9 +185,8 @@ class CogWriter:
     def _abandon(self) -> None:
         """Remove whatever has no name yet."""
         try:
-            self._finish()
-        except (RasterioError, OSError):
-            pass  # the raw raster is thrown away; why it failed was told before
+            with bounded_cache(), suppress(*_FAULTS):  # the raw raster is thrown away, whatever ails it
+                self._finish()
         finally:
             if self._scratch is not None:
                 shutil.rmtree(self._scratch, ignore_errors=True)
@@ -185,7 +196,7 @@ class CogWriter:
         try:
             with bounded_cache():
                 step()
-        except (RasterioError, OSError) as error:
+        except _FAULTS as error:
             cause = " ".join(str(error.__cause__ or error).split())[:160]
             raise OutputError(
                 f"{self.path} cannot be written ({cause}); check the space left on its disk, nothing was changed"
@@ -203,6 +214,12 @@ def _scratch(path: Path) -> Path:
         raise OutputError(f"{path} cannot be written ({error.strerror}); choose a writable folder") from None
 
 
+def _raw_bytes(grid: Grid, dtype: np.dtype, bands: int) -> int:
+    """Size of the raw raster, whose blocks are not compressed."""
+    blocks = -(-grid.height // _RAW_ROWS) * -(-grid.width // _BLOCK)
+    return blocks * _RAW_ROWS * _BLOCK * dtype.itemsize * bands
+
+
 def _profile(grid: Grid, dtype: str, bands: int, nodata: float | None) -> dict[str, Any]:
     profile: dict[str, Any] = {
         "driver": "GTiff",
@@ -216,7 +233,6 @@ def _profile(grid: Grid, dtype: str, bands: int, nodata: float | None) -> dict[s
         "blockysize": _RAW_ROWS,
         "interleave": "pixel",
         "bigtiff": "IF_SAFER",
-        "sparse_ok": True,
     }
     if grid.georeferenced:
         profile |= {"crs": grid.crs, "transform": grid.transform}
@@ -224,7 +240,7 @@ def _profile(grid: Grid, dtype: str, bands: int, nodata: float | None) -> dict[s
 
 
 def _last_blocks(path: Path) -> None:
-    """Read the last block of every level: GDAL does not report every write that failed on a full disk."""
+    """Read the last block of every level: GDAL does not report every write that fails."""
     with rasterio.open(path) as file:
         levels = len(file.overviews(1))
     for level in range(-1, levels):
