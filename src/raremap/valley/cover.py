@@ -21,8 +21,8 @@ HERB, WOODY, FOREST, SCRUB, BARE, URBAN, ISOLATED, GREEN, INDUSTRIAL, MINING, TR
 COARSE = 5  # fine cells along a cell of the reflectance grid
 _WRONG = 0.03  # parcels with a wrong label
 
-# Shares of the ground that neither water nor people have drawn on.
-_FARMED, _WOODY, _WOOD, _BARE = 0.325, 0.36, 0.655, 0.030
+# Farmed: of all land; the others: of the ground that is left to them.
+_FARMED, _WOODY, _WOOD, _BARE = 0.325, 0.42, 0.66, 0.052
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,11 @@ def make_cover(terrain: Terrain, layout: Layout, scars: np.ndarray, rng: np.rand
     land = ~(terrain.sea | terrain.lake)
     farmed = ranks(-terrain.slope / 5 - terrain.above_river / 45 + 0.55 * fractal(size, 2.4, rng), land)
     cold = terrain.height / max(float(terrain.height.max()), 1)
-    wood = ranks(
-        0.5 * terrain.slope / 10 + 0.3 * np.cos(terrain.aspect) + 0.9 * fractal(size, 2.2, rng), land
-    )
-    bare = ranks(0.06 * terrain.slope + 0.8 * cold + 0.9 * fractal(size, 1.9, rng), land)
+    wild, tilled = land & (farmed <= 1 - _FARMED), land & (farmed > 1 - _FARMED)
+    wood = ranks(0.05 * terrain.slope + 0.3 * np.cos(terrain.aspect) + 0.9 * fractal(size, 2.9, rng), wild)
+    bare = ranks(0.06 * terrain.slope + 0.8 * cold + 0.9 * fractal(size, 2.2, rng), wild)
     kind = ranks(0.9 * cold + fractal(size, 2.4, rng), land)
-    orchard = ranks(0.12 * terrain.slope + fractal(size, 2.6, rng), land)
+    orchard = ranks(0.12 * terrain.slope + fractal(size, 2.6, rng), tilled)
     fields = np.stack([farmed, wood, bare, kind, orchard]).astype(np.float32)
     n = size * FINE
     labels, drawn = np.empty((n, n), np.uint8), np.empty((n, n), np.uint8)

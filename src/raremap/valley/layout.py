@@ -17,8 +17,8 @@ from raremap.valley.terrain import CELL, Terrain
 NOTHING, RIVER, LAKE, SEA, GRAVEL, ROAD, TRACK, TOWN, ESTATE, QUARRY, HOUSE, LOST_HOUSE = range(12)
 FINE = 10  # fine cells along an image pixel
 
-_HOUSE_SHARE, _LOST = 0.0068, 0.08
-_TOWN_SHARE, _ESTATE_SHARE, _QUARRY_SHARE = 0.030, 0.0145, 0.0032
+_HOUSE_SHARE, _LOST = 0.0054, 0.08
+_TOWN_SHARE, _ESTATE_SHARE, _QUARRY_SHARE = 0.029, 0.021, 0.0027
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _rivers(terrain: Terrain) -> list[tuple[np.ndarray, np.ndarray]]:
     """Each stream from its spring: points `[n, 2]` (x, y in fine cells) and the area that each drains."""
     size = len(terrain.height)
     drained, to = terrain.drained.ravel(), terrain.receiver.ravel()
-    least = 0.35e6
+    least = 2.6e6
     fed = np.zeros(drained.size, bool)
     wet = np.flatnonzero(drained >= least)
     fed[to[wet]] = True
@@ -104,12 +104,12 @@ def _draw_rivers(
     codes: np.ndarray, rivers: list[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator
 ) -> None:
     for points, drained in rivers:
-        width = np.clip(2.2 * (drained / 1e6) ** 0.55, 1.5, 28)
+        width = np.clip(8.5 * (drained / 1e6) ** 0.5, 5, 45)
         bars = np.repeat(rng.random(len(points) // 6 + 1) < 0.45, 6)[: len(points)]
         for code in (GRAVEL, RIVER):
             for i in range(len(points) - 1):
                 wide = width[i] if code == RIVER else width[i] * 2.4 + 3
-                if code == RIVER or (bars[i] and drained[i] > 1.2e6):
+                if code == RIVER or (bars[i] and drained[i] > 2.5e6):
                     _line(codes, points[i : i + 2], code, wide)
 
 

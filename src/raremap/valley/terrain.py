@@ -41,7 +41,7 @@ class Terrain:
 def make_terrain(size: int, rng: np.random.Generator, coast: bool) -> Terrain:
     """A terrain that drains to its southern edge, or to the sea there."""
     coarse = size // 2
-    relief = 12 + 10 * rng.random()
+    relief = 3.5 + 4 * rng.random()
     height = _erode(coarse, 2 * CELL, rng, relief)
     import cv2
 
@@ -78,6 +78,8 @@ def slope_aspect(height: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _erode(n: int, cell: float, rng: np.random.Generator, relief: float) -> np.ndarray:
     """Height float32 `[n, n]` of worn ground."""
+    import cv2
+
     lift = np.exp(0.55 * fractal(n, 3.0, rng)).astype(np.float64)
     lift *= np.linspace(1.25, 0.5, n)[:, None]  # lower towards the outlet
     height = (6 * fractal(n, 2.4, rng) + np.linspace(60, 0, n)[:, None]).astype(np.float64)
@@ -86,8 +88,10 @@ def _erode(n: int, cell: float, rng: np.random.Generator, relief: float) -> np.n
         filled = _fill(height)
         receiver = _receivers(filled)
         area = _accumulate(filled, receiver) * cell**2
-        height = _wear(filled, receiver, area, lift * relief * (256 * 20 / (n * cell)) ** 0.25, cell)
-    return height.astype(np.float32)
+        height = _wear(filled, receiver, area, lift * relief, cell)
+        # Soil creeps: without it slopes are facets along the eight directions of flow.
+        height = cv2.GaussianBlur(height, (0, 0), 0.6)
+    return cv2.GaussianBlur(height, (0, 0), 1.0).astype(np.float32)
 
 
 @numba.njit(cache=True)
@@ -180,8 +184,11 @@ def _above_river(height, receiver, drained, least):  # pragma: no cover - compil
 
 def _coast(height: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Height that falls below the sea in the south, and the sea."""
+    from scipy import ndimage
+
     size = len(height)
-    line = size * (0.86 + 0.03 * fractal(size, 2.5, rng)[0])
+    # The shore wavers, smoothly enough that the ground behind it, which falls towards it, has no creases.
+    line = size * (0.86 + 0.03 * ndimage.gaussian_filter1d(fractal(size, 3.0, rng)[0], size / 24))
     distance = (line[None, :] - np.arange(size)[:, None]) / size  # to the shore, positive inland
     height = height * np.clip(distance / 0.25, 0.02, 1) ** 0.8
     sea = distance <= 0
@@ -197,8 +204,8 @@ def _reservoir(
 
     lake = np.zeros(height.shape, bool)
     candidates = np.flatnonzero((drained > 0.2e6) & (drained < 0.35 * drained.max()) & ~sea)
-    goal = 0.006 * height.size * (0.4 + 1.2 * rng.random())
-    for _ in range(20):
+    goal = 0.009 * height.size * (0.4 + 1.2 * rng.random())
+    for _ in range(40):
         if len(candidates) == 0:
             break
         dam = int(rng.choice(candidates))
