@@ -193,7 +193,7 @@ def open_image(
     picks some by name, in that order. Raises `SceneError`.
 
     Many files with a fourth band of near infrared call it alpha (GDAL's default for four bands): where
-    `names` has a name for it, it is an image band.
+    `names` or the file's own description names it, it is an image band.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     alpha_too = names is not None and len(names) == _count(paths)
@@ -214,7 +214,8 @@ def open_image(
                 nodata = file.nodata
             numbers = []
             for number, interpretation in zip(file.indexes, file.colorinterp, strict=True):
-                if interpretation == ColorInterp.alpha and not alpha_too:
+                text = (file.descriptions[number - 1] or "alpha").lower()
+                if interpretation == ColorInterp.alpha and text == "alpha" and not alpha_too:
                     masks.append((i, number))
                 else:
                     numbers.append(number)

@@ -1,0 +1,104 @@
+"""Rasters written window by window: what GDAL reads of them, and what a failed one leaves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+
+from raremap.errors import OutputError
+from raremap.scene.cog import CogWriter
+from raremap.scene.grid import Grid
+from raremap.scene.window import Window
+from raremap.tiles.windows import cover
+
+UTM = CRS.from_epsg(25831)
+
+
+def grid(height, width):
+    return Grid(height, width, UTM, Affine(10, 0, 400_000, 0, -10, 4_600_000))
+
+
+@given(
+    height=st.integers(1, 90), width=st.integers(1, 90), size=st.integers(5, 60),
+    dtype=st.sampled_from(["uint8", "uint16", "float32"]), bands=st.integers(1, 3), order=st.randoms(),
+)  # fmt: skip
+def test_windows_in_any_order_come_back_as_they_were(
+    tmp_path_factory, height, width, size, dtype, bands, order
+):
+    path = tmp_path_factory.mktemp("cog") / "a.tif"
+    image = np.random.default_rng(0).integers(0, 200, (bands, height, width)).astype(dtype)
+    windows = cover(height, width, size, size)
+    order.shuffle(windows)
+    names = [f"b{i}" for i in range(bands)]
+    with CogWriter(path, grid(height, width), dtype, bands=names) as out:
+        for window in windows:
+            rows, cols = window.slices()
+            out.write(window, image[:, rows, cols] if bands > 1 else image[0, rows, cols])
+    with rasterio.open(path) as file:
+        assert np.array_equal(file.read(), image)
+        assert (file.crs, file.transform) == (UTM, grid(height, width).transform)
+        assert file.descriptions == tuple(names)
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    assert [p.name for p in path.parent.iterdir()] == ["a.tif"]
+
+
+def test_classes_keep_the_share_of_a_rare_one_in_the_overviews_and_quantities_are_averaged(tmp_path):
+    rng = np.random.default_rng(0)
+    image = (rng.random((2048, 2048)) < 0.02).astype(np.uint8)
+    for name, kind, dtype in (("c", "nearest", "uint8"), ("q", "average", "float32")):
+        with CogWriter(tmp_path / f"{name}.tif", grid(2048, 2048), dtype, overviews=kind) as out:
+            out.write(Window(0, 0, 2048, 2048), image.astype(dtype))
+        with rasterio.open(tmp_path / f"{name}.tif") as file:
+            assert file.overviews(1) == [2, 4]
+        with rasterio.open(tmp_path / f"{name}.tif", overview_level=1) as file:
+            small = file.read(1)
+        assert small.mean() == pytest.approx(0.02, abs=0.002)
+        if kind == "average":
+            assert np.allclose(small, image.reshape(512, 4, 512, 4).mean((1, 3)), atol=1e-6)
+        else:
+            assert set(np.unique(small)) == {0, 1}
+
+
+def test_pixels_that_were_never_written_are_nodata(tmp_path):
+    with CogWriter(tmp_path / "a.tif", grid(700, 700), "uint8", nodata=255) as out:
+        out.write(Window(600, 10, 5, 5), np.ones((5, 5), np.uint8))
+    with rasterio.open(tmp_path / "a.tif") as file:
+        got = file.read(1)
+    assert (got == 255).sum() == 700 * 700 - 25
+    assert (got[600:605, 10:15] == 1).all()
+
+
+def test_an_array_that_does_not_fill_its_window_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"\(1, 5, 4\) for a window of shape \(1, 5, 5\)"):  # noqa: SIM117
+        with CogWriter(tmp_path / "a.tif", grid(9, 9), "uint8") as out:
+            out.write(Window(0, 0, 5, 5), np.ones((5, 4), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fault_in_the_block_leaves_the_older_file(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"older")
+    with pytest.raises(KeyboardInterrupt), CogWriter(tmp_path / "a.tif", grid(600, 600), "uint8") as out:  # noqa: PT012
+        out.write(Window(0, 0, 5, 600), np.ones((5, 600), np.uint8))
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+    assert (tmp_path / "a.tif").read_bytes() == b"older"
+
+
+def test_a_write_that_fails_in_the_thread_is_told(tmp_path):
+    with pytest.raises(OutputError, match=r"a\.tif cannot be written") as caught:  # noqa: SIM117
+        with CogWriter(tmp_path / "a.tif", grid(600, 600), "uint8") as out:
+            out.write(Window(590, 0, 20, 600), np.ones((20, 600), np.uint8))  # beyond the last row
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_raster_larger_than_the_disk_is_refused_at_once(tmp_path):
+    with pytest.raises(OutputError, match=r"a\.tif needs \d+\.\d GB while it is made"):  # noqa: SIM117
+        with CogWriter(tmp_path / "a.tif", grid(4_000_000, 4_000_000), "float32"):
+            raise AssertionError
+    assert not list(tmp_path.iterdir())
