@@ -22,7 +22,9 @@ def test_every_kind_of_number_is_read_alike(dtype):
 
 
 def test_an_unknown_value_is_named_with_its_file_and_count():
-    with pytest.raises(LabelError, match=r"mask valley\.tif has value 9 \(2 pixels\), not in labels \{0,7,2\}"):
+    with pytest.raises(
+        LabelError, match=r"mask valley\.tif has value 9 \(2 pixels\), not in labels \{0,7,2\}"
+    ):
         SCHEME.encode(np.array([[9, 9, 0]], np.uint8), "valley.tif")
 
 

@@ -89,7 +89,7 @@ def _confusion(matrix: np.ndarray) -> list[list[dict[str, Any]]]:
     return [
         [
             {
-                "text": f"{100 * v:.0f}" if v >= 0.005 else "",
+                "text": f"{100 * v:.0f}" if v >= 0.005 or (r == c and total[r] > 0) else "",
                 "a": f"{0.9 * v:.2f}",
                 "hot": v > 0.55,
                 "diagonal": r == c,

@@ -22,6 +22,7 @@ _RED_GREEN_BLUE = (("red", "green", "blue"), ("B4", "B3", "B2"), ("B04", "B03", 
 _WRONG = np.array([214, 39, 40], np.uint8)
 # More pixels than a screen shows are only weight.
 _LARGEST = 512
+_DARK = 0.3
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Panel:
 def true_color(image: np.ndarray, valid: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     """Picture uint8 `[h, w, 3]` of an image `[C, h, w]`, stretched between the 2nd and 98th percentile.
 
-    Red, green and blue by name; else the first three bands, or the first one in grey. Invalid is white.
+    Where bright spots (clouds) would leave the ground dark, a gamma of at least ½ lifts its median. Red, green and blue by name; else the first three bands, or the first one in grey. Invalid is white.
     """
     lower = [b.lower() for b in bands]
     triple = next((t for t in _RED_GREEN_BLUE if {n.lower() for n in t} <= set(lower)), None)
@@ -52,10 +53,13 @@ def true_color(image: np.ndarray, valid: np.ndarray, bands: Sequence[str]) -> np
         return np.full((*valid.shape, 3), 255, np.uint8)
     # One stretch for all three bands keeps the colours as they are.
     low, high = np.percentile(rgb[:, valid], (2, 98))
-    with np.errstate(invalid="ignore"):
-        out = (rgb - low) / max(float(high - low), 1e-6) * 255
+    out = np.clip((rgb - low) / max(float(high - low), 1e-6), 0, 1)
+    middle = float(np.median(out[:, valid]))
+    if 0 < middle < _DARK:
+        out **= max(0.5, np.log(_DARK) / np.log(middle))
+    out *= 255
     out[:, ~valid] = 255
-    return out.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return out.astype(np.uint8).transpose(1, 2, 0)
 
 
 def class_picture(index: np.ndarray, rgb: np.ndarray) -> np.ndarray:

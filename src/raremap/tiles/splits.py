@@ -92,13 +92,13 @@ def _shared_ground(catalog: Catalog, use: np.ndarray) -> np.ndarray:
     """Tiles to drop because they share ground with another use; those of smaller uses are kept."""
     from shapely import STRtree, area, box, intersection
 
-    table = catalog.table
     w = catalog.windows
-    drop = np.zeros(len(table), bool)
-    located = table.geometry.notna().to_numpy()
+    drop = np.zeros(len(w), bool)
     groups: list[tuple[np.ndarray, np.ndarray]] = []
+    located = catalog.table.geometry.notna().to_numpy()
     if located.any():
-        groups.append((np.flatnonzero(located), table.geometry.to_numpy()[located]))
+        rows = np.flatnonzero(located)
+        groups.append((rows, _footprints(catalog, rows)))
     for scene in np.unique(catalog.scene_names[~located]):
         rows = np.flatnonzero((catalog.scene_names == scene) & ~located)
         boxes = [box(w[i].col_off, w[i].row_off, w[i].col_end, w[i].row_end) for i in rows]
@@ -109,11 +109,26 @@ def _shared_ground(catalog: Catalog, use: np.ndarray) -> np.ndarray:
         a, b = STRtree(shapes).query(shapes, predicate="intersects")
         other = order[rows[a]] > order[rows[b]]  # a is the one that yields
         a, b = a[other], b[other]
-        # Half a row of pixels is the least that counts: footprints that only touch have no area.
-        least = np.array([0.5 / max(w[i].height, w[i].width) for i in rows[a]])
-        meets = area(intersection(shapes[a], shapes[b])) > least * area(shapes[a])
+        # Half a pixel is the least that counts: footprints that only touch have no area, but for rounding.
+        pixel = area(shapes[a]) / np.array([w[i].height * w[i].width for i in rows[a]])
+        meets = area(intersection(shapes[a], shapes[b])) > 0.5 * pixel
         drop[rows[a[meets]]] = True
     return drop
+
+
+def _footprints(catalog: Catalog, rows: np.ndarray) -> np.ndarray:
+    """Ground of tiles: in the scenes' own CRS where they share one, which is exact, else in longitude and latitude."""
+    from shapely import box
+
+    grids = {name: scene.grid for name, scene in catalog.scenes.items() if scene.grid.crs is not None}
+    names = [str(catalog.scene_names[i]) for i in rows]
+    if len({grids[n].crs for n in set(names)}) > 1 or any(
+        grids[n].transform.b or grids[n].transform.d for n in set(names)
+    ):
+        return catalog.table.geometry.to_numpy()[rows]
+    return np.array(
+        [box(*grids[n].bounds(catalog.windows[i])) for n, i in zip(names, rows, strict=True)], object
+    )
 
 
 def _check(catalog: Catalog, use: np.ndarray, warn: bool) -> None:

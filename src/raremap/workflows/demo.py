@@ -96,10 +96,18 @@ def _experiment(out: Path, steps: int, seed: int) -> Any:
     return Experiment.from_dict(
         {
             "out": str(out / "run"),
-            "scenes": {"images": str(out / "valleys/august/*.tif"), "masks": str(out / "valleys/labels/*.tif")},
+            "scenes": {
+                "images": str(out / "valleys/august/*.tif"),
+                "masks": str(out / "valleys/labels/*.tif"),
+            },
             "labels": "catalonia",
             "tiles": {"size": 128},
-            "split": {"places": str(out / "valleys/places.json"), "folds": 4, "monitor": 0.15, "calibration": 0.2},
+            "split": {
+                "places": str(out / "valleys/places.json"),
+                "folds": 4,
+                "monitor": 0.15,
+                "calibration": 0.2,
+            },
             "model": {"decoder": "unet", "encoder": "resnet18", "decoder_channels": [128, 64, 32, 16]},
             "loss": {"kind": "ce_dice"},
             "optimizer": {"lr": 2.0e-3},
@@ -121,7 +129,11 @@ def _picture(scene: Any, mapped: Path, scheme: Any, path: Path) -> Path:
     from raremap.reports.pictures import map_picture
     from raremap.scene.raster import open_mask
 
-    with scene.open_image() as image, open_mask(mapped, scheme) as classes, open_mask(scene.mask, scheme) as truth:
+    with (
+        scene.open_image() as image,
+        open_mask(mapped, scheme) as classes,
+        open_mask(scene.mask, scheme) as truth,
+    ):
         pixels, valid = image.read(image.grid.window)
         return map_picture(
             path, pixels, valid, image.bands, scheme,

@@ -272,10 +272,15 @@ def _remarks(e: Evaluation) -> list[str]:
         out.append(
             f"'{name}' has no labelled pixel here, so it has no score; {given:,} labelled pixels were called it"
         )
-    few = {n: c for n, c in e.places_with().items() if 0 < c < FEW_PLACES}
-    if few:
-        listed = ", ".join(f"{n} ({c})" for n, c in few.items())
-        out.append(f"fewer than {FEW_PLACES} places hold these classes, too few for an interval: {listed}")
+    held = {n: c for n, c in e.places_with().items() if c}
+    few = [f"{n} ({c})" for n, c in held.items() if c < FEW_PLACES]
+    if few and len(few) < len(held):
+        out.append(f"fewer than {FEW_PLACES} places hold {', '.join(few)}: too few for an interval")
+    elif few:
+        least = min(held, key=lambda n: held[n])
+        out.append(
+            f"no class is held by {FEW_PLACES} places, which an interval needs (the fewest: {least}, {held[least]})"
+        )
     way = (e.facts["fitted_decision"] or {}).get("way", {})
     for key, now in e.facts["predict"].items():
         if key in way and way[key] != now:

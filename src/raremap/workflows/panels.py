@@ -62,7 +62,8 @@ def choose(evaluation: Evaluation, most: int) -> list[tuple[int, str, float]]:
     order = np.argsort(-f1, kind="stable")
     third = max(1, most // 3)
     if len(order) <= most:
-        words = ["best", *["between"] * (len(order) - 2), "worst"][: len(order)]
+        between = [f"{i} of {len(order)}" for i in range(2, len(order))]
+        words = ["best", *between, "worst"][: len(order)]
         picks = list(zip(order, words, strict=True))
     else:
         middle = (len(order) - third) // 2

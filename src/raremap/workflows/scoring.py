@@ -60,6 +60,7 @@ def scored(
     for name in dict.fromkeys(str(s) for s in scenes[rows]):
         here = rows[scenes[rows] == name]
         windows = [catalog.windows[r] for r in here]
+        corners = np.array(windows).T
         ground, told = sum(w.height * w.width for w in windows), 0.0
         with _image(catalog.scenes[name], bundle) as image, catalog.open_mask(name) as mask:
             strips = stream(image, network, bundle.scheme.num_classes, bundle.predict, wanted=windows)
@@ -67,16 +68,18 @@ def scored(
                 for strip in strips:
                     truth = mask.read(strip.window)
                     truth[~strip.valid] = IGNORE
-                    yield from _by_tile(here, windows, strip, truth)
+                    yield from _by_tile(here, windows, corners, strip, truth)
                     done = len(here) * truth.size / ground
                     report.advance(done)
                     told += done
         report.advance(len(here) - told)
 
 
-def _by_tile(rows: np.ndarray, windows: list[Window], strip: Strip, truth: np.ndarray) -> Iterator[Scored]:
+def _by_tile(
+    rows: np.ndarray, windows: list[Window], corners: np.ndarray, strip: Strip, truth: np.ndarray
+) -> Iterator[Scored]:
     """The parts of a strip that lie in each tile; `truth` is used up on the way."""
-    row, col, height, width = np.array(windows).T
+    row, col, height, width = corners
     w = strip.window
     meets = (row < w.row_end) & (row + height > w.row_off) & (col < w.col_end) & (col + width > w.col_off)
     for i in np.flatnonzero(meets):
