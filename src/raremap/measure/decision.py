@@ -99,40 +99,50 @@ class PixelSample:
         self._k, self._each = num_classes, max(1, size // num_classes)
         self._rng = np.random.default_rng((seed, 0xCA11))
         self._seen = np.zeros(num_classes, np.int64)
-        self._kept: list[list[np.ndarray]] = [
-            [np.empty(0), np.empty((0, num_classes), np.float32), np.empty(0, np.int64)]
-            for _ in range(num_classes)
-        ]
+        self._filled = np.zeros(num_classes, np.int64)
+        self._keys = np.empty((num_classes, self._each))
+        self._probs = np.empty((num_classes, self._each, num_classes), np.float32)
+        self._place = np.empty((num_classes, self._each), np.int64)
 
     def add(self, probs: np.ndarray, truth: np.ndarray, place: int) -> None:
         """Pixels with probabilities `[K, n]` and class index `[n]` of one place."""
         keys = self._rng.random(len(truth))
         for c in range(self._k):
             here = np.flatnonzero(truth == c)
+            self._seen[c] += len(here)
+            room = self._each - self._filled[c]
+            self._put(
+                c,
+                np.arange(self._filled[c], self._filled[c] + len(here[:room])),
+                here[:room],
+                keys,
+                probs,
+                place,
+            )
+            here = here[room:]
             if len(here) == 0:
                 continue
-            self._seen[c] += len(here)
-            kept = self._kept[c]
-            if len(kept[0]) >= self._each:
-                here = here[keys[here] < kept[0].max()]
-            joined = [
-                np.concatenate([kept[0], keys[here]]),
-                np.concatenate([kept[1], probs[:, here].T]),
-                np.concatenate([kept[2], np.full(len(here), place)]),
-            ]
-            if len(joined[0]) > self._each:
-                stay = np.argpartition(joined[0], self._each - 1)[: self._each]
-                stay.sort()
-                joined = [a[stay] for a in joined]
-            self._kept[c] = joined
+            here = here[keys[here] < self._keys[c].max()]
+            if len(here) == 0:
+                continue
+            both = np.concatenate([self._keys[c], keys[here]])
+            out = np.argpartition(both, self._each - 1)[self._each :]
+            stay = np.ones(len(both), bool)
+            stay[out] = False
+            self._put(c, np.sort(out[out < self._each]), here[stay[self._each :]], keys, probs, place)
+
+    def _put(
+        self, c: int, at: np.ndarray, pixels: np.ndarray, keys: np.ndarray, probs: np.ndarray, place: int
+    ) -> None:
+        self._keys[c, at], self._probs[c, at], self._place[c, at] = keys[pixels], probs[:, pixels].T, place
+        self._filled[c] = max(self._filled[c], at[-1] + 1 if len(at) else 0)
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Probabilities `[n, K]`, class index, place and weight `[n]`."""
-        sizes = [len(kept[0]) for kept in self._kept]
-        truth = np.repeat(np.arange(self._k), sizes)
-        ratio = self._seen / np.maximum(sizes, 1)
-        probs = np.concatenate([kept[1] for kept in self._kept])
-        return probs, truth, np.concatenate([kept[2] for kept in self._kept]), np.repeat(ratio, sizes)
+        truth = np.repeat(np.arange(self._k), self._filled)
+        probs = np.concatenate([self._probs[c, :n] for c, n in enumerate(self._filled)])
+        place = np.concatenate([self._place[c, :n] for c, n in enumerate(self._filled)])
+        return probs, truth, place, np.repeat(self._seen / np.maximum(self._filled, 1), self._filled)
 
 
 def fit_decision(
