@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -102,11 +102,8 @@ def write_map(
     out_path = Path(out_path)
     beside = out_path.with_name(f"{out_path.stem}.probs.tif") if probabilities else None
     nodata = scheme.map_nodata
-    values = np.array(scheme.values, np.uint8)
-    counts = np.zeros(scheme.num_classes, np.int64)
     grid = reader.grid
     with ExitStack() as files:
-        pool = files.enter_context(ThreadPoolExecutor(THREADS, "raremap-decide"))
         soft = (
             files.enter_context(_probability_writer(beside, grid, scheme, probabilities, tags))
             if beside
@@ -120,12 +117,7 @@ def write_map(
             )
         )  # fmt: skip
         strips = stream(reader, network, scheme.num_classes, options, progress=progress)
-        for strip in files.enter_context(closing(strips)):
-            index = _decided(strip, decide, pool, scheme)
-            blend.to_values(index, strip.valid, values, np.uint8(nodata), counts)
-            hard.write(strip.window, index)
-            if soft is not None:
-                soft.write(strip.window, _stored(strip, probabilities))
+        counts = _write_strips(strips, scheme, decide, hard, soft)
         if not counts.any():
             raise SceneError(
                 f"{reader.paths[0]} holds no valid pixel: all of it is nodata"
@@ -146,9 +138,27 @@ def write_map(
     )
 
 
-def _decided(
-    strip: Strip, decide: Decide | None, pool: ThreadPoolExecutor, scheme: LabelScheme
+def _write_strips(
+    strips: Generator[Strip],
+    scheme: LabelScheme,
+    decide: Decide | None,
+    hard: CogWriter,
+    soft: CogWriter | None,
 ) -> np.ndarray:
+    """Decide and hand over strip after strip; gives the pixels of each class."""
+    counts = np.zeros(scheme.num_classes, np.int64)
+    values, nodata = np.array(scheme.values, np.uint8), np.uint8(scheme.map_nodata)
+    with closing(strips), ThreadPoolExecutor(THREADS, "raremap-decide") as pool:
+        for strip in strips:
+            index = _decided(strip, decide, pool)
+            blend.to_values(index, strip.valid, values, nodata, counts)
+            hard.write(strip.window, index)
+            if soft is not None:
+                soft.write(strip.window, _stored(strip, soft.dtype))
+    return counts
+
+
+def _decided(strip: Strip, decide: Decide | None, pool: ThreadPoolExecutor) -> np.ndarray:
     """Class index uint8 `[h, w]` of a strip, in pieces and in several threads."""
     height, width = strip.valid.shape
     index = np.empty((height, width), np.uint8)
@@ -178,7 +188,7 @@ def _probability_writer(
     )  # fmt: skip
 
 
-def _stored(strip: Strip, kind: str | None) -> np.ndarray:
+def _stored(strip: Strip, kind: str) -> np.ndarray:
     """Probabilities as they are written, nodata where not valid; a copy."""
     if kind == "uint8":
         scaled = np.rint(strip.probs * 250).astype(np.uint8)

@@ -156,7 +156,7 @@ def _read(reader: ImageReader, ring: _Ring, rows: list[Row]) -> Iterator[tuple[R
             if kept:
                 fresh[:, :kept], usable[:kept] = image[:, -kept:], valid[-kept:]
             part = Window(top + kept, ring.left, lattice.height - kept, ring.across)
-            fresh[:, kept:], usable[kept:] = reader.read(part)
+            usable[kept:] = reader.read(part, out=fresh[:, kept:])[1]
             image, valid, below = fresh, usable, top + lattice.height
             yield row, image, valid
 

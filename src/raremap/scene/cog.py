@@ -59,7 +59,7 @@ class CogWriter:
         overviews: Literal["nearest", "average"] = "nearest",
         level: int = 5,
     ) -> None:
-        self.path, self.grid, self.bands = Path(path), grid, tuple(bands)
+        self.path, self.grid, self.dtype, self.bands = Path(path), grid, dtype, tuple(bands)
         self._profile = _profile(grid, dtype, len(bands), nodata)
         self._colors, self._tags, self._scale = colors, dict(tags or {}), scale
         self._overviews, self._level = overviews, level
@@ -115,6 +115,8 @@ class CogWriter:
         """
         if self._complete:
             return
+        # One after the other: a thread that ends gives GDAL's cache the size back that it found.
+        self._told(self._finish)
         self._told(self._build)
         self._complete = True
 
@@ -161,7 +163,6 @@ class CogWriter:
             file.close()
 
     def _build(self) -> None:
-        self._finish()
         self._check()
         raw, fresh = self._path("raw.tif"), self._path("cog.tif")
         if raw.stat().st_size < self._raw_bytes:  # GDAL does not report writes that fail when it closes

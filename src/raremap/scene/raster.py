@@ -32,7 +32,7 @@ Path_ = str | Path
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
-def bounded_cache(megabytes: int = 64) -> rasterio.Env:
+def bounded_cache(megabytes: int = 32) -> rasterio.Env:
     """Within it GDAL keeps at most so many decoded blocks (its own default is 5 % of the machine's memory).
 
     What the environment variable GDAL_CACHEMAX says goes before.
@@ -133,13 +133,18 @@ class ImageReader:
             self._files[i] = _open(self.paths[i])
         return self._files[i]
 
-    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, window: Window, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Image `[C, h, w]` in the file's own numbers and validity `[h, w]` (True: usable) of a window.
+
+        `out` is an array of that shape and dtype to read into.
 
         A pixel is invalid where a band is NaN, where any band has the nodata value (for nodata 0: where
         all bands are 0, since single zeros are ordinary dark pixels), or where an alpha band or mask says so.
         """
-        image = np.empty((len(self.bands), window.height, window.width), self.dtype)
+        shape = (len(self.bands), window.height, window.width)
+        image = np.empty(shape, self.dtype) if out is None else out
+        if image.shape != shape or image.dtype != self.dtype:
+            raise ValueError(f"out is {image.dtype} {image.shape}, expected {self.dtype} {shape}")
         for i in dict.fromkeys(f for f, _ in self._where):
             rows = [r for r, (f, _) in enumerate(self._where) if f == i]
             numbers = [self._where[r][1] for r in rows]
