@@ -35,13 +35,15 @@ def curves(path: Path, palette: dict[str, str]) -> list[dict[str, str]]:
                 if column:
                     axes.plot(*zip(*column, strict=True), "o-", color=color, lw=2, ms=3, label=label)
             axes.set_ylim(0, 1)
-            axes.legend(frameon=False, ncols=2, loc="lower right")
+            axes.legend(frameon=False, ncols=2, loc="best")
             out.append({"title": "macro-F1 and mIoU of the monitor places", "svg": _svg(figure, "scores")})
     by_class = {name: _column(rows, f"f1/{name}") for name in palette}
     if any(by_class.values()):
         with _axes() as (figure, axes):
             for name, column in by_class.items():
                 if column:
+                    # The rim keeps colours like the page's apart from it, light or dark.
+                    axes.plot(*zip(*column, strict=True), color=_INK, lw=3, alpha=0.25)
                     axes.plot(*zip(*column, strict=True), color=palette[name], lw=2.2)
             axes.set_ylim(0, 1)
             out.append({"title": "F1 of each class, in its colour", "svg": _svg(figure, "classes")})

@@ -64,7 +64,7 @@ def scored(
         ground, told = sum(w.height * w.width for w in windows), 0.0
         with _image(catalog.scenes[name], bundle) as image, catalog.open_mask(name) as mask:
             strips = stream(image, network, bundle.scheme.num_classes, bundle.predict, wanted=windows)
-            with closing(strips):  # type: ignore[arg-type]  # a generator
+            with closing(strips):
                 for strip in strips:
                     truth = mask.read(strip.window)
                     truth[~strip.valid] = IGNORE
