@@ -45,6 +45,7 @@ def evaluation(bias: float = 0.0) -> dict[str, Any]:
         "pixels_by_use": {u: dict(zip(NAMES, c, strict=True)) for u, c in uses.items()},
         "colors": dict(zip(NAMES, ("#88CC66", "#117733", "#882255", "#EEEEEE"), strict=True)),
         "catalog": "abc",
+        "catalog_of_training": True,
         "dropped": {"too little valid ground": 3, "no label": 0},
         "versions": {"raremap": "0.1.0", "python": "3.11"},
         "time": "2026-01-02T03:04:05+00:00",

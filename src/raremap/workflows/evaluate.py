@@ -243,6 +243,7 @@ def _facts(bundle: Bundle, network: Network, catalog: Catalog, uses: np.ndarray)
         },
         "colors": dict(zip(names, catalog.scheme.palette, strict=True)),
         "catalog": catalog.fingerprint,
+        "catalog_of_training": bundle.info.get("catalog") == catalog.fingerprint,
         "dropped": {**catalog.dropped, "shares ground with another use": int((uses == "dropped").sum())},
         "versions": _versions(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
