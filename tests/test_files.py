@@ -18,9 +18,14 @@ def test_a_whole_file_takes_the_name_and_nothing_else_stays(tmp_path):
 def test_an_interrupted_write_keeps_the_older_file(tmp_path, fault):
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(fault), written(target) as path:
-        path.write_text("half")
-        raise fault
+
+    def half():
+        with written(target) as path:
+            path.write_text("half")
+            raise fault
+
+    with pytest.raises(fault):
+        half()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 

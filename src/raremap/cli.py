@@ -9,7 +9,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -167,7 +167,8 @@ def predict(
     scenes: Annotated[list[str], typer.Argument(metavar="SCENE...", help="scene files to map")],
     out: Annotated[Path, typer.Option("-o", "--out", help="map.tif, or a folder for several scenes")],
     probabilities: Annotated[
-        str | None, typer.Option(help="also write a band a class: float32, or uint8 (0-250 = 0-1)")
+        Literal["float32", "uint8"] | None,
+        typer.Option(help="also write a band a class: float32, or uint8 (0-250 = 0-1)"),
     ] = None,
     argmax: Annotated[
         bool, typer.Option("--argmax", help="plain argmax, without the fitted decision")

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from raremap.balance.options import BalanceOptions
 from raremap.batches.options import AugmentOptions
@@ -49,6 +49,13 @@ class Experiment(Options):
     @classmethod
     def _named_scheme(cls, labels: Any) -> Any:
         return LabelScheme.named(labels) if isinstance(labels, str) else labels
+
+    @model_validator(mode="after")
+    def _known_class(self) -> Experiment:
+        of = self.decision.of
+        if of is not None and of not in self.labels.names:
+            raise ValueError(f"decision.of is '{of}', which is not a class; {nearest(of, self.labels.names)}")
+        return self
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -167,7 +174,8 @@ def _explain(error: ValidationError, source: str, data: dict[str, Any]) -> str:
         if isinstance(first.get("input"), dict) or first["type"] == "value_error"
         else f", found {first.get('input')!r}"
     )
-    return f"{source}: {key}: {reason[0].lower() + reason[1:]}{got}{more}"
+    at = f"{key}: " if key else ""
+    return f"{source}: {at}{reason[0].lower() + reason[1:]}{got}{more}"
 
 
 def _known(path: Sequence[str], data: dict[str, Any]) -> set[str]:

@@ -76,7 +76,7 @@ class SamplingPlan:
         try:
             table = pq.read_table(path)
             shares = np.array([float(v) for v in table.schema.metadata[b"shares"].decode().split(",")])
-            columns = [table.column(c).to_numpy() for c in ("tile_id", "weight", "repeats")]
+            ids, weights, repeats = (table.column(c).to_numpy() for c in ("tile_id", "weight", "repeats"))
         except (pa.ArrowException, OSError, KeyError, TypeError):
             raise CatalogError(f"{path} is not a sampling plan; make it again") from None
-        return cls(*columns, shares)
+        return cls(ids, weights, repeats, shares)

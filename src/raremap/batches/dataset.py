@@ -103,10 +103,11 @@ class TrainSamples:
     def __getitem__(self, draw: int) -> dict[str, np.ndarray]:
         rng = draw_rng(self._seed, draw)
         row = self._sampler[draw]
-        for _ in range(self._tries):
-            image, valid, mask = self._reader.crop(row, self._place(self._windows[row], rng))
+        image, valid, mask = self._reader.crop(row, self._place(self._windows[row], rng))
+        for _ in range(self._tries - 1):
             if (mask != IGNORE).any():
                 break
+            image, valid, mask = self._reader.crop(row, self._place(self._windows[row], rng))
         image = self._normalization.apply(image, valid)
         mask = mask.astype(np.int64)
         short = (self._crop - mask.shape[0], self._crop - mask.shape[1])

@@ -14,5 +14,5 @@ class AugmentOptions(Options):
     """
 
     dihedral: bool = True
-    gain: float = Field(0.05, ge=0, le=1)
-    offset: float = Field(0.05, ge=0, le=1)
+    gain: float = Field(default=0.05, ge=0, le=1)
+    offset: float = Field(default=0.05, ge=0, le=1)

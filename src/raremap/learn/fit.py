@@ -83,7 +83,7 @@ def fit(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []):
         torch.manual_seed(train.seed)
         network = model.build(len(catalog.bands), catalog.scheme.num_classes)
-        network = network.to(device, memory_format=torch.channels_last)
+        network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         samples = TrainSamples(
             reader,
             catalog,
@@ -171,7 +171,10 @@ class _Run:
                 if first:
                     checkpoint.restore_random(self._resumed)
                 self.task.train()
-                trainer.fit(self.task, loader)
+                try:
+                    trainer.fit(self.task, loader)
+                except lightning.pytorch.utilities.exceptions.SIGTERMException:
+                    raise KeyboardInterrupt from None
                 if trainer.interrupted or self.task.step < t.steps:
                     raise KeyboardInterrupt
         finally:

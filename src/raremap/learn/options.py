@@ -13,14 +13,16 @@ class OptimizerOptions(Options):
     """AdamW or Adam, with a one-cycle rate (peak `lr`), a rate that falls on a plateau of the monitor's macro-F1, or a constant one."""
 
     kind: Literal["adamw", "adam"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
     schedule: Literal["onecycle", "plateau", "constant"] = "onecycle"
-    warmup: float = Field(0.3, gt=0, lt=1, description="share of the steps before the peak of one-cycle")
-    patience: int = Field(
-        3, ge=0, description="monitor evaluations without gain before a plateau's rate falls"
+    warmup: float = Field(
+        default=0.3, gt=0, lt=1, description="share of the steps before the peak of one-cycle"
     )
-    factor: float = Field(0.3, gt=0, lt=1)
+    patience: int = Field(
+        default=3, ge=0, description="monitor evaluations without gain before a plateau's rate falls"
+    )
+    factor: float = Field(default=0.3, gt=0, lt=1)
 
 
 class TrainOptions(Options):
@@ -31,16 +33,16 @@ class TrainOptions(Options):
     are taken every `monitor_every` steps (default a tenth of all), a checkpoint is written as often.
     """
 
-    steps: int = Field(2000, ge=1)
-    batch_size: int = Field(16, ge=1)
-    crop: int = Field(128, ge=16)
+    steps: int = Field(default=2000, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    crop: int = Field(default=128, ge=16)
     precision: Literal["auto", "float32", "bf16-mixed"] = "auto"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     device: str = "auto"
-    workers: int | None = Field(None, ge=0)
-    threads: int | None = Field(None, ge=1)
-    monitor_every: int | None = Field(None, ge=1)
-    checkpoint_every: int | None = Field(None, ge=1)
+    workers: int | None = Field(default=None, ge=0)
+    threads: int | None = Field(default=None, ge=1)
+    monitor_every: int | None = Field(default=None, ge=1)
+    checkpoint_every: int | None = Field(default=None, ge=1)
 
     @property
     def monitor_steps(self) -> int:

@@ -33,6 +33,7 @@ class SegmentationTask(lightning.LightningModule):
         self.network, self._loss, self._options, self._steps = network, loss, optimizer, steps
         self._after_step = after_step
         self.step = 0
+        self.delivered: Tensor
         self.register_buffer("delivered", torch.zeros(num_classes, dtype=torch.int64))
         # Sums since the last report, kept on the device: reading a number every step would stall a GPU.
         self._sums: dict[str, Tensor] = {}
@@ -52,7 +53,7 @@ class SegmentationTask(lightning.LightningModule):
         self._summed += 1
         return total
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the step, move the rate, and hand over to `after_step`."""
         self.step += 1
         if isinstance(self.scheduler, torch.optim.lr_scheduler.OneCycleLR) and self.step < self._steps:

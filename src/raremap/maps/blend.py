@@ -5,8 +5,8 @@ weights at a pixel is the sum over rows times the sum over columns. Weights are 
 their sum once, along each axis, and what is added up is already the blended probability: no buffer of
 weights, no division, and the true sum everywhere, scene borders included.
 
-The kernels release the interpreter's lock and are called on parts of a strip from several threads; each
-pixel belongs to one thread and its windows come in the lattice's order, so results do not depend on it.
+The kernels release the interpreter's lock. Windows are added by one thread in the lattice's order, so the
+sums are the same however many threads computed them.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def axis_weights(
 
 
 @njit(nogil=True, cache=True)
-def add(ring, probs, row_weights, col_weights, top, col, old_rows, old_cols, first, last):  # pragma: no cover
-    """Add rows `first` to `last` of a window's probs `[K, h, w]`, weighted, into a ring `[K, R, W]`.
+def add(ring, probs, row_weights, col_weights, top, col, old_rows, old_cols):  # pragma: no cover
+    """Add a window's probs `[K, h, w]`, weighted, into a ring `[K, R, W]`.
 
     The window's first row lies at ring row `top` (modulo R) and its first column at `col`. Pixels beyond
     the first `old_rows` rows and `old_cols` columns are met for the first time: they are set, not added
     to, so the ring needs no clearing.
     """
-    classes, _, width = probs.shape
+    classes, height, width = probs.shape
     ring_rows = ring.shape[1]
     for k in range(classes):
-        for i in range(first, last):
+        for i in range(height):
             y = (top + i) % ring_rows
             weight = row_weights[i]
             source = probs[k, i]

@@ -18,7 +18,7 @@ from raremap.jobs import Progress
 from raremap.labels import LabelScheme
 from raremap.maps import blend
 from raremap.maps.options import PredictOptions
-from raremap.maps.stream import THREADS, Network, Strip, spread, stream
+from raremap.maps.stream import Network, Strip, stream
 from raremap.maps.style import qml
 from raremap.scene.cog import CogWriter
 from raremap.scene.grid import Grid
@@ -27,6 +27,7 @@ from raremap.scene.raster import ImageReader
 Decide = Callable[[np.ndarray], np.ndarray]
 """Probs float32 `[K, h, w]` → class index uint8 `[h, w]`, pixel by pixel; called from several threads."""
 
+_THREADS = 2
 _PIECE = 1 << 18  # pixels that are decided at once, so that a rule's own arrays stay small
 
 
@@ -148,7 +149,7 @@ def _write_strips(
     """Decide and hand over strip after strip; gives the pixels of each class."""
     counts = np.zeros(scheme.num_classes, np.int64)
     values, nodata = np.array(scheme.values, np.uint8), np.uint8(scheme.map_nodata)
-    with closing(strips), ThreadPoolExecutor(THREADS, "raremap-decide") as pool:
+    with closing(strips), ThreadPoolExecutor(_THREADS, "raremap-decide") as pool:
         for strip in strips:
             index = _decided(strip, decide, pool)
             blend.to_values(index, strip.valid, values, nodata, counts)
@@ -159,20 +160,20 @@ def _write_strips(
 
 
 def _decided(strip: Strip, decide: Decide | None, pool: ThreadPoolExecutor) -> np.ndarray:
-    """Class index uint8 `[h, w]` of a strip, in pieces and in several threads."""
+    """Class index uint8 `[h, w]` of a strip, in pieces of rows and in several threads."""
     height, width = strip.valid.shape
     index = np.empty((height, width), np.uint8)
     rows = max(1, _PIECE // width)
 
-    def part(first: int, last: int) -> None:
+    def part(top: int) -> None:
+        piece = slice(top, top + rows)
         if decide is None:
-            blend.argmax(strip.probs[:, first:last], index[first:last])
-            return
-        for top in range(first, last, rows):
-            piece = slice(top, min(top + rows, last))
+            blend.argmax(strip.probs[:, piece], index[piece])
+        else:
             index[piece] = decide(strip.probs[:, piece])
 
-    spread(pool, part, height, strip.probs.size)
+    for _ in pool.map(part, range(0, height, rows)):  # which raises what a part raised
+        pass
     return index
 
 

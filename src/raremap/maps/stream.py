@@ -8,11 +8,11 @@ width, whatever the scene's height and width; values depend on neither (see `lat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,22 +25,37 @@ from raremap.maps.options import PredictOptions
 from raremap.scene.raster import ImageReader, bounded_cache
 from raremap.scene.window import Window
 
-THREADS = 2
-"""Threads that blend and decide; the network has its own."""
-
 _SWATH_BYTES = 160 << 20
 _BATCH_PIXELS = 512 * 512
-_ALONE = 1 << 19  # numbers that one thread adds sooner than two can be woken
 
 
 class Network(Protocol):
     """What maps need of a model: probabilities of windows of raw pixels, of any size.
 
-    Normalisation, padding, device and precision are its own affair. It is called from one thread.
+    Normalisation, padding, device and precision are its own affair. It is called from one thread, not the
+    caller's, unless it has `lanes`.
     """
 
     def __call__(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Probs float32 `[B, K, h, w]` of an image `[B, C, h, w]` as stored and its validity `[B, h, w]`."""
+        ...
+
+
+@runtime_checkable
+class LanedNetwork(Protocol):
+    """A network that is faster when several threads ask it at once, as those of processors are.
+
+    `lanes` is how many threads; each calls `enter_lane` before its first window.
+    """
+
+    lanes: int
+
+    def enter_lane(self) -> None:
+        """Prepare the thread that calls it."""
+        ...
+
+    def __call__(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """As `Network` says."""
         ...
 
 
@@ -80,65 +95,107 @@ def stream(
         wanted = [w for w in (w.intersect(grid.window) for w in wanted) if not w.empty]
     pixel_bytes = 4 * num_classes + 3 * (len(reader.bands) * reader.dtype.itemsize + 1)
     swaths = lattice.swaths(_SWATH_BYTES // (pixel_bytes * lattice.height), wanted)
-    with ThreadPoolExecutor(THREADS, "raremap-blend") as pool:
+    lanes, prepare = (network.lanes, network.enter_lane) if isinstance(network, LanedNetwork) else (1, None)
+    with ThreadPoolExecutor(lanes, "raremap-network", initializer=prepare) as pool:
         for swath in swaths:
             share = swath.width / sum(s.width for s in swaths)
             shown = 0
-            ring = _Ring(lattice, swath, num_classes, pool)
-            for strip in _strips(reader, network, ring, options, lattice.rows(swath, wanted)):
+            ring = _Ring(lattice, swath, num_classes)
+            rows = ahead(_read(reader, ring, lattice.rows(swath, wanted)))
+            jobs = _jobs(
+                rows, ring, options.batch or max(1, _BATCH_PIXELS // (lattice.height * lattice.width))
+            )
+            for strip in _strips(_asked(jobs, network, num_classes, pool, lanes), ring):
                 for piece in [strip.window] if wanted is None else pieces(strip.window, wanted):
-                    rows, cols = piece.slices(strip.window)
-                    yield Strip(piece, strip.probs[:, rows, cols], strip.valid[rows, cols])
+                    inside = piece.slices(strip.window)
+                    yield Strip(piece, strip.probs[:, *inside], strip.valid[inside])
                 report.advance((strip.window.row_end - shown) * share)
                 shown = strip.window.row_end
             report.advance((grid.height - shown) * share)
 
 
-def _strips(
-    reader: ImageReader, network: Network, ring: _Ring, options: PredictOptions, rows: list[Row]
-) -> Iterator[Strip]:
-    """The finished strips of one swath, downwards."""
-    width = ring.lattice.width
-    batch = options.batch or max(1, _BATCH_PIXELS // (width * ring.lattice.height))
-    for row, image, valid in ahead(_read(reader, ring, rows)):
-        ring.begin(row.index)
-        todo: list[int] = []
+@dataclass(frozen=True)
+class _Job:
+    """Neighbouring windows of a row: lattice columns with whether the network is asked, and what it is asked.
+
+    `valid` is the whole row's; `first` and `last` say whether the row begins or ends here.
+    """
+
+    row: Row
+    valid: np.ndarray
+    first: bool
+    last: bool
+    steps: list[tuple[int, bool]]
+    images: np.ndarray
+    valids: np.ndarray
+
+
+def _jobs(rows: Iterator[tuple[Row, np.ndarray, np.ndarray]], ring: _Ring, batch: int) -> Iterator[_Job]:
+    """All windows of a swath in the lattice's order, `batch` to be asked at a time."""
+    for row, image, valid in rows:
+        steps: list[tuple[int, bool]] = []
+        first = True
         for col, needed in enumerate(row.needed, ring.swath.first):
             # A window that is skipped is missing from the sums of its pixels only, and none of them is
             # valid or wanted; so the weights of every pixel that counts still sum to 1.
-            here = ring.columns(col)
-            if needed and valid[:, here].any():
-                todo.append(col)
-            else:
-                _compute(network, ring, image, valid, todo)
-                ring.skip(col)
-            if len(todo) == batch:
-                _compute(network, ring, image, valid, todo)
-        _compute(network, ring, image, valid, todo)
-        yield from ring.finished(row, valid)
+            steps.append((col, needed and bool(valid[:, ring.columns(col)].any())))
+            last = col == ring.swath.last
+            asked = [ring.columns(col) for col, ask in steps if ask]
+            if len(asked) == batch or last:
+                images = np.stack([image[:, :, c] for c in asked]) if asked else image[None, :, :0, :0]
+                valids = np.stack([valid[:, c] for c in asked]) if asked else valid[None, :0, :0]
+                yield _Job(row, valid, first, last, steps, images, valids)
+                steps, first = [], False
 
 
-def _compute(network: Network, ring: _Ring, image: np.ndarray, valid: np.ndarray, todo: list[int]) -> None:
-    """Ask the network for the windows of lattice columns `todo`, add them, and empty the list."""
-    if not todo:
-        return
-    images = np.stack([image[:, :, ring.columns(col)] for col in todo])
-    valids = np.stack([valid[:, ring.columns(col)] for col in todo])
-    probs = network(images, valids)
-    expected = (len(todo), len(ring.probs), *valids.shape[1:])
+def _asked(
+    jobs: Iterator[_Job], network: Network, num_classes: int, pool: ThreadPoolExecutor, lanes: int
+) -> Iterator[tuple[_Job, np.ndarray]]:
+    """Each job with its probabilities, in order; the threads are kept busy across the rows."""
+    waiting: deque[tuple[_Job, Future[np.ndarray]]] = deque()
+    try:
+        for job in jobs:
+            waiting.append((job, pool.submit(_ask, network, job, num_classes)))
+            if len(waiting) > lanes:
+                job, answer = waiting.popleft()
+                yield job, answer.result()
+        while waiting:
+            job, answer = waiting.popleft()
+            yield job, answer.result()
+    finally:
+        for _, answer in waiting:
+            answer.cancel()
+
+
+def _ask(network: Network, job: _Job, num_classes: int) -> np.ndarray:
+    """Probabilities float32 of a job's windows, looked at."""
+    expected = (len(job.images), num_classes, *job.valids.shape[1:])
+    if not job.valids.size:
+        return np.empty((0, num_classes, 0, 0), np.float32)
+    probs = network(job.images, job.valids)
     if probs.shape != expected:
         raise BundleError(
             f"the network gives probabilities of shape {probs.shape}, expected {expected} "
             "(windows, classes, rows, columns); its labels must name as many classes as it has"
         )
-    if np.isnan(probs[:, 0]).any() and np.isnan(probs[:, 0][valids]).any():
+    if np.isnan(probs[:, 0]).any() and np.isnan(probs[:, 0][job.valids]).any():
         raise BundleError(
-            f"the network gives NaN for valid pixels of {ring.where(todo[0])}; "
+            f"the network gives NaN for valid pixels of rows {job.row.done[0]} and below; "
             "check the scene's values there and the bundle's normalisation"
         )
-    for col, one in zip(todo, np.asarray(probs, np.float32), strict=True):
-        ring.add(col, one)
-    todo.clear()
+    return np.asarray(probs, np.float32)
+
+
+def _strips(answers: Iterator[tuple[_Job, np.ndarray]], ring: _Ring) -> Iterator[Strip]:
+    """The finished strips of one swath, downwards."""
+    for job, probs in answers:
+        if job.first:
+            ring.begin(job.row.index)
+        each = iter(probs)
+        for col, asked in job.steps:
+            ring.add(col, next(each) if asked else None)
+        if job.last:
+            yield from ring.finished(job.row, job.valid)
 
 
 def _read(reader: ImageReader, ring: _Ring, rows: list[Row]) -> Iterator[tuple[Row, np.ndarray, np.ndarray]]:
@@ -164,12 +221,11 @@ def _read(reader: ImageReader, ring: _Ring, rows: list[Row]) -> Iterator[tuple[R
 class _Ring:
     """The rows of a swath that are not final yet, `probs` `[K, window height, columns]`; row r lies at r modulo height."""
 
-    def __init__(self, lattice: Lattice, swath: Swath, num_classes: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, lattice: Lattice, swath: Swath, num_classes: int) -> None:
         self.lattice, self.swath = lattice, swath
         self.left = lattice.col_starts[swath.first]
         self.across = lattice.col_starts[swath.last] + lattice.width - self.left
         self.probs = np.empty((num_classes, lattice.height, self.across), np.float32)
-        self._pool = pool
         self._row = self._top = self._old_rows = self._below = self._beyond = 0
 
     def columns(self, col: int) -> slice:
@@ -177,44 +233,23 @@ class _Ring:
         start = self.lattice.col_starts[col] - self.left
         return slice(start, start + self.lattice.width)
 
-    def where(self, col: int) -> str:
-        """The window of a lattice column, in words."""
-        top, left = self._top, self.lattice.col_starts[col]
-        return f"rows {top}-{top + self.lattice.height}, columns {left}-{left + self.lattice.width}"
-
     def begin(self, row: int) -> None:
-        """Start a row of windows; its columns must all follow, in order, by `add` or `skip`."""
+        """Start a row of windows; its columns must all follow by `add`, in order."""
         self._row, self._top = row, self.lattice.row_starts[row]
         self._old_rows = max(0, self._below - self._top)
         self._below = self._top + self.lattice.height
         self._beyond = 0
 
-    def _old_columns(self, start: int) -> int:
-        old = max(0, self._beyond - start)
-        self._beyond = start + self.lattice.width
-        return old
-
-    def skip(self, col: int) -> None:
-        """Leave a window out."""
-        start = self.columns(col).start
-        old_cols = self._old_columns(start)
-        blend.clear(
-            self.probs, self._top, start, self.lattice.height, self.lattice.width, self._old_rows, old_cols
-        )
-
-    def add(self, col: int, probs: np.ndarray) -> None:
-        """Add a window's probabilities `[K, h, w]` by its weights."""
-        start = self.columns(col).start
-        old_cols = self._old_columns(start)
+    def add(self, col: int, probs: np.ndarray | None) -> None:
+        """Add a window's probabilities `[K, h, w]` by its weights; None leaves the window out."""
+        start, height, width = self.columns(col).start, self.lattice.height, self.lattice.width
+        old_cols = max(0, self._beyond - start)
+        self._beyond = start + width
+        if probs is None:
+            blend.clear(self.probs, self._top, start, height, width, self._old_rows, old_cols)
+            return
         row_weights, col_weights = self.lattice.row_weights[self._row], self.lattice.col_weights[col]
-
-        def part(first: int, last: int) -> None:
-            blend.add(
-                self.probs, probs, row_weights, col_weights, self._top, start, self._old_rows, old_cols,
-                first, last,
-            )  # fmt: skip
-
-        spread(self._pool, part, self.lattice.height, probs.size)
+        blend.add(self.probs, probs, row_weights, col_weights, self._top, start, self._old_rows, old_cols)
 
     def finished(self, row: Row, valid: np.ndarray) -> Iterator[Strip]:
         """The rows that are final after this row of windows, in one strip, or two where the ring wraps."""
@@ -229,13 +264,3 @@ class _Ring:
                 valid[start - self._top : stop - self._top, cols],
             )
             start = stop
-
-
-def spread(pool: ThreadPoolExecutor, part: Callable[[int, int], object], rows: int, work: int) -> None:
-    """Call `part(first, last)` for shares of the rows in several threads, or at once where there is little work."""
-    if work < _ALONE or rows < THREADS:
-        part(0, rows)
-        return
-    cuts = [rows * i // THREADS for i in range(THREADS + 1)]
-    for done in [pool.submit(part, a, b) for a, b in pairwise(cuts)]:
-        done.result()

@@ -28,8 +28,8 @@ class CeDice(Options):
     """Cross-entropy plus Dice, each times its weight."""
 
     kind: Literal["ce_dice"] = "ce_dice"
-    ce: float = Field(1.0, ge=0)
-    dice: float = Field(1.0, ge=0)
+    ce: float = Field(default=1.0, ge=0)
+    dice: float = Field(default=1.0, ge=0)
 
     def __call__(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Terms of logits `[B, K, H, W]` and class index `[B, H, W]`; their sum is the loss."""
@@ -52,8 +52,8 @@ class DecisionOptions(Options):
     kind: Literal["bias", "argmax"] = "bias"
     metric: Literal["macro_f1", "miou", "balanced_accuracy", "f_beta"] = "macro_f1"
     of: str | None = None
-    beta: float = Field(1.0, gt=0)
-    sample: int = Field(400_000, ge=1000)
+    beta: float = Field(default=1.0, gt=0)
+    sample: int = Field(default=400_000, ge=1000)
 
     @model_validator(mode="after")
     def _one_class(self) -> DecisionOptions:

@@ -6,6 +6,7 @@ Axes: B batch, C bands, K classes, H W pixels.
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,14 +61,15 @@ class TorchNetwork:
     """A torch module as maps need it: pixels as stored and their validity in, probabilities out.
 
     `precision` is "float32", "bf16" or "auto": bf16 where it is native and agrees with float32 on the
-    first images (said in the log).
+    first images (said in the log). On a processor several threads may ask at once: `lanes` says how many,
+    and a thread that called `enter_lane` computes alone, which spares the others waiting for it at every layer.
     """
 
     def __init__(
         self, module: nn.Module, normalization: Normalization, device: str = "auto", precision: str = "auto"
     ) -> None:
         self.device = best_device(device)
-        self._module = module.to(self.device, memory_format=torch.channels_last).eval()
+        self._module = module.to(self.device).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
         shape = (1, -1, 1, 1)
         self._shift = torch.tensor(normalization.shift, dtype=torch.float32, device=self.device).reshape(
             shape
@@ -78,6 +80,17 @@ class TorchNetwork:
         self._bf16: bool | None = {"float32": False, "bf16": True}.get(precision)
         if self._bf16 is None and not has_bf16(self.device):
             self._bf16 = False
+        self._first = threading.Lock()
+        self._threads = torch.get_num_threads()
+        self.lanes = self._threads if self.device.type == "cpu" else 1
+
+    def enter_lane(self) -> None:
+        """Let this thread compute alone; threads made later get the usual number."""
+        if self.lanes > 1:
+            torch.set_num_threads(1)  # of this thread, and of those made from now on
+            usual = threading.Thread(target=torch.set_num_threads, args=(self._threads,))
+            usual.start()
+            usual.join()
 
     @property
     def precision(self) -> str:
@@ -88,8 +101,9 @@ class TorchNetwork:
         """Probabilities float32 `[B, K, h, w]` of an image `[B, C, h, w]` with validity `[B, h, w]`."""
         with torch.inference_mode():
             x = self._normalized(image, valid)
-            if self._bf16 is None:
-                self._bf16 = self._agrees(x)
+            with self._first:
+                if self._bf16 is None:
+                    self._bf16 = self._agrees(x)
             return self._probabilities(x, self._bf16).cpu().numpy()
 
     def _normalized(self, image: np.ndarray, valid: np.ndarray) -> Tensor:

@@ -24,7 +24,7 @@ class ModelOptions(Options):
     decoder: str = "unet"
     encoder: str = "resnet18"
     weights: str | None = None
-    decoder_channels: tuple[int, ...] | None = Field(None, min_length=3, max_length=5)
+    decoder_channels: tuple[int, ...] | None = Field(default=None, min_length=3, max_length=5)
 
     def build(self, in_channels: int, num_classes: int) -> nn.Module:
         """The network, `[B, in_channels, H, W]` of any size → logits `[B, num_classes, H, W]`.

@@ -22,8 +22,8 @@ class NormalizeOptions(Options):
     """
 
     kind: Literal["standard", "mean", "minmax", "percentile", "none"] = "standard"
-    low: float = Field(2.0, ge=0, lt=50)
-    high: float = Field(98.0, gt=50, le=100)
+    low: float = Field(default=2.0, ge=0, lt=50)
+    high: float = Field(default=98.0, gt=50, le=100)
 
 
 @dataclass(frozen=True)

@@ -91,13 +91,13 @@ class Catalog:
     @cached_property
     def counts(self) -> np.ndarray:
         """Pixels by tile and class, float64 `[N, K]`."""
-        return np.stack(self.table["counts"].to_numpy()).astype(np.float64).reshape(len(self), -1)
+        return np.array(self.table["counts"].tolist(), np.float64).reshape(len(self), -1)
 
     @cached_property
     def windows(self) -> list[Window]:
         """The window of each tile."""
-        columns = [self.table[c].to_numpy() for c in ("row_off", "col_off", "height", "width")]
-        return [Window(*(int(v) for v in row)) for row in zip(*columns, strict=True)]
+        rows = self.table[["row_off", "col_off", "height", "width"]].to_numpy().tolist()
+        return [Window(*row) for row in rows]
 
     @cached_property
     def scene_names(self) -> np.ndarray:
@@ -224,7 +224,7 @@ class Catalog:
             for name, s in meta["scenes"].items()
         }
         return cls(
-            frame[COLUMNS],
+            gpd.GeoDataFrame(frame[COLUMNS]),
             scheme,
             TileOptions(**meta["tiles"]),
             SplitOptions(**meta["split"]),

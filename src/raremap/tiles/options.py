@@ -19,9 +19,9 @@ class TileOptions(Options):
     out and counted.
     """
 
-    size: int = Field(256, ge=16)
-    overlap: float = Field(0.0, ge=0, lt=1)
-    min_valid: float = Field(0.5, ge=0, le=1)
+    size: int = Field(default=256, ge=16)
+    overlap: float = Field(default=0.0, ge=0, lt=1)
+    min_valid: float = Field(default=0.5, ge=0, le=1)
 
 
 class SplitOptions(Options):
@@ -39,17 +39,17 @@ class SplitOptions(Options):
     training, monitor and calibration blocks).
     """
 
-    folds: int = Field(5, ge=2)
-    fold: int = Field(0, ge=0)
+    folds: int = Field(default=5, ge=2)
+    fold: int = Field(default=0, ge=0)
     places: str | int | None = None
-    block_m: float | None = Field(None, gt=0)
-    block_px: int | None = Field(None, gt=0)
-    within: int | None = Field(None, gt=0)
+    block_m: float | None = Field(default=None, gt=0)
+    block_px: int | None = Field(default=None, gt=0)
+    within: int | None = Field(default=None, gt=0)
     test: list[str] | None = None
     monitor_places: list[str] | None = None
     calibration_places: list[str] | None = None
-    monitor: float = Field(0.1, gt=0, lt=0.5)
-    calibration: float = Field(0.1, ge=0, lt=0.5)
+    monitor: float = Field(default=0.1, gt=0, lt=0.5)
+    calibration: float = Field(default=0.1, ge=0, lt=0.5)
     seed: int = 0
 
     @model_validator(mode="after")

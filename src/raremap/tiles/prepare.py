@@ -182,5 +182,5 @@ def footprint(grid: Grid, window: Window) -> Polygon | None:
         (window.col_off, window.row_end),
     ]
     xs, ys = zip(*(grid.transform @ c for c in corners), strict=True)
-    lon, lat = transform(grid.crs, "EPSG:4326", xs, ys)
+    lon, lat = transform(grid.crs, "EPSG:4326", xs, ys)[:2]
     return Polygon(zip(lon, lat, strict=True))

@@ -10,6 +10,6 @@ from raremap.options import Options
 class ValleyOptions(Options):
     """One scene of `size`² pixels of 10 m, or `valleys` independent ones; the same seed gives the same bytes."""
 
-    seed: int = Field(0, ge=0)
-    size: int = Field(1024, ge=64, le=4096, multiple_of=8)
-    valleys: int | None = Field(None, ge=1, le=999)
+    seed: int = Field(default=0, ge=0)
+    size: int = Field(default=1024, ge=64, le=4096, multiple_of=8)
+    valleys: int | None = Field(default=None, ge=1, le=999)

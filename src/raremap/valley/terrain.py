@@ -105,7 +105,7 @@ def _wear(height, receiver, area, lift, cell):  # pragma: no cover - compiled
         if r == i:
             out[i] = 0.0
             continue
-        diagonal = (i // n != r // n) and (i % n != r % n)
+        diagonal = (i // n != r // n) & (i % n != r % n)
         distance = cell * (1.41421356 if diagonal else 1.0)
         k = 0.032 * np.sqrt(a[i]) / distance * 20.0 / 30.0
         z = (flat[i] + up[i] + k * out[r]) / (1.0 + k)
@@ -212,7 +212,7 @@ def _reservoir(
         upstream = _upstream(height, receiver, dam)
         for rise in (6, 10, 15, 22):
             low = upstream & (height < height.ravel()[dam] + rise)
-            parts, _ = ndimage.label(low)
+            parts = np.asarray(ndimage.label(low)[0])  # pyright: ignore[reportIndexIssue, reportGeneralTypeIssues]
             flooded = parts == parts.ravel()[dam]
             if flooded.sum() >= 0.5 * goal:
                 break

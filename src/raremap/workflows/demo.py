@@ -95,7 +95,7 @@ def _experiment(out: Path, steps: int, seed: int) -> Any:
 
     return Experiment.from_dict(
         {
-            "out": str(out / "run"),
+            "out": str(out / "simulated-valleys"),
             "scenes": {
                 "images": str(out / "valleys/august/*.tif"),
                 "masks": str(out / "valleys/labels/*.tif"),

@@ -142,11 +142,13 @@ def evaluate(
     once. Writes evaluation.json and report.html (for other uses than the test, their name is added). On
     another catalog than the bundle was trained on, all places but those that training, monitor or
     calibration used are the test. Raises `BundleError` where the catalog has other classes or lacks a
-    band, `CatalogError` where its sources changed or the use has no tile.
+    band, `CatalogError` where its sources changed or the use has no tile. The scores on test places are kept
+    in a bundle that is given by its folder, for its card.
     """
     from raremap.bundle import Bundle
     from raremap.tiles.catalog import Catalog
 
+    folder = None if isinstance(bundle, Bundle) else Path(bundle)
     if isinstance(bundle, (str, Path)):
         out = Path(bundle).resolve().parent if out is None else out
         bundle = Bundle.load(bundle)
@@ -170,7 +172,16 @@ def evaluate(
         facts=_facts(bundle, network, catalog, uses),
     )
     result = replace(result, remarks=(*remarks, *_remarks(result)))
+    if folder is not None and use == "test" and not remarks:
+        bundle.with_metrics(_figures(result)).save(folder)
     return result if out is None else _write(result, bundle, network, catalog, Path(out))
+
+
+def _figures(result: Evaluation) -> dict[str, Any]:
+    """What a bundle's card says of its scores."""
+    scores = result.scores.to_dict()
+    del scores["confusion"]
+    return {"use": result.use, "places": len(set(result.places)), **scores}
 
 
 def _score(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from raremap.errors import BundleError, OutputError, SceneError, nearest
 from raremap.jobs import progress
@@ -35,7 +36,7 @@ def predict(
     bundle: Bundle | str | Path,
     scenes: str | Path | Sequence[str | Path],
     out: str | Path,
-    probabilities: str | None = None,
+    probabilities: Literal["float32", "uint8"] | None = None,
     argmax: bool = False,
     window: int | None = None,
     overlap: float | None = None,
@@ -129,10 +130,8 @@ def _options(bundle: Bundle, window: int | None, overlap: float | None, argmax: 
 
 
 def _tags(bundle: Bundle, decided: bool) -> dict[str, str]:
-    import raremap
-
     return {
-        "TIFFTAG_SOFTWARE": f"raremap {raremap.__version__}",
+        "TIFFTAG_SOFTWARE": f"raremap {version('raremap')}",
         "raremap_model": bundle.name,
         "raremap_decision": "fitted" if decided and bundle.decision and bundle.decision.fitted else "argmax",
     }

@@ -1,0 +1,148 @@
+"""Training on a small project: the same numbers whatever is interrupted, and how many workers help."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from tests import project
+
+from raremap.batches.augment import augment, dihedral
+from raremap.batches.options import AugmentOptions
+from raremap.errors import ConfigError, TrainingError
+from raremap.labels import IGNORE
+from raremap.workflows.prepare import catalog_of
+from raremap.workflows.train import run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    project.make(folder)
+    return folder
+
+
+def train(folder, out, *overrides, resume=False):
+    experiment = project.experiment(folder, out, *overrides)
+    return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
+
+
+def weights(training):
+    return list(training.bundle.module.state_dict().values())
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    return train(folder, tmp_path_factory.mktemp("whole"))
+
+
+def test_a_run_leaves_everything_that_it_should(whole):
+    out = whole.path.parent
+    for name in (
+        "experiment.yaml",
+        "versions.json",
+        "uses.csv",
+        "plan.parquet",
+        "metrics.csv",
+        "checkpoints/last.pt",
+        "bundle/model.safetensors",
+    ):
+        assert (out / name).exists(), name
+    assert any((out / "tensorboard").iterdir())
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [int(r["step"]) for r in rows] == [2, 4, 6, 8]
+    best = max(rows, key=lambda r: float(r["macro_f1"]))
+    assert whole.best_step == int(best["step"])
+    assert whole.monitor_macro_f1 == pytest.approx(float(best["macro_f1"]))
+    assert sum(whole.bundle.prior) == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_numbers_of_none(folder, whole, tmp_path):
+    other = train(folder, tmp_path, "train.workers=2")
+    assert same(whole, other)
+    drop = lambda p: [r.rsplit(",", 1)[0] for r in (p.parent / "metrics.csv").read_text().splitlines()]  # noqa: E731
+    assert drop(other.path) == drop(whole.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("schedule", ["onecycle", "plateau"])
+def test_a_broken_run_goes_on_to_the_same_weights(folder, tmp_path, stop, schedule):
+    overrides = [f"optimizer.schedule={schedule}", "train.steps=12"]
+    unbroken = train(folder, tmp_path / "unbroken", *overrides)
+    script = (
+        "import sys; from pathlib import Path; from tests.learn.test_fit import train\n"
+        f"train(Path({str(folder)!r}), Path({str(tmp_path / 'broken')!r}), *{overrides!r})"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stderr=subprocess.PIPE, cwd=project.__file__.rsplit("/", 2)[0]
+    )
+    last = tmp_path / "broken" / "checkpoints" / "last.pt"
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.005)
+    os.kill(process.pid, stop)
+    process.communicate()
+    step = torch.load(last, weights_only=True)["task"]["step"]
+    assert not list(last.parent.glob(".*")) or stop == signal.SIGKILL
+    resumed = train(folder, tmp_path / "broken", *overrides, resume=True)
+    assert step < 12, "the run had ended before it was stopped"
+    assert same(unbroken, resumed)
+    assert unbroken.monitor_macro_f1 == resumed.monitor_macro_f1
+    steps = [r["step"] for r in csv.DictReader((tmp_path / "broken" / "metrics.csv").open())]
+    assert steps == ["2", "4", "6", "8", "10", "12"]
+
+
+def test_resuming_nothing_or_another_experiment_is_refused(folder, tmp_path, whole):
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train(folder, tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="differs from this experiment"):
+        train(folder, whole.path.parent, "optimizer.lr=0.5", resume=True)
+
+
+def test_a_loss_that_is_no_number_is_told(folder, tmp_path):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) by step 2 .*lower optimizer\.lr"):
+        train(folder, tmp_path, "optimizer.lr=1e30", "optimizer.schedule=constant")
+
+
+def test_a_damaged_checkpoint_is_told(folder, tmp_path):
+    train(folder, tmp_path, "train.steps=2")
+    (tmp_path / "checkpoints" / "last.pt").write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(TrainingError, match=r"last\.pt cannot be read"):
+        train(folder, tmp_path, "train.steps=2", resume=True)
+
+
+def test_the_eight_flips_and_turns_are_different_and_keep_image_and_mask_together():
+    image = np.arange(12.0).reshape(1, 3, 4)
+    seen = {dihedral(image, code).tobytes() + str(dihedral(image, code).shape).encode() for code in range(8)}
+    assert len(seen) == 8
+    mask = np.where(image[0] > 5, 1, IGNORE)
+    a, b = augment(
+        image, mask, np.ones((3, 4), bool), AugmentOptions(gain=0, offset=0), np.random.default_rng(3)
+    )
+    assert np.array_equal(b == 1, a[0] > 5)
+
+
+def test_radiometric_changes_leave_invalid_pixels_at_zero():
+    valid = np.array([[True, False]])
+    image = np.where(valid, 2.0, 0.0)[None].astype(np.float32)
+    out, _ = augment(
+        image,
+        valid.astype(int),
+        valid,
+        AugmentOptions(dihedral=False, gain=0.5, offset=0.5),
+        np.random.default_rng(0),
+    )
+    assert out[0, 0, 1] == 0
+    assert out[0, 0, 0] != 2
