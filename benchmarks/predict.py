@@ -74,7 +74,7 @@ def make_scene(path: Path, height: int, width: int) -> None:
                 file.write(cell[:, :h, :w], window=rasterio.windows.Window(col, row, w, h))
 
 
-def network(model: str):  # noqa: ANN201
+def network(model: str):
     """The benchmark's torch module: the convolution, or the U-Net as bundles hold it."""
     import torch
 
@@ -87,7 +87,7 @@ def network(model: str):  # noqa: ANN201
     return ModelOptions(decoder="unet", encoder="resnet18", weights=None).build(BANDS, CLASSES)
 
 
-def raremap_network(model: str):  # noqa: ANN201
+def raremap_network(model: str):
     from raremap.bundle import Bundle
     from raremap.labels import LabelScheme
     from raremap.scene.normalize import Normalization
@@ -128,7 +128,9 @@ def run_network(scene: Path, model: str) -> dict[str, float]:
     net, _ = raremap_network(model)
     loaded = resident_mb()
     with open_image(scene, names=NAMES) as reader:
-        lattice = Lattice.of(reader.grid.height, reader.grid.width, PredictOptions(window=WINDOW, overlap=OVERLAP))
+        lattice = Lattice.of(
+            reader.grid.height, reader.grid.width, PredictOptions(window=WINDOW, overlap=OVERLAP)
+        )
         image, valid = reader.read(Window(0, 0, lattice.height, lattice.width))
     image, valid = image[None].copy(), valid[None].copy()
     count = len(lattice.row_starts) * len(lattice.col_starts)
@@ -177,7 +179,9 @@ def measure(runner: str, scene: Path, model: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(title: str, runners: list[str], scene: Path, model: str, repeats: int) -> dict[str, dict[str, float]]:
+def compare(
+    title: str, runners: list[str], scene: Path, model: str, repeats: int
+) -> dict[str, dict[str, float]]:
     """Medians of runners that take turns, shown as lines of the table."""
     runs: dict[str, list[dict[str, float]]] = {r: [] for r in runners}
     for _ in range(repeats):
@@ -197,7 +201,9 @@ def compare(title: str, runners: list[str], scene: Path, model: str, repeats: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="smaller scenes, one run each, under a minute")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", choices=["conv", "long", "unet"], help="one part")
@@ -222,7 +228,9 @@ def main() -> None:
         figures["versions"]["pytorch-toolbelt"] = metadata.version("pytorch-toolbelt")  # type: ignore[index]
     else:
         print("pytorch-toolbelt is not installed (uv sync --group bench): its lines are missing")
-    print(f"{'scene and model':<28} {'':<9} {'median time':>10} {'(range)':>13} {'peak':>10}  above the loaded model")
+    print(
+        f"{'scene and model':<28} {'':<9} {'median time':>10} {'(range)':>13} {'peak':>10}  above the loaded model"
+    )
     with tempfile.TemporaryDirectory(prefix="raremap-bench-") as folder:
         scene = Path(folder) / "scene.tif"
         if args.only in (None, "conv", "long"):
@@ -232,7 +240,9 @@ def main() -> None:
             conv = compare(f"{n}x{n} convolution", runners, scene, "conv", repeats)
             figures["conv"] = conv
             if peer:
-                figures["conv_time_ratio"] = round(conv["raremap"]["seconds"] / conv["toolbelt"]["seconds"], 3)
+                figures["conv_time_ratio"] = round(
+                    conv["raremap"]["seconds"] / conv["toolbelt"]["seconds"], 3
+                )
         if args.only in (None, "long"):
             for height, width in ((4 * n, n), (n, 4 * n)):
                 make_scene(scene, height, width)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -25,7 +26,7 @@ from raremap.maps.options import PredictOptions
 from raremap.scene.raster import ImageReader, bounded_cache
 from raremap.scene.window import Window
 
-_SWATH_BYTES = 160 << 20
+_SWATH_BYTES = 112 << 20
 _BATCH_PIXELS = 512 * 512
 
 
@@ -101,16 +102,17 @@ def stream(
             share = swath.width / sum(s.width for s in swaths)
             shown = 0
             ring = _Ring(lattice, swath, num_classes)
-            rows = ahead(_read(reader, ring, lattice.rows(swath, wanted)))
-            jobs = _jobs(
-                rows, ring, options.batch or max(1, _BATCH_PIXELS // (lattice.height * lattice.width))
-            )
-            for strip in _strips(_asked(jobs, network, num_classes, pool, lanes), ring):
-                for piece in [strip.window] if wanted is None else pieces(strip.window, wanted):
-                    inside = piece.slices(strip.window)
-                    yield Strip(piece, strip.probs[:, *inside], strip.valid[inside])
-                report.advance((strip.window.row_end - shown) * share)
-                shown = strip.window.row_end
+            batch = options.batch or max(1, _BATCH_PIXELS // (lattice.height * lattice.width))
+            with (
+                closing(ahead(_read(reader, ring, lattice.rows(swath, wanted)))) as rows,
+                closing(_asked(_jobs(rows, ring, batch), network, num_classes, pool, lanes)) as answers,
+            ):
+                for strip in _strips(answers, ring):
+                    for piece in [strip.window] if wanted is None else pieces(strip.window, wanted):
+                        inside = piece.slices(strip.window)
+                        yield Strip(piece, strip.probs[:, *inside], strip.valid[inside])
+                    report.advance((strip.window.row_end - shown) * share)
+                    shown = strip.window.row_end
             report.advance((grid.height - shown) * share)
 
 
@@ -122,6 +124,7 @@ class _Job:
     """
 
     row: Row
+    place: str
     valid: np.ndarray
     first: bool
     last: bool
@@ -144,13 +147,13 @@ def _jobs(rows: Iterator[tuple[Row, np.ndarray, np.ndarray]], ring: _Ring, batch
             if len(asked) == batch or last:
                 images = np.stack([image[:, :, c] for c in asked]) if asked else image[None, :, :0, :0]
                 valids = np.stack([valid[:, c] for c in asked]) if asked else valid[None, :0, :0]
-                yield _Job(row, valid, first, last, steps, images, valids)
+                yield _Job(row, ring.place(row, steps), valid, first, last, steps, images, valids)
                 steps, first = [], False
 
 
 def _asked(
     jobs: Iterator[_Job], network: Network, num_classes: int, pool: ThreadPoolExecutor, lanes: int
-) -> Iterator[tuple[_Job, np.ndarray]]:
+) -> Generator[tuple[_Job, np.ndarray]]:
     """Each job with its probabilities, in order; the threads are kept busy across the rows."""
     waiting: deque[tuple[_Job, Future[np.ndarray]]] = deque()
     try:
@@ -180,7 +183,7 @@ def _ask(network: Network, job: _Job, num_classes: int) -> np.ndarray:
         )
     if np.isnan(probs[:, 0]).any() and np.isnan(probs[:, 0][job.valids]).any():
         raise BundleError(
-            f"the network gives NaN for valid pixels of rows {job.row.done[0]} and below; "
+            f"the network gives NaN for valid pixels of {job.place}; "
             "check the scene's values there and the bundle's normalisation"
         )
     return np.asarray(probs, np.float32)
@@ -232,6 +235,12 @@ class _Ring:
         """Where the window of a lattice column lies in the swath's buffers."""
         start = self.lattice.col_starts[col] - self.left
         return slice(start, start + self.lattice.width)
+
+    def place(self, row: Row, steps: list[tuple[int, bool]]) -> str:
+        """Where neighbouring windows of a row lie, in words."""
+        top, lattice = row.done[0], self.lattice
+        left, right = lattice.col_starts[steps[0][0]], lattice.col_starts[steps[-1][0]] + lattice.width
+        return f"rows {top}-{top + lattice.height}, columns {left}-{right}"
 
     def begin(self, row: int) -> None:
         """Start a row of windows; its columns must all follow by `add`, in order."""

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raremap.errors import ConfigError
+
 if TYPE_CHECKING:
     from raremap.scene.normalize import Normalization
 
@@ -42,7 +44,13 @@ class AnySize(nn.Module):
 def best_device(device: str = "auto") -> torch.device:
     """The device asked for, or the fastest that is here."""
     if device != "auto":
-        return torch.device(device)
+        try:
+            torch.empty(0, device=device)
+            return torch.device(device)
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise ConfigError(
+                f"device '{device}' is not here; use auto, or one of {', '.join(_devices())}"
+            ) from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -50,11 +58,23 @@ def best_device(device: str = "auto") -> torch.device:
     return torch.device("cpu")
 
 
+def _devices() -> list[str]:
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [name for name, yes in here.items() if yes]
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is native there; emulated it is many times slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    # oneDNN says yes to any AVX-512, also where it has to emulate.
+    if "avx" in torch.backends.cpu.get_cpu_capability().lower():
+        return any(
+            getattr(torch.cpu, f"_is_{unit}_supported", bool)() for unit in ("avx512_bf16", "amx_tile")
+        )
+    return True
 
 
 class TorchNetwork:
