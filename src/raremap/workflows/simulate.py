@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from raremap.errors import ConfigError
 from raremap.jobs import progress
 from raremap.valley.options import ValleyOptions
 
@@ -23,6 +26,12 @@ def simulate(
     from raremap.valley.simulate import simulate as run
 
     size = size if size is not None else (1024 if valleys is None else 512)
-    options = ValleyOptions(seed=seed, size=size, valleys=valleys)
+    try:
+        options = ValleyOptions(seed=seed, size=size, valleys=valleys)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ConfigError(
+            f"{fault['loc'][0]} {fault['input']}: {fault['msg'][0].lower() + fault['msg'][1:]}"
+        ) from None
     with progress("simulate", total=valleys or 1, quiet=quiet) as bar:
         return run(out_dir, options, bar)

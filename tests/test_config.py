@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+
+from raremap.config import Experiment
+from raremap.errors import ConfigError
+
+BASE = """
+out: run
+scenes: {images: img/*.tif, masks: mask/*.tif}
+labels: {classes: {0: other, 1: slide}}
+"""
+
+
+def load(tmp_path, text, *overrides):
+    (tmp_path / "e.yaml").write_text(text)
+    return Experiment.load(tmp_path / "e.yaml", overrides)
+
+
+def test_an_experiment_is_read_back_as_it_was_resolved(tmp_path):
+    first = load(
+        tmp_path, BASE + "train: {steps: 5}\n", "train.seed=3", "optimizer.lr=1e-4", "labels.ignore=[255]"
+    )
+    assert (first.train.steps, first.train.seed, first.optimizer.lr) == (5, 3, 1e-4)
+    assert load(tmp_path, first.to_yaml()) == first
+
+
+def test_a_built_in_scheme_by_name(tmp_path):
+    text = BASE.replace("{classes: {0: other, 1: slide}}", "catalonia")
+    assert load(tmp_path, text).labels.num_classes == 12
+
+
+@pytest.mark.parametrize(
+    ("extra", "overrides", "match"),
+    [
+        ("trian: {}\n", (), r"e\.yaml: unknown key 'trian'; did you mean 'train'"),
+        ("train: {stepz: 3}\n", (), r"unknown key 'train\.stepz'; did you mean 'steps'"),
+        ("tiles: {size: big}\n", (), r"tiles\.size: input should be a valid integer.*found 'big'"),
+        ("train: {steps: 0}\n", (), r"train\.steps: input should be greater than or equal to 1, found 0"),
+        ("loss: {kind: focl}\n", (), r"loss: .*'ce', 'ce_dice'"),
+        ("decision: {metric: f_beta, of: slid}\n", (), r"decision\.of is 'slid', which is not a class; did you mean 'slide'"),
+        ("split: {fold: 7}\n", (), r"split: fold 7 does not exist"),
+        ("", ("steps",), r"override 'steps' is not of the form section\.key=value"),
+        ("", ("out.x=1",), r"'out' is 'run', not a section"),
+        ("preset: nothing\n", (), "no preset is called 'nothing'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_one_line(tmp_path, extra, overrides, match):
+    with pytest.raises(ConfigError, match=match) as caught:
+        load(tmp_path, BASE + extra, *overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("a: [1\n", r"is not valid YAML at line 2"),
+        ("- 1\n", r"holds list, expected keys"),
+        ("out: run\nlabels: loveda\n", r"'scenes' is missing"),
+        (BASE.replace("images: img/*.tif, ", ""), r"scenes: give either images .* or band_files"),
+        (BASE.replace("1: slide", "1: other"), r"labels: .*'other' is given twice"),
+    ],
+)
+def test_files_that_are_no_experiment(tmp_path, text, match):
+    with pytest.raises(ConfigError, match=match):
+        load(tmp_path, text)
+
+
+def test_a_missing_file():
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist"):
+        Experiment.load("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "examples").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_example_is_valid(path):
+    Experiment.load(path)
