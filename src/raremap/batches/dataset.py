@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ class TileReader:
     def __init__(self, catalog: Catalog, rows: np.ndarray, memory: int = _MEMORY) -> None:
         self._catalog = catalog
         self._open: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
+        self._process = os.getpid()
         self._kept: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         windows = [catalog.windows[r] for r in rows]
         with catalog.open_image(str(catalog.scene_names[rows[0]])) as image:
@@ -68,6 +70,9 @@ class TileReader:
         return pixels, valid, index
 
     def _scene(self, name: str) -> tuple[Any, Any]:
+        if self._process != os.getpid():
+            # A forked worker must not read through its parent's handles: they share one position in the file.
+            self._open, self._process = OrderedDict(), os.getpid()
         if name in self._open:
             self._open.move_to_end(name)
         else:

@@ -18,12 +18,13 @@ def train_loader(
     import torch
     from torch.utils.data import DataLoader
 
-    # Workers share the cores with the network; one thread each is what they can use.
     return DataLoader(
         samples,  # type: ignore[arg-type]
         batch_sampler=_Draws(first, steps, batch_size),
         num_workers=workers,
         collate_fn=_collate,
+        # Its own generator: a loader draws a seed when it starts, and a resumed run starts once more.
+        generator=torch.Generator(),
         pin_memory=pin,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -19,6 +23,7 @@ from raremap.balance.sampler import TileSampler
 from raremap.batches.dataset import TileReader, TrainSamples
 from raremap.batches.loader import train_loader
 from raremap.batches.options import AugmentOptions
+from raremap.errors import RaremapError, TrainingError
 from raremap.jobs import Progress, progress
 from raremap.learn import checkpoint
 from raremap.learn.history import History
@@ -94,9 +99,14 @@ def fit(
             train.seed,
         )
         monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names)
-        run = _Run(network, monitor, catalog.scheme.names, loss, optimizer, train, device, out)
+        of = hashlib.sha256(
+            f"{catalog.fingerprint} {rows.tolist()} {plan.weights.tolist()}".encode()
+        ).hexdigest()
+        run = _Run(network, monitor, catalog.scheme.names, loss, optimizer, train, device, out, of)
         if resume:
             run.restore()
+        else:
+            run.clear()
         if run.task.step < train.steps:
             reader.load(np.concatenate([rows, monitor_rows]))
             run.go(samples, quiet)
@@ -116,6 +126,7 @@ class _Run:
         train: TrainOptions,
         device: torch.device,
         out: Path,
+        of: str = "",
     ) -> None:
         from raremap.learn.task import SegmentationTask
 
@@ -123,21 +134,36 @@ class _Run:
             network, loss, optimizer, train.steps, len(names), self._after
         )
         self._monitor, self._names, self._train, self._device = monitor, names, train, device
-        self._folder, self._out = out / "checkpoints", out
+        self._folder, self._out, self._of = out / "checkpoints", out, of
         self._best_f1, self._best_step = -1.0, 0
         self._bf16 = False
         self._history: History | None = None
         self._bar: Progress | None = None
 
+    def clear(self) -> None:
+        """Remove what an older training left here, which `--resume` would take for its own."""
+        for pattern in ("checkpoints/*.pt", "checkpoints/.*.pt", "tensorboard/events.*"):
+            for path in self._out.glob(pattern):
+                path.unlink()
+
     def restore(self) -> None:
+        """Go back to the last checkpoint."""
         state = checkpoint.load(self._folder / "last.pt")
         self.task.restore(state["task"])
-        self._best_f1, self._best_step = state["best_f1"], state["best_step"]
+        if state["of"] != self._of:
+            raise TrainingError(
+                f"{self._folder / 'last.pt'} is of a training on other tiles; train without --resume"
+            )
+        # The best weights say for themselves which they are: they may be newer than the checkpoint.
+        if (self._folder / "best.pt").exists():
+            best = checkpoint.load(self._folder / "best.pt")
+            self._best_f1, self._best_step = best["macro_f1"], best["step"]
         self._resumed = state
 
     def go(self, samples: TrainSamples, quiet: bool) -> None:
         first, t = self.task.step, self._train
-        workers = t.workers if t.workers is not None else (8 if self._device.type == "cuda" else 0)
+        workers = min(8, os.cpu_count() or 1) if self._device.type == "cuda" else 0
+        workers = t.workers if t.workers is not None else workers
         loader = train_loader(samples, first, t.steps, t.batch_size, workers, self._device.type == "cuda")
         self._bf16 = self._choose_bf16(samples)
         columns = [
@@ -171,10 +197,7 @@ class _Run:
                 if first:
                     checkpoint.restore_random(self._resumed)
                 self.task.train()
-                try:
-                    trainer.fit(self.task, loader)
-                except lightning.pytorch.utilities.exceptions.SIGTERMException:
-                    raise KeyboardInterrupt from None
+                _fit(lightning, trainer, self.task, loader)
                 if trainer.interrupted or self.task.step < t.steps:
                     raise KeyboardInterrupt
         finally:
@@ -210,8 +233,7 @@ class _Run:
         if step % self._train.checkpoint_steps == 0 or last:
             state = {
                 "task": self.task.progress_state(),
-                "best_f1": self._best_f1,
-                "best_step": self._best_step,
+                "of": self._of,
             }
             checkpoint.save(self._folder / "last.pt", state)
 
@@ -224,7 +246,12 @@ class _Run:
         if scores.macro_f1 > self._best_f1:
             self._best_f1, self._best_step = scores.macro_f1, step
             checkpoint.save(
-                self._folder / "best.pt", {"network": self.task.network.state_dict(), "step": step}
+                self._folder / "best.pt",
+                {
+                    "network": self.task.network.state_dict(),
+                    "step": step,
+                    "macro_f1": scores.macro_f1,
+                },
             )
         values |= {"macro_f1": scores.macro_f1, "miou": scores.miou}
         values |= {f"f1/{n}": float(f) for n, f in zip(self._names, scores.f1, strict=True) if f == f}
@@ -250,6 +277,32 @@ class _Run:
 def _note(step: int, loss: float, scores: Scores) -> str:
     by_class = " ".join(f"{n[:10]} {f:.2f}" for n, f in zip(scores.names, scores.f1, strict=True) if f == f)
     return f"step {step} loss {loss:.3f} macro-F1 {scores.macro_f1:.3f} | {by_class}"
+
+
+def _fit(lightning: Any, trainer: Any, task: SegmentationTask, loader: Any) -> None:
+    """Lightning's loop, with the faults that a user can mend in one line and stops as `KeyboardInterrupt`."""
+    on_stop = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(task, loader)
+    except (SystemExit, lightning.pytorch.utilities.exceptions.SIGTERMException):
+        raise KeyboardInterrupt from None  # Lightning turns Ctrl-C into an exit of the whole process
+    except RaremapError as error:
+        # A worker's error carries the worker's traceback; its last line is what was said.
+        text = str(error).strip().splitlines()[-1] if str(error).startswith("Caught ") else str(error)
+        raise type(error)(text.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "batch normalisation needs more than one value a channel; raise train.batch_size or train.crop"
+        ) from None
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the device is out of memory ({str(error).splitlines()[0][:100]}); lower train.batch_size or train.crop"
+        ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, on_stop)  # Lightning leaves it ignored
 
 
 @contextmanager
