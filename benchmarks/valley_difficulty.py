@@ -43,12 +43,16 @@ def boosting(train: list, test: list, pixels: int) -> Scores:
     x = np.concatenate([image.reshape(20, -1).T[(mask < IGNORE).ravel()] for image, mask in train])
     y = np.concatenate([mask[mask < IGNORE] for _, mask in train])
     pick = rng.choice(len(y), min(pixels, len(y)), replace=False)
-    model = HistGradientBoostingClassifier(max_iter=150, max_leaf_nodes=31, early_stopping=False, random_state=0)
+    model = HistGradientBoostingClassifier(
+        max_iter=150, max_leaf_nodes=31, early_stopping=False, random_state=0
+    )
     model.fit(x[pick], y[pick])
     matrix = np.zeros((12, 12), np.int64)
     for image, mask in test:
         inside = mask < IGNORE
-        matrix += confusion(mask[inside], model.predict(image.reshape(20, -1).T[inside.ravel()]).astype(np.uint8), 12)
+        matrix += confusion(
+            mask[inside], model.predict(image.reshape(20, -1).T[inside.ravel()]).astype(np.uint8), 12
+        )
     return Scores(matrix, SCHEME.names)
 
 
@@ -60,7 +64,9 @@ def unet(train: list, test: list, steps: int) -> Scores:
     rng = np.random.default_rng(0)
     mean = np.stack([i.mean((1, 2)) for i, _ in train]).mean(0)[:, None, None]
     std = np.stack([i.std((1, 2)) for i, _ in train]).mean(0)[:, None, None]
-    net = smp.Unet("resnet18", encoder_weights=None, in_channels=20, classes=12).to(memory_format=torch.channels_last)
+    net = smp.Unet("resnet18", encoder_weights=None, in_channels=20, classes=12).to(
+        memory_format=torch.channels_last
+    )
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for _ in range(steps):
@@ -73,7 +79,9 @@ def unet(train: list, test: list, steps: int) -> Scores:
             a, b = np.rot90(a, k, (1, 2)), np.rot90(b, k)
             images.append(a[..., ::-1] if flip else a)
             masks.append(b[..., ::-1] if flip else b)
-        x = torch.from_numpy(np.ascontiguousarray(np.stack(images), np.float32)).to(memory_format=torch.channels_last)
+        x = torch.from_numpy(np.ascontiguousarray(np.stack(images), np.float32)).to(
+            memory_format=torch.channels_last
+        )
         y = torch.from_numpy(np.stack(masks).astype(np.int64))
         loss = torch.nn.functional.cross_entropy(net(x), y, ignore_index=IGNORE)
         optimizer.zero_grad()
@@ -90,7 +98,9 @@ def unet(train: list, test: list, steps: int) -> Scores:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="under a minute: 6 valleys of 128²")
     parser.add_argument("--valleys", type=int, default=24)
     parser.add_argument("--size", type=int, default=256)
@@ -114,7 +124,10 @@ def main() -> None:
     for i, name in enumerate(SCHEME.names):
         print(f"{name:<20}{done.shares[name]:>9.2%}" + "".join(f"{s.f1[i]:>12.3f}" for s in results.values()))
     print(f"{'macro-F1':<29}" + "".join(f"{s.macro_f1:>12.3f}" for s in results.values()))
-    figures = {k: {"macro_f1": s.macro_f1, "f1": dict(zip(SCHEME.names, s.f1.tolist(), strict=True))} for k, s in results.items()}
+    figures = {
+        k: {"macro_f1": s.macro_f1, "f1": dict(zip(SCHEME.names, s.f1.tolist(), strict=True))}
+        for k, s in results.items()
+    }
     print(json.dumps({"valleys": n, "size": size, "seconds": seconds, "shares": done.shares, **figures}))
 
 
