@@ -156,6 +156,7 @@ def _write_strips(
             hard.write(strip.window, index)
             if soft is not None:
                 soft.write(strip.window, _stored(strip, soft.dtype))
+            del strip, index  # the swath's buffers go before those of the next are filled
     return counts
 
 

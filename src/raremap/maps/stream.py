@@ -96,24 +96,28 @@ def stream(
         wanted = [w for w in (w.intersect(grid.window) for w in wanted) if not w.empty]
     pixel_bytes = 4 * num_classes + 3 * (len(reader.bands) * reader.dtype.itemsize + 1)
     swaths = lattice.swaths(_SWATH_BYTES // (pixel_bytes * lattice.height), wanted)
+    batch = options.batch or max(1, _BATCH_PIXELS // (lattice.height * lattice.width))
     lanes, prepare = (network.lanes, network.enter_lane) if isinstance(network, LanedNetwork) else (1, None)
     with ThreadPoolExecutor(lanes, "raremap-network", initializer=prepare) as pool:
         for swath in swaths:
             share = swath.width / sum(s.width for s in swaths)
             shown = 0
             ring = _Ring(lattice, swath, num_classes)
-            batch = options.batch or max(1, _BATCH_PIXELS // (lattice.height * lattice.width))
             with (
                 closing(ahead(_read(reader, ring, lattice.rows(swath, wanted)))) as rows,
                 closing(_asked(_jobs(rows, ring, batch), network, num_classes, pool, lanes)) as answers,
+                closing(_strips(answers, ring)) as strips,
             ):
-                for strip in _strips(answers, ring):
-                    for piece in [strip.window] if wanted is None else pieces(strip.window, wanted):
-                        inside = piece.slices(strip.window)
+                for strip in strips:
+                    window = strip.window
+                    for piece in [window] if wanted is None else pieces(window, wanted):
+                        inside = piece.slices(window)
                         yield Strip(piece, strip.probs[:, *inside], strip.valid[inside])
-                    report.advance((strip.window.row_end - shown) * share)
-                    shown = strip.window.row_end
+                    report.advance((window.row_end - shown) * share)
+                    shown = window.row_end
+                    del strip
             report.advance((grid.height - shown) * share)
+            del ring, rows, answers, strips  # or two swaths would be in memory at once
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ def _ask(network: Network, job: _Job, num_classes: int) -> np.ndarray:
     return np.asarray(probs, np.float32)
 
 
-def _strips(answers: Iterator[tuple[_Job, np.ndarray]], ring: _Ring) -> Iterator[Strip]:
+def _strips(answers: Iterator[tuple[_Job, np.ndarray]], ring: _Ring) -> Generator[Strip]:
     """The finished strips of one swath, downwards."""
     for job, probs in answers:
         if job.first:
