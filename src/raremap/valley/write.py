@@ -11,6 +11,7 @@ import numpy as np
 from raremap.errors import OutputError
 from raremap.files import written
 from raremap.labels import LabelScheme
+from raremap.scene.raster import bounded_cache
 from raremap.valley.terrain import CELL
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def write_raster(path: Path, raster: Raster, origin: tuple[float, float], crs: s
     )  # fmt: skip
     with written(path) as fresh:
         try:
-            with rasterio.open(fresh, "w", **profile) as file:
+            with bounded_cache(), rasterio.open(fresh, "w", **profile) as file:
                 file.write(array)
                 for i, name in enumerate(raster.names, start=1):
                     file.set_band_description(i, name)
