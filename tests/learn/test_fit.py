@@ -60,7 +60,7 @@ def test_a_run_leaves_everything_that_it_should(whole):
     ):
         assert (out / name).exists(), name
     assert any((out / "tensorboard").iterdir())
-    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert [int(r["step"]) for r in rows] == [2, 4, 6, 8]
     best = max(rows, key=lambda r: float(r["macro_f1"]))
     assert whole.best_step == int(best["step"])
@@ -100,7 +100,8 @@ def test_a_broken_run_goes_on_to_the_same_weights(folder, tmp_path, stop, schedu
     assert step < 12, "the run had ended before it was stopped"
     assert same(unbroken, resumed)
     assert unbroken.monitor_macro_f1 == resumed.monitor_macro_f1
-    steps = [r["step"] for r in csv.DictReader((tmp_path / "broken" / "metrics.csv").open())]
+    log = (tmp_path / "broken" / "metrics.csv").read_text().splitlines()
+    steps = [r["step"] for r in csv.DictReader(log)]
     assert steps == ["2", "4", "6", "8", "10", "12"]
 
 
