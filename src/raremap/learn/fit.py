@@ -287,8 +287,10 @@ def _fit(lightning: Any, trainer: Any, task: SegmentationTask, loader: Any) -> N
     except (SystemExit, lightning.pytorch.utilities.exceptions.SIGTERMException):
         raise KeyboardInterrupt from None  # Lightning turns Ctrl-C into an exit of the whole process
     except RaremapError as error:
+        if not str(error).startswith("Caught "):
+            raise
         # A worker's error carries the worker's traceback; its last line is what was said.
-        text = str(error).strip().splitlines()[-1] if str(error).startswith("Caught ") else str(error)
+        text = str(error).strip().splitlines()[-1]
         raise type(error)(text.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
