@@ -77,8 +77,7 @@ def test_two_workers_give_the_numbers_of_none(folder, whole, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("schedule", ["onecycle", "plateau"])
+@pytest.mark.parametrize(("stop", "schedule"), [(signal.SIGKILL, "onecycle"), (signal.SIGINT, "plateau")])
 def test_a_broken_run_goes_on_to_the_same_weights(folder, tmp_path, stop, schedule):
     overrides = [f"optimizer.schedule={schedule}", "train.steps=12"]
     unbroken = train(folder, tmp_path / "unbroken", *overrides)

@@ -149,11 +149,11 @@ class _Run:
     def restore(self) -> None:
         """Go back to the last checkpoint."""
         state = checkpoint.load(self._folder / "last.pt")
-        self.task.restore(state["task"])
-        if state["of"] != self._of:
+        if state.get("of") != self._of:
             raise TrainingError(
                 f"{self._folder / 'last.pt'} is of a training on other tiles; train without --resume"
             )
+        self.task.restore(state["task"])
         # The best weights say for themselves which they are: they may be newer than the checkpoint.
         if (self._folder / "best.pt").exists():
             best = checkpoint.load(self._folder / "best.pt")
