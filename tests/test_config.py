@@ -76,3 +76,9 @@ def test_a_missing_file():
 )
 def test_every_example_is_valid(path):
     Experiment.load(path)
+
+
+def test_a_preset_is_the_start_and_the_file_goes_before_it(tmp_path):
+    first = load(tmp_path, BASE + "preset: baseline\n")
+    assert (first.loss.kind, first.decision.kind) == ("ce", "argmax")
+    assert load(tmp_path, BASE + "preset: baseline\nloss: {kind: ce_dice}\n").loss.kind == "ce_dice"

@@ -148,7 +148,7 @@ def evaluate(
     from raremap.bundle import Bundle
     from raremap.tiles.catalog import Catalog
 
-    folder = None if isinstance(bundle, Bundle) else Path(bundle)
+    folder = Path(bundle) if isinstance(bundle, (str, Path)) else None
     if isinstance(bundle, (str, Path)):
         out = Path(bundle).resolve().parent if out is None else out
         bundle = Bundle.load(bundle)
