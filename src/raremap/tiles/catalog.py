@@ -96,7 +96,7 @@ class Catalog:
     @cached_property
     def windows(self) -> list[Window]:
         """The window of each tile."""
-        rows = self.table[["row_off", "col_off", "height", "width"]].to_numpy().tolist()
+        rows: list[list[int]] = np.asarray(self.table[["row_off", "col_off", "height", "width"]]).tolist()
         return [Window(*row) for row in rows]
 
     @cached_property
