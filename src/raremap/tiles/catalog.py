@@ -239,7 +239,7 @@ class Catalog:
         return Summary(
             tiles=len(self),
             scenes=len(self.scenes),
-            places=int(self.table["place"].nunique()),
+            places=len(set(self.table["place"])),
             shares=dict(zip(self.scheme.names, (float(s) for s in shares), strict=True)),
             dropped=self.dropped,
         )
