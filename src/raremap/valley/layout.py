@@ -53,7 +53,7 @@ def make_layout(terrain: Terrain, rng: np.random.Generator) -> Layout:
     _paint(codes, zones["estate"], ESTATE)
     _draw_tracks(codes, terrain, rng)
     for line, width in roads:
-        _line(codes, line, ROAD, width, over_water=True)
+        _line(codes, line, ROAD, width)
     near = np.zeros((size, size), np.uint8)
     for line, _ in roads:
         cv2.polylines(near, [np.round(line / FINE).astype(np.int32)[:, None]], False, 1)
@@ -113,10 +113,9 @@ def _draw_rivers(
                     _line(codes, points[i : i + 2], code, wide)
 
 
-def _line(codes: np.ndarray, points: np.ndarray, code: int, width: float, over_water: bool = False) -> None:
+def _line(codes: np.ndarray, points: np.ndarray, code: int, width: float) -> None:
     import cv2
 
-    del over_water
     cv2.polylines(codes, [np.round(points).astype(np.int32)[:, None]], False, code, max(1, round(width)))
 
 
