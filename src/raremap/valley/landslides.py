@@ -46,8 +46,7 @@ def make_scars(terrain: Terrain, layout: Layout, rng: np.random.Generator) -> np
         )
         cv2.fillPoly(scars, [outline], 2 if rng.random() < 0.4 else 1)
         area += a
-    free = np.isin(layout.codes, (NOTHING, TRACK))
-    scars[~free] = 0
+    scars[(layout.codes != NOTHING) & (layout.codes != TRACK)] = 0
     return scars
 
 

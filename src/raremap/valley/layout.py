@@ -6,6 +6,7 @@ Codes of the raster that it makes; everything else follows from the ground (`cov
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numba
@@ -41,9 +42,7 @@ def make_layout(terrain: Terrain, rng: np.random.Generator) -> Layout:
     water = np.where(terrain.sea, SEA, np.where(terrain.lake, LAKE, NOTHING)).astype(np.uint8)
     rivers = _rivers(terrain)
     _draw_rivers(codes, rivers, rng)
-    shore = cv2.resize(water, codes.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    smooth = cv2.GaussianBlur((shore > 0).astype(np.float32), (0, 0), 6) > 0.5
-    codes[smooth] = cv2.dilate(shore, np.ones((25, 25), np.uint8))[smooth]
+    _draw_shores(codes, water)
     wet = terrain.sea | terrain.lake
     towns = _towns(terrain, wet, rng)
     zones = _zones(terrain, towns, wet, rng)
@@ -66,6 +65,25 @@ def make_layout(terrain: Terrain, rng: np.random.Generator) -> Layout:
     to_river = cv2.distanceTransform((~stream).astype(np.uint8), cv2.DIST_L2, 5) * CELL
     houses, lost = _houses(codes, terrain, to_road, rng)
     return Layout(codes, to_road, to_river, houses, lost)
+
+
+def _strips(size: int, margin: int = 6) -> Iterator[tuple[slice, slice, slice]]:
+    """Strips of the grids, so that filters of the fine one need little memory: the rows at 10 m with a margin
+    for the filter, the fine rows without it, and where these lie in the fine rows of the former."""
+    for start in range(0, size, 64):
+        end, top = min(start + 64, size), max(start - margin, 0)
+        rows = slice(start * FINE, end * FINE)
+        yield slice(top, end + margin), rows, slice((start - top) * FINE, (end - top) * FINE)
+
+
+def _draw_shores(codes: np.ndarray, water: np.ndarray) -> None:
+    """Sea and lakes of the 10 m grid onto the fine one, with a smooth shore."""
+    import cv2
+
+    for coarse, rows, inner in _strips(len(water)):
+        slab = np.repeat(np.repeat(water[coarse], FINE, 0), FINE, 1)
+        smooth = cv2.GaussianBlur((slab > 0).astype(np.float32), (0, 0), 6)[inner] > 0.5
+        codes[rows][smooth] = cv2.dilate(slab, np.ones((25, 25), np.uint8))[inner][smooth]
 
 
 def _rivers(terrain: Terrain) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -176,12 +194,12 @@ def _paint(codes: np.ndarray, zone: np.ndarray, code: int) -> None:
     """A zone of the 10 m grid onto the fine one, with a smooth outline, not over water."""
     import cv2
 
-    field = cv2.resize(
-        cv2.GaussianBlur(zone.astype(np.float32), (0, 0), 0.9),
-        codes.shape[::-1],
-        interpolation=cv2.INTER_LINEAR,
-    )
-    codes[(field > 0.5) & ((codes == NOTHING) | (codes == GRAVEL))] = code
+    soft = cv2.GaussianBlur(zone.astype(np.float32), (0, 0), 0.9)
+    for coarse, rows, inner in _strips(len(zone)):
+        slab = soft[coarse]
+        field = cv2.resize(slab, (codes.shape[1], len(slab) * FINE), interpolation=cv2.INTER_LINEAR)
+        part = codes[rows]
+        part[(field[inner] > 0.5) & ((part == NOTHING) | (part == GRAVEL))] = code
 
 
 def _roads(
