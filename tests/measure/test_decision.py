@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from sklearn.metrics import balanced_accuracy_score, f1_score, fbeta_score, jaccard_score
 
 from raremap.errors import ConfigError
-from raremap.measure.decision import Decision, PixelSample, fit_decision, most_likely
+from raremap.measure.decision import Decision, most_likely
+from raremap.measure.fitting import fit_decision
 from raremap.measure.options import DecisionOptions
+from raremap.measure.sample import PixelSample
 
 Pixels = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -124,9 +126,9 @@ def test_for_two_classes_the_threshold_is_the_best_that_there_is(seed: int) -> N
     truth = (rng.random(n) < p1 * 0.7).astype(int)
     truth[:2] = 0, 1
     probs = np.stack([1 - p1, p1], 1)
-    from raremap.measure.decision import _best_bias, _metric
+    from raremap.measure.fitting import _metric, best_bias
 
-    bias = _best_bias(np.log(probs), truth, np.ones(n), _metric(DecisionOptions(), ()))
+    bias = best_bias(np.log(probs), truth, np.ones(n), _metric(DecisionOptions(), ()))
     ours = f1_score(truth, (np.log(probs) + bias).argmax(1), average="macro", zero_division=0)
     every = [f1_score(truth, p1 > t, average="macro", zero_division=0) for t in [*(p1 - 1e-9), 1.0]]
     assert ours == pytest.approx(max(every))

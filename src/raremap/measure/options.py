@@ -46,7 +46,8 @@ class DecisionOptions(Options):
 
     The bias maximises `metric` on calibration places; it stays zero unless its cross-fitted gain exceeds
     its standard error. "f_beta" is the F-score of the class `of`: `beta` above 1 asks for fewer
-    omissions, below 1 for fewer false alarms. At most `sample` pixels are kept for the fit.
+    omissions, below 1 for fewer false alarms. At most `sample` pixels are kept for the fit. `shrink` is the
+    number of objects at which half of a class's bias is kept; 0 keeps all of it.
     """
 
     kind: Literal["bias", "argmax"] = "bias"
@@ -54,6 +55,7 @@ class DecisionOptions(Options):
     of: str | None = None
     beta: float = Field(default=1.0, gt=0)
     sample: int = Field(default=400_000, ge=1000)
+    shrink: float = Field(default=20.0, ge=0)
 
     @model_validator(mode="after")
     def _one_class(self) -> DecisionOptions:
