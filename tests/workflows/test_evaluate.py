@@ -16,6 +16,7 @@ from raremap.maps.options import PredictOptions
 from raremap.measure.confusion import confusion
 from raremap.measure.decision import Decision
 from raremap.measure.options import DecisionOptions
+from raremap.measure.tally import Tally
 from raremap.tiles.catalog import Catalog
 from raremap.tiles.options import SplitOptions
 from raremap.tiles.splits import uses as uses_of
@@ -134,8 +135,9 @@ def test_the_table_by_class_goes_from_rare_to_common(data: tuple[Catalog, Known]
 
 
 def test_a_class_without_a_pixel_has_no_score_and_what_was_called_it_is_told() -> None:
-    matrix = np.array([[[5, 1, 2], [0, 4, 0], [0, 0, 0]]])
-    e = Evaluation("test", ("a", "b", "c"), ("c",), np.zeros(1, int), np.array(["p"]), matrix, matrix)
+    counts = Tally.empty(1, 3)
+    counts.matrices[0] = [[5, 1, 2], [0, 4, 0], [0, 0, 0]]
+    e = Evaluation("test", ("a", "b", "c"), ("c",), np.zeros(1, int), np.array(["p"]), counts, counts)
     assert e.to_dict()["decision"]["by_class"]["c"]["f1"] is None
     assert e.places_with() == {"a": 1, "b": 1, "c": 0}
     assert e.to_dict()["decision"]["absent"] == ["c"]

@@ -23,7 +23,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint; `restore_random` puts its random state in force. Raises `TrainingError`."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise TrainingError(
             f"{path} does not exist, so there is nothing to resume; train without --resume"
@@ -33,6 +33,11 @@ def load(path: Path) -> dict[str, Any]:
         raise TrainingError(
             f"checkpoint {path} cannot be read ({type(error).__name__}); train without --resume"
         ) from None
+    if not isinstance(state, dict) or "random" not in state:
+        raise TrainingError(
+            f"checkpoint {path} cannot be read (it holds no training of raremap); train without --resume"
+        )
+    return state
 
 
 def restore_random(state: dict[str, Any]) -> None:

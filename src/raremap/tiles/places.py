@@ -15,9 +15,13 @@ from raremap.scene.sources import expand
 from raremap.tiles.options import SplitOptions
 
 if TYPE_CHECKING:
+    from rasterio.crs import CRS
+
     from raremap.tiles.catalog import Catalog
 
 _MANY_SCENES = 10
+# A degree of the sphere of the earth's mean radius; on the ellipsoid it is 0.6 % shorter to 0.5 % longer.
+_DEGREE_M = 111_195.0
 
 
 def assign_places(catalog: Catalog, split: SplitOptions, root: str | None = None) -> Catalog:
@@ -55,27 +59,68 @@ def _default_blocks(catalog: Catalog) -> np.ndarray:
     grids = [s.grid for s in catalog.scenes.values()]
     if all(g.crs is not None and g.crs.is_projected for g in grids):
         pixel = max(abs(g.transform.a) * g.crs.linear_units_factor[1] for g in grids if g.crs is not None)
-        return _ground_blocks(catalog, size * pixel)
+        # A pixel of Web Mercator is shorter on the ground than it says.
+        return _ground_blocks(catalog, size * pixel * (1 if _true_crs(catalog) else _shrinkage(catalog)))
     return _pixel_blocks(catalog, size, catalog.scene_names)
 
 
 def _ground_blocks(catalog: Catalog, block_m: float) -> np.ndarray:
-    """Square blocks of `block_m` metres by the tiles' centres, the same for all scenes and dates."""
+    """Square blocks of `block_m` metres by the tiles' centres, the same for all scenes and dates.
+
+    They follow the axes of the CRS that the scenes share, where a metre of it is one on the ground. Else
+    (degrees, Web Mercator, several zones) they stand in rows of latitude, each divided by the length that
+    a degree has there, and are square to 1 % everywhere.
+    """
+    from shapely import centroid, get_x, get_y
+
     for name, scene in catalog.scenes.items():
         if scene.grid.crs is None:
             raise SplitError(
                 f"scene {name} has no CRS, so split.block_m has no meaning; use split.block_px or split.places"
             )
     footprints = catalog.table.geometry
-    first = next(iter(catalog.scenes.values())).grid.crs
-    one_crs = all(s.grid.crs == first for s in catalog.scenes.values())
-    assert first is not None
-    metric = first if one_crs and first.is_projected else footprints.estimate_utm_crs()
-    centres = footprints.to_crs(metric).centroid
-    factor = first.linear_units_factor[1] if metric is first else 1.0
-    rows = np.floor(centres.y.to_numpy() * factor / block_m).astype(int)
-    cols = np.floor(centres.x.to_numpy() * factor / block_m).astype(int)
+    if crs := _true_crs(catalog):
+        centres = footprints.to_crs(crs).centroid
+        factor = crs.linear_units_factor[1]
+        rows = np.floor(centres.y.to_numpy() * factor / block_m).astype(int)
+        cols = np.floor(centres.x.to_numpy() * factor / block_m).astype(int)
+    else:
+        points = centroid(footprints.to_numpy())
+        rows = np.floor(get_y(points) * _DEGREE_M / block_m).astype(int)
+        middle = np.radians((rows + 0.5) * block_m / _DEGREE_M)
+        cols = np.floor(get_x(points) * _DEGREE_M * np.cos(middle) / block_m).astype(int)
     return np.array([f"{r}_{c}" for r, c in zip(rows, cols, strict=True)], object)
+
+
+def _true_crs(catalog: Catalog) -> CRS | None:
+    """The projected CRS that all scenes share, if lengths in it are those on the ground to 5 %."""
+    first = next(iter(catalog.scenes.values())).grid.crs
+    if first is None or not first.is_projected:
+        return None
+    if any(s.grid.crs != first for s in catalog.scenes.values()):
+        return None
+    return first if abs(_shrinkage(catalog) - 1) < 0.05 else None
+
+
+def _shrinkage(catalog: Catalog) -> float:
+    """Metres on the ground in a metre of the scenes' projected CRS, where it is furthest from 1."""
+    from shapely import area, bounds, centroid, get_y
+
+    footprints = catalog.table.geometry.to_numpy()
+    west, _, east, _ = bounds(footprints).T
+    known = east - west < 180  # a footprint across the date line goes around the world instead
+    if not known.any():
+        return 1.0
+    ground = area(footprints) * _DEGREE_M**2 * np.cos(np.radians(get_y(centroid(footprints))))
+    pixel = {}
+    for name, scene in catalog.scenes.items():
+        assert scene.grid.crs is not None
+        pixel[name] = abs(scene.grid.transform.determinant) * scene.grid.crs.linear_units_factor[1] ** 2
+    said = [
+        w.height * w.width * pixel[name] for name, w in zip(catalog.scene_names, catalog.windows, strict=True)
+    ]
+    ratio = np.sqrt(ground / np.array(said))[known]
+    return float(ratio[np.argmax(np.abs(np.log(ratio)))])
 
 
 def _pixel_blocks(catalog: Catalog, size: int, scenes: np.ndarray) -> np.ndarray:

@@ -16,10 +16,10 @@ import numpy as np
 from raremap.errors import RaremapWarning
 from raremap.files import written
 from raremap.jobs import progress
-from raremap.measure.confusion import confusion
-from raremap.measure.decision import most_likely
+from raremap.measure.interval import FEW_PLACES
 from raremap.measure.scores import Scores
-from raremap.workflows.scoring import check_fits, rows_of, scored
+from raremap.measure.tally import Tally
+from raremap.workflows.scoring import check_fits, rows_of, tally
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,16 +28,13 @@ if TYPE_CHECKING:
     from raremap.maps.stream import Network
     from raremap.tiles.catalog import Catalog
 
-# An interval over fewer places that hold a class would promise too much.
-FEW_PLACES = 20
-
 
 @dataclass(frozen=True)
 class Evaluation:
     """Scores with the fitted decision beside those of the plain argmax, and what they were taken from.
 
-    `matrices [tiles, K, K]` (with the decision) and `plain` (argmax) belong to the catalog rows `rows`;
-    `places` names the place of each.
+    `decided` (with the decision) and `plain` (argmax) count each of the catalog rows `rows`; `places` names
+    the place of each.
     """
 
     use: str
@@ -45,8 +42,8 @@ class Evaluation:
     rare: tuple[str, ...]
     rows: np.ndarray
     places: np.ndarray
-    matrices: np.ndarray
-    plain: np.ndarray
+    decided: Tally
+    plain: Tally
     remarks: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
@@ -54,12 +51,12 @@ class Evaluation:
     @property
     def scores(self) -> Scores:
         """Scores with the bundle's decision."""
-        return Scores(self.matrices.sum(0), self.names, self.rare)
+        return self.decided.scores(self.names, self.rare)
 
     @property
     def argmax(self) -> Scores:
         """Scores of the plain argmax."""
-        return Scores(self.plain.sum(0), self.names, self.rare)
+        return self.plain.scores(self.names, self.rare)
 
     @property
     def by_class(self) -> pd.DataFrame:
@@ -76,25 +73,23 @@ class Evaluation:
 
     def places_with(self) -> dict[str, int]:
         """Number of places that hold each class."""
-        truth = self.matrices.sum(2) > 0
+        truth = self.plain.matrices.sum(2) > 0
         return {n: len(set(self.places[truth[:, k]])) for k, n in enumerate(self.names)}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the confusion matrix of every place."""
-        order = sorted(set(self.places))
+        places, decided = self.decided.summed_by(self.places)
+        _, plain = self.plain.summed_by(self.places)
         return {
             "use": self.use,
             "classes": list(self.names),
             "rare": list(self.rare),
-            "decision": self.scores.to_dict(),
-            "argmax": self.argmax.to_dict(),
+            "decision": self.decided.to_dict(self.names, self.rare),
+            "argmax": self.plain.to_dict(self.names, self.rare),
             "places_with": self.places_with(),
             "by_place": {
-                p: {
-                    "decision": self.matrices[self.places == p].sum(0).tolist(),
-                    "argmax": self.plain[self.places == p].sum(0).tolist(),
-                }
-                for p in order
+                str(p): {"decision": d.tolist(), "argmax": a.tolist()}
+                for p, d, a in zip(places, decided.matrices, plain.matrices, strict=True)
             },
             "remarks": list(self.remarks),
             "tiles": len(self.rows),
@@ -112,6 +107,7 @@ class Evaluation:
             ("F1 of common classes", s.common_f1, a.common_f1),
             ("overall accuracy", s.overall_accuracy, a.overall_accuracy),
             ("balanced accuracy", s.balanced_accuracy, a.balanced_accuracy),
+            ("spread of class F1 (CV)", s.variation, a.variation),
         ]
         lines = [f"{self.use}: {len(self.rows)} tiles in {len(set(self.places))} places", head]
         lines += [f"{name:<24}{x:>10.3f}{y:>10.3f}" for name, x, y in rows]
@@ -160,14 +156,16 @@ def evaluate(
     rows = rows_of(uses, use)
     names = catalog.scheme.names
     network = bundle.network(device=device)
-    matrices, plain = _score(bundle, network, catalog, rows, quiet)
+    rare = _rare(bundle, catalog, uses)
+    with progress("evaluate", len(rows), quiet) as bar:
+        decided, plain = tally(bundle, network, catalog, rows, [names.index(n) for n in rare], bar)
     result = Evaluation(
         use=use,
         names=names,
-        rare=_rare(bundle, catalog, uses),
+        rare=rare,
         rows=rows,
         places=catalog.table["place"].to_numpy().astype(str)[rows],
-        matrices=matrices,
+        decided=decided,
         plain=plain,
         facts=_facts(bundle, network, catalog, uses),
     )
@@ -179,28 +177,9 @@ def evaluate(
 
 def _figures(result: Evaluation) -> dict[str, Any]:
     """What a bundle's card says of its scores."""
-    scores = result.scores.to_dict()
+    scores = result.decided.to_dict(result.names, result.rare)
     del scores["confusion"]
     return {"use": result.use, "places": len(set(result.places)), **scores}
-
-
-def _score(
-    bundle: Bundle, network: Network, catalog: Catalog, rows: np.ndarray, quiet: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Confusion matrices of each tile `[tiles, K, K]`, with the decision and with the argmax."""
-    k = bundle.scheme.num_classes
-    position = {int(r): i for i, r in enumerate(rows)}
-    matrices, plain = np.zeros((2, len(rows), k, k), np.int64)
-    decision = bundle.decision
-    with progress("evaluate", len(rows), quiet) as bar:
-        for part in scored(bundle, network, catalog, rows, bar):
-            at = position[part.row]
-            here = confusion(part.truth, most_likely(part.probs), k)
-            plain[at] += here
-            if decision is not None and decision.fitted:
-                here = confusion(part.truth, decision.apply(part.probs), k)
-            matrices[at] += here
-    return matrices, plain
 
 
 def _uses(bundle: Bundle, catalog: Catalog) -> tuple[np.ndarray, list[str]]:

@@ -51,14 +51,14 @@ def choose(evaluation: Evaluation, most: int) -> list[tuple[int, str, float]]:
     """
     names = evaluation.names
     rare = np.array([n in evaluation.rare for n in names])
-    support = evaluation.matrices.sum(2).astype(float)
+    support = evaluation.decided.matrices.sum(2).astype(float)
     rare = rare if support[:, rare].any() else np.ones(len(names), bool)
     shares = support / np.maximum(support.sum(0), 1)
     richness = shares[:, rare].sum(1)
     shown = tuple(n for n, r in zip(names, rare, strict=True) if r)
     holds = np.flatnonzero(richness > 0)
     rich = holds[np.argsort(-richness[holds], kind="stable")][: max(most, len(holds) // 3)]
-    f1 = np.array([Scores(evaluation.matrices[i], names, shown).rare_f1 for i in rich])
+    f1 = np.array([Scores(evaluation.decided.matrices[i], names, shown).rare_f1 for i in rich])
     order = np.argsort(-f1, kind="stable")
     third = max(1, most // 3)
     if len(order) <= most:

@@ -1,8 +1,9 @@
-"""A bundle over the tiles of a use, as `predict` would map them: the one loop behind calibration and evaluation."""
+"""A bundle over the tiles of a use, as `predict` would map them: the one loop behind calibration, evaluation
+and comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from raremap.errors import BundleError, CatalogError, nearest
 from raremap.jobs import Progress, Silent
 from raremap.labels import IGNORE
 from raremap.maps.stream import Network, Strip, stream
+from raremap.measure.decision import most_likely
+from raremap.measure.tally import Tally
 from raremap.scene.raster import ImageReader, open_image
 
 if TYPE_CHECKING:
@@ -73,6 +76,60 @@ def scored(
                     report.advance(done)
                     told += done
         report.advance(len(here) - told)
+
+
+def tally(
+    bundle: Bundle,
+    network: Network,
+    catalog: Catalog,
+    rows: np.ndarray,
+    rare: Sequence[int] = (),
+    progress: Progress | None = None,
+) -> tuple[Tally, Tally]:
+    """What is counted of each tile with the bundle's decision, and with the plain argmax; objects of `rare` classes."""
+    k = bundle.scheme.num_classes
+    position = {int(r): i for i, r in enumerate(rows)}
+    plain = Tally.empty(len(rows), k)
+    decision = bundle.decision
+    decides = decision is not None and (decision.fitted or decision.softens)
+    decided = Tally.empty(len(rows), k) if decides else plain
+    whole = WholeTiles(catalog, layers=3)
+    for part in scored(bundle, network, catalog, rows, progress):
+        at = position[part.row]
+        plain.add_probs(at, part.truth, part.probs)
+        layers = [part.truth, most_likely(part.probs)]
+        if decides:
+            assert decision is not None
+            decided.add_probs(at, part.truth, decision.posterior(part.probs))
+            layers.append(decision.apply(part.probs))
+        for tile in whole.add(part, layers):
+            plain.add_map(at, tile[0], tile[1], rare)
+            if decides:
+                decided.add_map(at, tile[0], tile[2], rare)
+    return decided, plain
+
+
+class WholeTiles:
+    """Puts the parts of tiles together, of uint8 layers only: what needs neighbours needs whole tiles."""
+
+    def __init__(self, catalog: Catalog, layers: int) -> None:
+        self._catalog, self._layers = catalog, layers
+        self._open: dict[int, tuple[np.ndarray, int]] = {}
+
+    def add(self, part: Scored, layers: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """The tile's layers uint8 `[layers, h, w]` when the last part has come."""
+        window = self._catalog.windows[part.row]
+        size = window.height * window.width
+        fresh = np.full((self._layers, window.height, window.width), IGNORE, np.uint8), 0
+        tile, filled = self._open.pop(part.row, fresh)
+        inside = part.window.slices(within=window)
+        for layer, values in zip(tile, layers, strict=False):
+            layer[inside] = values
+        filled += part.truth.size
+        if filled < size:
+            self._open[part.row] = tile, filled
+        else:
+            yield tile
 
 
 def _by_tile(
