@@ -40,8 +40,9 @@ _WEIGHTS, _ITEM, _CARD = "model.safetensors", "model.json", "README.md"
 class Bundle:
     """A network with its labels, bands, normalisation, prior, decision, way of predicting and figures.
 
-    `prior` are the class shares that the loss received; `decision` belongs to the way of predicting that
-    `predict` and its own record describe. `options` rebuilds the network; None for a network of the user's.
+    `prior` are the class shares that the scores have learned; `decision` belongs to the way of predicting
+    that `predict` and its own record describe. `options` rebuilds the network; None for a network of the
+    user's. `nodata` marks no data in scenes whose files name no such value.
     """
 
     module: nn.Module
@@ -52,6 +53,7 @@ class Bundle:
     prior: tuple[float, ...] | None = None
     decision: Decision | None = None
     predict: PredictOptions = field(default_factory=PredictOptions)
+    nodata: float | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -198,6 +200,7 @@ class Bundle:
             prior=tuple(prior) if prior else None,
             decision=Decision.from_dict(decision) if decision else None,
             predict=PredictOptions(**own["raremap:predict"]),
+            nodata=own.get("raremap:nodata"),
             metrics=own.get("raremap:metrics", {}),
             info=own.get("raremap:info", {}),
         )
@@ -259,6 +262,7 @@ def _item(bundle: Bundle) -> dict[str, Any]:
             "raremap:normalization": bundle.normalization.to_dict(),
             "raremap:prior": list(bundle.prior) if bundle.prior else None,
             "raremap:decision": bundle.decision.to_dict() if bundle.decision else None,
+            "raremap:nodata": bundle.nodata,
             "raremap:predict": bundle.predict.model_dump(mode="json"),
             "raremap:metrics": bundle.metrics,
             "raremap:info": bundle.info,

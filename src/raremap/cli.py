@@ -175,6 +175,10 @@ def predict(
     ] = False,
     window: Annotated[int | None, typer.Option(help="window size in pixels (default: the bundle's)")] = None,
     overlap: Annotated[float | None, typer.Option(help="share of a window that the next repeats")] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="JSON file of the class shares expected in the scenes")
+    ] = None,
+    nodata: Annotated[float | None, typer.Option(help="value of no data, for scenes that name none")] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -187,7 +191,7 @@ def predict(
 
     result = run(
         bundle, scenes, out, probabilities=probabilities, argmax=argmax, window=window, overlap=overlap,
-        device=device, quiet=quiet,
+        device=device, prior=prior, nodata=nodata, quiet=quiet,
     )  # fmt: skip
     _show(result, as_json)
 

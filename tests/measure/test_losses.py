@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from raremap.labels import IGNORE
 from raremap.measure.losses import cross_entropy, dice
 from raremap.measure.options import CeDice, CrossEntropy
+from raremap.measure.weights import class_weights
 
 TERMS = [cross_entropy, dice]
 
@@ -117,3 +118,25 @@ def test_terms_are_weighted():
     terms = CeDice(ce=0.5, dice=2)(logits, mask)
     assert float(terms["ce"]) == pytest.approx(0.5 * float(cross_entropy(logits, mask)))
     assert float(terms["dice"]) == pytest.approx(2 * float(dice(logits, mask)))
+
+
+@pytest.mark.parametrize("kind", ["ins", "sqrt_ins"])
+def test_class_weights_follow_their_formula_and_have_the_mean_one(kind: str) -> None:
+    shares = np.array([0.7, 0.2, 0.1, 0.0])
+    weights = class_weights(kind, shares)
+    power = 1 if kind == "ins" else 0.5
+    expected = (1 / shares[:3]) ** power
+    np.testing.assert_allclose(weights, [*(expected / expected.mean()), 0])
+    assert class_weights("none", shares).tolist() == [1, 1, 1, 0]
+    assert class_weights("ins", np.array([*[0.0832] * 12, 1e-9])).max() == 10
+
+
+def test_weighted_cross_entropy_is_torchs_and_finite_where_nothing_is_labelled() -> None:
+    torch.manual_seed(0)
+    logits, mask = torch.randn(2, 3, 5, 7), torch.randint(0, 3, (2, 5, 7))
+    mask[0, :2] = IGNORE
+    weight = torch.tensor([0.2, 1.0, 1.8])
+    theirs = torch.nn.functional.cross_entropy(logits, mask, weight, ignore_index=IGNORE)
+    assert CrossEntropy(weights="ins")(logits, mask, weight)["ce"] == pytest.approx(float(theirs))
+    empty = torch.full_like(mask, IGNORE)
+    assert float(CeDice(weights="ins")(logits, empty, weight)["ce"]) == 0

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from raremap.learn.monitor import Monitor
 from raremap.learn.options import OptimizerOptions, TrainOptions
 from raremap.measure.options import CeDice, CrossEntropy
 from raremap.measure.scores import Scores
+from raremap.measure.weights import class_weights
 from raremap.models.forward import best_device, has_bf16
 from raremap.models.options import ModelOptions
 from raremap.scene.normalize import Normalization, NormalizeOptions
@@ -48,7 +50,8 @@ log = logging.getLogger("raremap")
 class Fit:
     """A trained network with the weights of its best step on the monitor places.
 
-    `prior` are the class shares of the labelled pixels that the loss received.
+    `prior` are the class shares that the scores have learned: those of the labelled pixels that the loss
+    received, times its class weights.
     """
 
     module: nn.Module
@@ -99,10 +102,9 @@ def fit(
             train.seed,
         )
         monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names)
-        of = hashlib.sha256(
-            f"{catalog.fingerprint} {rows.tolist()} {plan.weights.tolist()}".encode()
-        ).hexdigest()
-        run = _Run(network, monitor, catalog.scheme.names, loss, optimizer, train, device, out, of)
+        weights = class_weights(loss.weights, plan.shares)
+        of = _identity(catalog, plan)
+        run = _Run(network, monitor, catalog.scheme.names, loss, optimizer, train, device, out, of, weights)
         if resume:
             run.restore()
         else:
@@ -111,6 +113,18 @@ def fit(
             reader.load(np.concatenate([rows, monitor_rows]))
             run.go(samples, quiet)
         return run.result(normalization)
+
+
+def check_resumable(catalog: Catalog, plan: SamplingPlan, out: Path) -> None:
+    """Raise `TrainingError` where the run folder holds no training that can go on with this plan."""
+    path = out / "checkpoints" / "last.pt"
+    if checkpoint.load(path).get("of") != _identity(catalog, plan):
+        raise TrainingError(f"{path} is of a training on other tiles; train without --resume")
+
+
+def _identity(catalog: Catalog, plan: SamplingPlan) -> str:
+    rows = plan.rows(catalog).tolist()
+    return hashlib.sha256(f"{catalog.fingerprint} {rows} {plan.weights.tolist()}".encode()).hexdigest()
 
 
 class _Run:
@@ -127,11 +141,18 @@ class _Run:
         device: torch.device,
         out: Path,
         of: str = "",
+        weights: np.ndarray | None = None,
     ) -> None:
         from raremap.learn.task import SegmentationTask
 
+        self._weights = weights
+        weighted = (
+            loss
+            if loss.weights == "none"
+            else partial(loss, weight=torch.tensor(weights, dtype=torch.float32, device=device))
+        )
         self.task: SegmentationTask = SegmentationTask(
-            network, loss, optimizer, train.steps, len(names), self._after
+            network, weighted, optimizer, train.steps, len(names), self._after
         )
         self._monitor, self._names, self._train, self._device = monitor, names, train, device
         self._folder, self._out, self._of = out / "checkpoints", out, of
@@ -263,11 +284,13 @@ class _Run:
         if self._best_step:
             self.task.network.load_state_dict(checkpoint.load(self._folder / "best.pt")["network"])
         delivered = self.task.delivered.cpu().numpy().astype(np.float64)
+        if self._weights is not None:
+            delivered *= self._weights
         network = self.task.network.cpu().eval()
         return Fit(
             network,
             normalization,
-            delivered / max(delivered.sum(), 1),
+            delivered / max(delivered.sum(), 1e-12),
             self.task.step,
             self._best_step,
             self._best_f1,
@@ -297,6 +320,13 @@ def _fit(lightning: Any, trainer: Any, task: SegmentationTask, loader: Any) -> N
             raise
         raise TrainingError(
             "batch normalisation needs more than one value a channel; raise train.batch_size or train.crop"
+        ) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a worker that reads tiles was ended by the system ({str(error).splitlines()[0][:100]}); "
+            "lower train.workers, or free memory"
         ) from None
     except torch.OutOfMemoryError as error:
         raise TrainingError(

@@ -25,6 +25,8 @@ from raremap.scene.grid import Grid
 from raremap.scene.raster import ImageReader
 
 Decide = Callable[[np.ndarray], np.ndarray]
+# Probabilities of the network to those that are written.
+Soften = Callable[[np.ndarray], np.ndarray]
 """Probs float32 `[K, h, w]` → class index uint8 `[h, w]`, pixel by pixel; called from several threads."""
 
 _THREADS = 2
@@ -84,6 +86,7 @@ def write_map(
     scheme: LabelScheme,
     options: PredictOptions | None = None,
     decide: Decide | None = None,
+    soften: Soften | None = None,
     probabilities: Literal["float32", "uint8"] | None = None,
     tags: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -92,7 +95,7 @@ def write_map(
 
     The map is a uint8 COG on the scene's grid, with the classes' colours as its colour table and tags
     `class_7=landslide`; a QGIS style `NAME.qml` stands beside it. `decide` turns probabilities into
-    classes (None: the most probable). `probabilities` also writes `NAME.probs.tif`, a band a class:
+    classes (None: the most probable). `soften` turns them into those that are written. `probabilities` also writes `NAME.probs.tif`, a band a class:
     float32 with nodata NaN, or uint8 in steps of 1/250 with nodata 255.
 
     All files take their names together, at the end; after a fault or an interruption nothing is left.
@@ -118,7 +121,7 @@ def write_map(
             )
         )  # fmt: skip
         strips = stream(reader, network, scheme.num_classes, options, progress=progress)
-        counts = _write_strips(strips, scheme, decide, hard, soft)
+        counts = _write_strips(strips, scheme, decide, soften, hard, soft)
         if not counts.any():
             raise SceneError(
                 f"{reader.paths[0]} holds no valid pixel: all of it is nodata"
@@ -143,6 +146,7 @@ def _write_strips(
     strips: Generator[Strip],
     scheme: LabelScheme,
     decide: Decide | None,
+    soften: Soften | None,
     hard: CogWriter,
     soft: CogWriter | None,
 ) -> np.ndarray:
@@ -155,7 +159,8 @@ def _write_strips(
             blend.to_values(index, strip.valid, values, nodata, counts)
             hard.write(strip.window, index)
             if soft is not None:
-                soft.write(strip.window, _stored(strip, soft.dtype))
+                probs = strip.probs if soften is None else soften(strip.probs)
+                soft.write(strip.window, _stored(probs, strip.valid, soft.dtype))
             del strip, index  # the swath's buffers go before those of the next are filled
     return counts
 
@@ -190,13 +195,13 @@ def _probability_writer(
     )  # fmt: skip
 
 
-def _stored(strip: Strip, kind: str) -> np.ndarray:
+def _stored(probs: np.ndarray, valid: np.ndarray, kind: str) -> np.ndarray:
     """Probabilities as they are written, nodata where not valid; a copy."""
     if kind == "uint8":
-        scaled = np.rint(strip.probs * 250).astype(np.uint8)
-        scaled[:, ~strip.valid] = 255
+        scaled = np.rint(probs * 250).astype(np.uint8)
+        scaled[:, ~valid] = 255
         return scaled
-    return np.where(strip.valid, strip.probs, np.float32(np.nan))
+    return np.where(valid, probs, np.float32(np.nan))
 
 
 def _class_tags(scheme: LabelScheme) -> dict[str, str]:

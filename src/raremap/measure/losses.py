@@ -9,14 +9,16 @@ from torch import Tensor
 from raremap.labels import IGNORE
 
 
-def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean cross-entropy over the batch's labelled pixels; 0, with a gradient of 0, where there is none.
 
-    torch's own mean is NaN on a batch where every pixel is ignored.
+    With class weights `[K]` it is the weighted mean: divided by the sum of the pixels' weights. torch's own
+    mean is NaN on a batch where every pixel is ignored.
     """
-    labelled = (mask != IGNORE).sum()
-    total = F.cross_entropy(logits.float(), mask, ignore_index=IGNORE, reduction="sum")
-    return total / labelled.clamp(min=1)
+    labelled = mask != IGNORE
+    total = F.cross_entropy(logits.float(), mask, weight, ignore_index=IGNORE, reduction="sum")
+    size = labelled.sum() if weight is None else (weight[torch.where(labelled, mask, 0)] * labelled).sum()
+    return total / size.clamp(min=1 if weight is None else 1e-12)
 
 
 def dice(logits: Tensor, mask: Tensor) -> Tensor:

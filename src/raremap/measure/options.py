@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from raremap.measure.weights import WeightKind
 from raremap.options import Options
 
 if TYPE_CHECKING:
@@ -13,29 +14,31 @@ if TYPE_CHECKING:
 
 
 class CrossEntropy(Options):
-    """Cross-entropy, the mean over labelled pixels of the whole batch."""
+    """Cross-entropy, the mean over labelled pixels of the whole batch; `weights` by class from the training shares."""
 
     kind: Literal["ce"] = "ce"
+    weights: WeightKind = "none"
 
-    def __call__(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Terms of logits `[B, K, H, W]` and class index `[B, H, W]`; their sum is the loss."""
+    def __call__(self, logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Terms of logits `[B, K, H, W]` and class index `[B, H, W]`, with class weights `[K]`; their sum is the loss."""
         from raremap.measure.losses import cross_entropy
 
-        return {"ce": cross_entropy(logits, mask)}
+        return {"ce": cross_entropy(logits, mask, weight)}
 
 
 class CeDice(Options):
-    """Cross-entropy plus Dice, each times its weight."""
+    """Cross-entropy plus Dice, each times its weight; `weights` are those of classes in the cross-entropy."""
 
     kind: Literal["ce_dice"] = "ce_dice"
     ce: float = Field(default=1.0, ge=0)
     dice: float = Field(default=1.0, ge=0)
+    weights: WeightKind = "none"
 
-    def __call__(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Terms of logits `[B, K, H, W]` and class index `[B, H, W]`; their sum is the loss."""
+    def __call__(self, logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Terms of logits `[B, K, H, W]` and class index `[B, H, W]`, with class weights `[K]`; their sum is the loss."""
         from raremap.measure.losses import cross_entropy, dice
 
-        return {"ce": self.ce * cross_entropy(logits, mask), "dice": self.dice * dice(logits, mask)}
+        return {"ce": self.ce * cross_entropy(logits, mask, weight), "dice": self.dice * dice(logits, mask)}
 
 
 LossOptions = Annotated[CrossEntropy | CeDice, Field(discriminator="kind")]

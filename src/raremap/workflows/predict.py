@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raremap.errors import BundleError, OutputError, SceneError, nearest
+from raremap.errors import BundleError, ConfigError, OutputError, SceneError, nearest
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.maps.export import MapSummary
+    from raremap.measure.decision import Decision
     from raremap.scene.raster import ImageReader
 
 
@@ -42,12 +44,17 @@ def predict(
     overlap: float | None = None,
     device: str = "auto",
     precision: str = "auto",
+    prior: Mapping[str, float] | str | Path | None = None,
+    nodata: float | None = None,
     quiet: bool = False,
 ) -> Maps:
     """Map scenes with a bundle: for one scene `out` is the map's file, for several a folder.
 
-    `probabilities` ("float32" or "uint8") also writes a band a class as `NAME.probs.tif`. `argmax`
-    leaves the fitted decision aside. Another `window` or `overlap` is another way of predicting than
+    `probabilities` ("float32" or "uint8") also writes a band a class as `NAME.probs.tif`, after the decision's
+    temperature. `argmax` leaves the fitted decision aside. `prior` are the class shares expected in the
+    scenes, by name or as a JSON file of them: probabilities are moved to them, and the bias, which belongs to
+    the shares of the training, is left aside. `nodata` marks no data in scenes whose files name no such value
+    (default: what the training had). Another `window` or `overlap` is another way of predicting than
     the decision was fitted for; a warning says so.
 
     Raises `BundleError` where a scene lacks the bundle's bands, `OutputError` where two scenes would
@@ -59,36 +66,43 @@ def predict(
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     paths = [Path(scenes)] if isinstance(scenes, (str, Path)) else [Path(s) for s in scenes]
     targets = _targets(paths, Path(out))
-    options = _options(bundle, window, overlap, argmax)
-    decide = bundle.decision.apply if bundle.decision is not None and not argmax else None
+    options = _options(bundle, window, overlap, argmax or prior is not None)
+    decision = _moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
+    nodata = bundle.nodata if nodata is None else nodata
     # Every scene is opened before the first is mapped: a wrong one is found in the first second.
     for path in paths:
-        with open_for(bundle, path):
+        with open_for(bundle, path, nodata):
             pass
     network = bundle.network(device=device, precision=precision)
     done = []
     for path, target in zip(paths, targets, strict=True):
-        with open_for(bundle, path) as reader, progress(path.name, reader.grid.height, quiet) as bar:
+        with open_for(bundle, path, nodata) as reader, progress(path.name, reader.grid.height, quiet) as bar:
             done.append(
                 write_map(
-                    reader, network, target, bundle.scheme, options, decide=decide,
-                    probabilities=probabilities, tags=_tags(bundle, decide is not None), progress=bar,
+                    reader, network, target, bundle.scheme, options,
+                    decide=decision.apply if decision is not None else None,
+                    soften=decision.posterior if decision is not None and decision.softens else None,
+                    probabilities=probabilities, tags=_tags(bundle, decision), progress=bar,
                 )
             )  # fmt: skip
     return Maps(tuple(done))
 
 
-def open_for(bundle: Bundle, path: Path) -> ImageReader:
-    """The bundle's bands of a scene, by name; by order where the scene names none and has as many."""
+def open_for(bundle: Bundle, path: Path, nodata: float | None) -> ImageReader:
+    """The bundle's bands of a scene, by name; by order where the scene names none and has as many.
+
+    `nodata` counts where the scene's file names no such value.
+    """
     from raremap.scene.raster import open_image
 
     reader = open_image(path)
+    nodata = nodata if reader.nodata is None else None
     missing = [b for b in bundle.bands if b not in reader.bands]
     if not missing:
-        return open_image(path, bands=bundle.bands)
+        return open_image(path, bands=bundle.bands, nodata=nodata)
     if not reader.named:
         with suppress(SceneError):  # another number of bands: told below
-            return open_image(path, names=bundle.bands)
+            return open_image(path, names=bundle.bands, nodata=nodata)
     raise BundleError(
         f"scene {path} has no band '{missing[0]}'; the bundle needs {', '.join(bundle.bands)}, "
         f"the scene has {', '.join(reader.bands)}; {nearest(missing[0], reader.bands)}"
@@ -129,9 +143,49 @@ def _options(bundle: Bundle, window: int | None, overlap: float | None, argmax: 
     return options
 
 
-def _tags(bundle: Bundle, decided: bool) -> dict[str, str]:
+def _tags(bundle: Bundle, decision: Decision | None) -> dict[str, str]:
+    how = (
+        "argmax"
+        if decision is None or not decision.fitted
+        else "given shares"
+        if decision.shift
+        else "fitted"
+    )
     return {
         "TIFFTAG_SOFTWARE": f"raremap {version('raremap')}",
         "raremap_model": bundle.name,
-        "raremap_decision": "fitted" if decided and bundle.decision and bundle.decision.fitted else "argmax",
+        "raremap_decision": how,
     }
+
+
+def _moved(bundle: Bundle, prior: Mapping[str, float] | str | Path) -> Decision:
+    """The decision for ground of given class shares; raises `ConfigError` or `BundleError` where it cannot be made."""
+    from raremap.measure.decision import Decision
+
+    if isinstance(prior, (str, Path)):
+        try:
+            prior = json.loads(Path(prior).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"class shares {prior} cannot be read ({error}); give a JSON file such as "
+                f"{json.dumps(dict.fromkeys(bundle.scheme.names, 0.1))}"
+            ) from None
+    names = bundle.scheme.names
+    shares = dict(prior) if isinstance(prior, Mapping) else {}
+    odd = [n for n in shares if n not in names]
+    if odd:
+        raise ConfigError(f"class shares name '{odd[0]}', which is not a class; {nearest(odd[0], names)}")
+    missing = [n for n in names if n not in shares]
+    if missing:
+        raise ConfigError(f"class shares lack {', '.join(repr(n) for n in missing)}; give one for each class")
+    values = [shares[n] for n in names]
+    if not all(isinstance(v, (int, float)) and 0 <= v < float("inf") for v in values):
+        raise ConfigError(f"class shares are {values}, expected numbers from 0 to 1")
+    if abs(sum(values) - 1) > 0.01:
+        raise ConfigError(f"class shares add up to {sum(values):.4g}, expected 1")
+    if bundle.prior is None:
+        raise BundleError(
+            f"bundle {bundle.name} does not say which class shares it has learned; none can be moved"
+        )
+    decision = bundle.decision or Decision((0.0,) * len(names))
+    return decision.moved_to(tuple(map(float, values)), bundle.prior)

@@ -83,7 +83,7 @@ def run(
 
     from raremap.balance.plan import SamplingPlan
     from raremap.bundle import Bundle
-    from raremap.learn.fit import fit
+    from raremap.learn.fit import check_resumable, fit
     from raremap.tiles.splits import uses as uses_of
     from raremap.workflows.calibrate import fit_decision_for
 
@@ -95,6 +95,8 @@ def run(
         )
     uses = uses_of(catalog, experiment.split)
     plan = plan or SamplingPlan.uniform(catalog, uses == "train")
+    if resume:
+        check_resumable(catalog, plan, out)
     _start(out, experiment, catalog, uses, resume)
     plan.save(out / "plan.parquet")
     result = fit(
@@ -119,6 +121,7 @@ def run(
         options=experiment.model,
         prior=tuple(float(p) for p in result.prior),
         predict=experiment.predict,
+        nodata=experiment.scenes.nodata,
         info=_info(out, experiment, catalog, uses, result),
     )
     decision = fit_decision_for(
