@@ -1,0 +1,100 @@
+"""Maps of a bundle: given class shares, nodata that the file does not name, softened probabilities."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from tests.rasters import write
+
+from raremap.bundle import Bundle
+from raremap.errors import BundleError, ConfigError
+from raremap.labels import LabelScheme
+from raremap.measure.decision import Decision
+from raremap.workflows.predict import predict
+
+SCHEME = LabelScheme({1: "meadow", 2: "water"})
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    """One band of log-odds of water, 0 (the value of no data, which the file does not name) on the left."""
+    image = np.tile(np.linspace(-3, 3, 40, dtype=np.float32), (30, 1))
+    image[:, :5] = 0
+    return write(tmp_path / "scene.tif", image[None])
+
+
+def bundle(**more) -> Bundle:
+    """Log-odds in, their softmax out."""
+    net = torch.nn.Conv2d(1, 2, 1, bias=False)
+    with torch.no_grad():
+        net.weight[:] = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)
+    return Bundle.from_module(net, SCHEME, ["band1"], prior=(0.9, 0.1), **more)
+
+
+def classes(path: Path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+def test_given_shares_move_map_and_probabilities(scene: Path, tmp_path: Path) -> None:
+    out = tmp_path / "map.tif"
+    predict(bundle(), scene, out, prior={"meadow": 0.5, "water": 0.5}, probabilities="float32", quiet=True)
+    odds = rasterio.open(scene).read(1).astype(np.float64) + np.log(9)  # from 1:9 to 1:1
+    np.testing.assert_array_equal(classes(out), np.where(odds > 0, 2, 1))
+    with rasterio.open(tmp_path / "map.probs.tif") as file:
+        np.testing.assert_allclose(file.read(2), 1 / (1 + np.exp(-odds)), atol=1e-5)
+    with rasterio.open(out) as file:
+        assert file.tags()["raremap_decision"] == "given shares"
+
+
+def test_the_temperature_softens_what_is_written_and_not_the_map(scene: Path, tmp_path: Path) -> None:
+    warm = bundle(decision=Decision((0.0, 0.0), temperature=2.0))
+    predict(warm, scene, tmp_path / "map.tif", probabilities="float32", quiet=True)
+    odds = rasterio.open(scene).read(1)
+    np.testing.assert_array_equal(classes(tmp_path / "map.tif"), np.where(odds > 0, 2, 1))
+    with rasterio.open(tmp_path / "map.probs.tif") as file:
+        np.testing.assert_allclose(file.read(2), 1 / (1 + np.exp(-odds / 2)), atol=1e-5)
+
+
+def test_nodata_of_the_training_counts_where_the_file_names_none(scene: Path, tmp_path: Path) -> None:
+    folder = bundle(nodata=0).save(tmp_path / "bundle")
+    net = bundle().module
+    predict(Bundle.load(folder, module=net), scene, tmp_path / "a.tif", quiet=True)
+    assert (classes(tmp_path / "a.tif")[:, :5] == 255).all()
+    predict(bundle(), scene, tmp_path / "b.tif", quiet=True)
+    assert (classes(tmp_path / "b.tif") != 255).all()
+    predict(bundle(), scene, tmp_path / "c.tif", nodata=0, quiet=True)
+    np.testing.assert_array_equal(classes(tmp_path / "a.tif"), classes(tmp_path / "c.tif"))
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ({"meadow": 0.5}, "class shares lack 'water'; give one for each class"),
+        ({"meadow": 0.5, "water": 0.4, "watr": 0.1}, "class shares name 'watr', which is not a class"),
+        ({"meadow": 0.5, "water": 0.4}, "class shares add up to 0.9, expected 1"),
+        ({"meadow": 1.5, "water": -0.5}, "expected numbers from 0 to 1"),
+    ],
+)
+def test_shares_that_make_no_sense_are_refused_in_one_line(
+    scene: Path, tmp_path: Path, prior: dict[str, float], message: str
+) -> None:
+    path = tmp_path / "shares.json"
+    path.write_text(json.dumps(prior))
+    with pytest.raises(ConfigError, match=message):
+        predict(bundle(), scene, tmp_path / "map.tif", prior=path, quiet=True)
+    assert not (tmp_path / "map.tif").exists()
+
+
+def test_shares_cannot_be_moved_from_unknown_ones(scene: Path, tmp_path: Path) -> None:
+    net = bundle().module
+    with pytest.raises(BundleError, match="does not say which class shares it has learned"):
+        plain = Bundle.from_module(net, SCHEME, ["band1"])
+        predict(plain, scene, tmp_path / "map.tif", prior={"meadow": 0.5, "water": 0.5}, quiet=True)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        predict(bundle(), scene, tmp_path / "map.tif", prior=tmp_path / "none.json", quiet=True)
