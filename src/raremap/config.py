@@ -22,7 +22,7 @@ from raremap.measure.options import CrossEntropy, DecisionOptions, LossOptions
 from raremap.models.options import ModelOptions
 from raremap.options import Options
 from raremap.scene.sources import ScenesOptions
-from raremap.tiles.options import SplitOptions, TileOptions
+from raremap.tiles.options import SplitOptions, ThinOptions, TileOptions
 
 
 class Experiment(Options):
@@ -36,6 +36,7 @@ class Experiment(Options):
     labels: LabelScheme
     tiles: TileOptions = TileOptions()
     split: SplitOptions = SplitOptions()
+    thin: ThinOptions = ThinOptions()
     balance: BalanceOptions = BalanceOptions()
     model: ModelOptions = ModelOptions()
     loss: LossOptions = CrossEntropy()
@@ -90,13 +91,17 @@ class Experiment(Options):
         """The experiment of nested keys; `source` names them in errors."""
         data = dict(data)
         if "preset" in data:
-            data = _merge(_preset(str(data.pop("preset"))), data)
+            data = _merge(preset(str(data.pop("preset"))), data)
         for text in overrides:
             _override(data, text)
         try:
             return cls(**data)
         except ValidationError as error:
             raise ConfigError(_explain(error, source, data)) from None
+
+    def changed(self, data: dict[str, Any], source: str = "experiment") -> Experiment:
+        """This experiment with nested keys on top; a choice of another `kind` replaces its section."""
+        return Experiment.from_dict(_merge(self.model_dump(mode="json"), data), source=source)
 
     def to_yaml(self) -> str:
         """The resolved experiment as YAML that `load` reads back."""
@@ -111,7 +116,8 @@ def preset_names() -> list[str]:
     return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
-def _preset(name: str) -> dict[str, Any]:
+def preset(name: str) -> dict[str, Any]:
+    """The keys of a recipe that comes with the package; raises `ConfigError` where there is none of that name."""
     import yaml
 
     if name not in preset_names():

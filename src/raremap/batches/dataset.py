@@ -67,6 +67,8 @@ class TileReader:
         pixels, valid = image.read(window)
         index = mask.read(window)
         index[~valid] = IGNORE
+        if row in self._catalog.hidden:
+            index[np.isin(index, self._catalog.hidden[row])] = IGNORE
         return pixels, valid, index
 
     def _scene(self, name: str) -> tuple[Any, Any]:

@@ -84,6 +84,7 @@ class Catalog:
     split: SplitOptions
     scenes: dict[str, SceneRecord]
     dropped: dict[str, int] = field(default_factory=dict)
+    hidden: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)

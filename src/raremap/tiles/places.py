@@ -12,6 +12,7 @@ import numpy as np
 
 from raremap.errors import SplitError, nearest
 from raremap.scene.sources import expand
+from raremap.tiles.holdout import held_out
 from raremap.tiles.options import SplitOptions
 
 if TYPE_CHECKING:
@@ -29,8 +30,16 @@ def assign_places(catalog: Catalog, split: SplitOptions, root: str | None = None
     places = _places(catalog, split, root)
     table = catalog.table.copy()
     table["place"] = places
-    table["fold"] = _folds(places, catalog.counts, split.folds, split.seed).astype("int32")
+    kept = ~_is_held_out(places, split)
+    fold = np.full(len(places), -1)  # of places that are held out
+    fold[kept] = _folds(places[kept], catalog.counts[kept], split.folds, split.seed)
+    table["fold"] = fold.astype("int32")
     return replace(catalog, table=table, split=split)
+
+
+def _is_held_out(places: np.ndarray, split: SplitOptions) -> np.ndarray:
+    held = set(held_out(split))
+    return np.array([p in held or str(p).split("/", 1)[0] in held for p in places], bool)
 
 
 def _places(catalog: Catalog, split: SplitOptions, root: str | None) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raremap.errors import RaremapWarning, SplitError, nearest
+from raremap.tiles.holdout import held_out
 from raremap.tiles.options import USES, SplitOptions
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def uses(catalog: Catalog, split: SplitOptions | None = None, warn: bool = True) -> np.ndarray:
-    """The use of each tile, `[N]` of "train", "monitor", "calibration", "test" or "dropped".
+    """The use of each tile, `[N]` of "train", "monitor", "calibration", "test", "holdout" or "dropped".
 
     Whole places go to one use; a tile that shares ground with a tile of another use is dropped, from
     training first. With fewer than three places besides the test there is no calibration, and the
@@ -29,9 +30,12 @@ def uses(catalog: Catalog, split: SplitOptions | None = None, warn: bool = True)
     place_use = np.full(len(names), "train", dtype=object)
     fold = np.zeros(len(names), int)
     fold[inverse] = catalog.table["fold"].to_numpy()
-    place_use[_named(names, split.test, "split.test") if split.test is not None else fold == split.fold] = (
-        "test"
-    )
+    held = held_out(split)
+    if held:
+        place_use[_named(names, held, "split.holdout")] = "test" if split.fold == "holdout" else "holdout"
+    if split.fold != "holdout":
+        tested = _named(names, split.test, "split.test") if split.test is not None else fold == split.fold
+        place_use[tested & (place_use != "holdout")] = "test"
     _set_aside(place_use, names, content, split)
     use = place_use[inverse]
     use[_shared_ground(catalog, use)] = "dropped"
@@ -103,7 +107,7 @@ def _shared_ground(catalog: Catalog, use: np.ndarray) -> np.ndarray:
         rows = np.flatnonzero((catalog.scene_names == scene) & ~located)
         boxes = [box(w[i].col_off, w[i].row_off, w[i].col_end, w[i].row_end) for i in rows]
         groups.append((rows, np.array(boxes, object)))
-    rank = {"test": 0, "calibration": 1, "monitor": 2, "train": 3}
+    rank = {"test": 0, "holdout": 0, "calibration": 1, "monitor": 2, "train": 3}
     order = np.array([rank[u] for u in use])
     for rows, shapes in groups:
         a, b = STRtree(shapes).query(shapes, predicate="intersects")

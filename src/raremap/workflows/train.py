@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from raremap.errors import ConfigError, OutputError
 from raremap.files import written
+from raremap.tiles.holdout import held_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,13 +95,14 @@ def run(
             "the catalog was prepared with other labels than the experiment's; run `raremap prepare` again"
         )
     uses = uses_of(catalog, experiment.split)
-    plan = plan or SamplingPlan.uniform(catalog, uses == "train")
+    seen, uses = _thinned(catalog, uses, experiment)
+    plan = plan or SamplingPlan.uniform(seen, uses == "train")
     if resume:
-        check_resumable(catalog, plan, out)
+        check_resumable(seen, plan, out)
     _start(out, experiment, catalog, uses, resume)
     plan.save(out / "plan.parquet")
     result = fit(
-        catalog,
+        seen,
         uses,
         plan,
         model=experiment.model,
@@ -138,6 +140,19 @@ def run(
     return Training(
         bundle, path, result.steps, result.best_step, result.best_macro_f1, time.perf_counter() - started
     )
+
+
+def _thinned(catalog: Catalog, uses: np.ndarray, experiment: Experiment) -> tuple[Catalog, np.ndarray]:
+    """What training sees of the catalog."""
+    from raremap.balance.census import rare_classes, shares
+    from raremap.tiles.options import ThinOptions
+    from raremap.tiles.thin import thin
+
+    if experiment.thin == ThinOptions():
+        return catalog, uses
+    names = catalog.scheme.names
+    rare = rare_classes(shares(catalog.counts[uses == "train"].sum(0)), names, catalog.scheme.rare)
+    return thin(catalog, uses, experiment.thin, [names.index(n) for n in rare], experiment.train.seed)
 
 
 def _start(out: Path, experiment: Experiment, catalog: Catalog, uses: np.ndarray, resume: bool) -> None:
@@ -184,7 +199,7 @@ def _info(
         "best_step": result.best_step,
         "monitor_macro_f1": result.best_macro_f1,
         "catalog": catalog.fingerprint,
-        "split": experiment.split.model_dump(mode="json"),
+        "split": {**experiment.split.model_dump(mode="json"), "holdout": held_out(experiment.split) or None},
         "places": places,
         "loss": experiment.loss.model_dump(mode="json"),
         "seed": experiment.train.seed,

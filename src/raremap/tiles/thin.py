@@ -1,0 +1,60 @@
+"""Thinning: training with fewer labels, or with rarer classes, than there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raremap.tiles.options import ThinOptions
+
+if TYPE_CHECKING:
+    from raremap.tiles.catalog import Catalog
+
+
+def thin(
+    catalog: Catalog, uses: np.ndarray, options: ThinOptions, rare: Sequence[int], seed: int
+) -> tuple[Catalog, np.ndarray]:
+    """The catalog and the uses that training sees; `rare` are class indices.
+
+    Tiles that go are "dropped". Labels that go are hidden (`Catalog.hidden`) and are in no count of the
+    catalog given back. What stays at a small `keep` or a large `imbalance` stays at milder ones too.
+    """
+    train = np.flatnonzero((uses == "train") & (catalog.counts.sum(1) > 0))
+    rng = np.random.default_rng((seed, 0x7415))
+    order, hiding = rng.permutation(train), [rng.permutation(len(train)) for _ in rare]
+    if options.keep < 1:
+        uses = uses.copy()
+        order = _every_class_first(order, catalog.counts)
+        uses[order[max(1, round(options.keep * len(order))) :]] = "dropped"
+    if options.imbalance is None:
+        return catalog, uses
+    counts = catalog.counts.copy()
+    hidden: dict[int, tuple[int, ...]] = {}
+    total = counts[train[uses[train] == "train"]].sum(0)
+    goal = total.max() / options.imbalance
+    for c, shuffled in zip(rare, hiding, strict=True):
+        here = train[shuffled]
+        here = here[(uses[here] == "train") & (counts[here, c] > 0)]
+        for row in here[_enough(counts[here, c], goal) :]:
+            counts[row, c] = 0
+            hidden[int(row)] = (*hidden.get(int(row), ()), c)
+    table = catalog.table.copy()
+    table["counts"] = list(counts)
+    return replace(catalog, table=table, hidden=hidden), uses
+
+
+def _every_class_first(order: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The same tiles, but one of each class comes first, of the rarest class before all."""
+    held = counts[order] > 0
+    first = [int(np.argmax(held[:, c])) for c in np.argsort(held.sum(0)) if held[:, c].any()]
+    front = list(dict.fromkeys(first))
+    return np.concatenate([order[front], np.delete(order, front)])
+
+
+def _enough(pixels: np.ndarray, goal: float) -> int:
+    """How many of these tiles, in order, come nearest to a number of pixels; one at least."""
+    sums = np.cumsum(pixels)
+    return int(np.argmin(np.abs(sums - goal))) + 1 if len(sums) else 0
