@@ -21,6 +21,7 @@ _HOME = {
     "RaremapWarning": "raremap.errors",
     "SamplingPlan": "raremap.balance.plan",
     "census": "raremap.workflows.census",
+    "compare": "raremap.workflows.compare",
     "demo": "raremap.workflows.demo",
     "evaluate": "raremap.workflows.evaluate",
     "predict": "raremap.workflows.predict",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from raremap.labels import LabelScheme as LabelScheme
     from raremap.tiles.catalog import Catalog as Catalog
     from raremap.workflows.census import census as census
+    from raremap.workflows.compare import compare as compare
     from raremap.workflows.demo import demo as demo
     from raremap.workflows.evaluate import evaluate as evaluate
     from raremap.workflows.predict import predict as predict

@@ -162,6 +162,78 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    experiment: ExperimentArg,
+    presets: Annotated[str, typer.Option(help="recipes to compare, with commas between")] = "",
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            metavar="'NAME: A.B=C ...'",
+            help="the experiment with some keys changed; may be repeated",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="seeds for each variant and fold")] = 3,
+    folds: Annotated[str, typer.Option(help="all, or fold numbers with commas between")] = "all",
+    keep: Annotated[
+        str, typer.Option(help="shares of labelled training tiles to keep, such as 0.05,0.25,1")
+    ] = "1",
+    imbalance: Annotated[
+        str, typer.Option(help="imbalance ratios to thin the rare classes to, such as 10,100,1000")
+    ] = "",
+    baseline: Annotated[
+        str | None, typer.Option(help="variant that differences are to (default: the first)")
+    ] = None,
+    final: Annotated[
+        bool, typer.Option("--final", help="test on the held-out places; every use of them is counted")
+    ] = False,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="folder of the comparison (default: OUT/compare)")
+    ] = None,
+    keep_bundles: Annotated[bool, typer.Option("--keep-bundles", help="keep every run's bundle")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Variants under equal conditions: same steps, crops, folds, seeds and decision fitting; intervals over places.
+
+    Start it again to go on after a stop. Example:
+    raremap compare examples/naip.yaml --presets baseline,ce-dice --seeds 3
+    """
+    from raremap.workflows.compare import compare as run
+    from raremap.workflows.compare import read_variant
+
+    named = dict(read_variant(text) for text in variant or [])
+    if len(named) < len(variant or []):
+        raise typer.BadParameter("two variants have the same name", param_hint="--variant")
+    result = run(
+        _experiment(experiment, overrides, root),
+        presets=[p.strip() for p in presets.split(",") if p.strip()],
+        variants=named,
+        seeds=seeds,
+        folds=None if folds == "all" else [int(f) for f in _numbers(folds, "--folds")],
+        keep=_numbers(keep, "--keep"),
+        imbalance=_numbers(imbalance, "--imbalance"),
+        baseline=baseline,
+        final=final,
+        out=out,
+        keep_bundles=keep_bundles,
+        quiet=quiet,
+    )
+    _show(result, as_json)
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise typer.BadParameter(
+            f"'{text}' is not a list of numbers with commas between", param_hint=option
+        ) from None
+
+
+@app.command()
 def predict(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of a trained model")],
     scenes: Annotated[list[str], typer.Argument(metavar="SCENE...", help="scene files to map")],

@@ -140,6 +140,14 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def keys_of(text: str) -> dict[str, Any]:
+    """Nested keys of overrides with spaces between, `a.b=c d=e`."""
+    data: dict[str, Any] = {}
+    for part in text.split():
+        _override(data, part)
+    return data
+
+
 def _override(data: dict[str, Any], text: str) -> None:
     """Apply one `a.b=c` in place; the value is read as YAML."""
     import yaml

@@ -93,8 +93,8 @@ def test_shares_that_make_no_sense_are_refused_in_one_line(
 
 def test_shares_cannot_be_moved_from_unknown_ones(scene: Path, tmp_path: Path) -> None:
     net = bundle().module
+    plain = Bundle.from_module(net, SCHEME, ["band1"])
     with pytest.raises(BundleError, match="does not say which class shares it has learned"):
-        plain = Bundle.from_module(net, SCHEME, ["band1"])
         predict(plain, scene, tmp_path / "map.tif", prior={"meadow": 0.5, "water": 0.5}, quiet=True)
     with pytest.raises(ConfigError, match="cannot be read"):
         predict(bundle(), scene, tmp_path / "map.tif", prior=tmp_path / "none.json", quiet=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 # Text and axes take the page's colour, so that one picture serves light and dark.
-_INK = "#123456"
+INK = "#123456"
 _SCORES = (("macro_f1", "#2C7FB8", "macro-F1"), ("miou", "#D95F0E", "mIoU"))
 _LOSS = "#7A8791"
 
@@ -24,29 +24,32 @@ def curves(path: Path, palette: dict[str, str]) -> list[dict[str, str]]:
     out = []
     loss = _column(rows, "loss")
     if loss:
-        with _axes() as (figure, axes):
+        with axes_of() as (figure, axes):
             axes.plot(*zip(*loss, strict=True), color=_LOSS, lw=1.8)
+            axes.set_xlabel("step")
             axes.set_ylim(0, None)
-            out.append({"title": "training loss", "svg": _svg(figure, "loss")})
+            out.append({"title": "training loss", "svg": svg_of(figure, "loss")})
     scores = [(_column(rows, name), color, label) for name, color, label in _SCORES]
     if any(column for column, _, _ in scores):
-        with _axes() as (figure, axes):
+        with axes_of() as (figure, axes):
             for column, color, label in scores:
                 if column:
                     axes.plot(*zip(*column, strict=True), "o-", color=color, lw=2, ms=3, label=label)
+            axes.set_xlabel("step")
             axes.set_ylim(0, 1)
             axes.legend(frameon=False, ncols=2, loc="best")
-            out.append({"title": "macro-F1 and mIoU of the monitor places", "svg": _svg(figure, "scores")})
+            out.append({"title": "macro-F1 and mIoU of the monitor places", "svg": svg_of(figure, "scores")})
     by_class = {name: _column(rows, f"f1/{name}") for name in palette}
     if any(by_class.values()):
-        with _axes() as (figure, axes):
+        with axes_of() as (figure, axes):
             for name, column in by_class.items():
                 if column:
                     # The rim keeps colours like the page's apart from it, light or dark.
-                    axes.plot(*zip(*column, strict=True), color=_INK, lw=3, alpha=0.25)
+                    axes.plot(*zip(*column, strict=True), color=INK, lw=3, alpha=0.25)
                     axes.plot(*zip(*column, strict=True), color=palette[name], lw=2.2)
+            axes.set_xlabel("step")
             axes.set_ylim(0, 1)
-            out.append({"title": "F1 of each class, in its colour", "svg": _svg(figure, "classes")})
+            out.append({"title": "F1 of each class, in its colour", "svg": svg_of(figure, "classes")})
     return out
 
 
@@ -71,7 +74,8 @@ def _column(rows: list[dict[str, str]], name: str) -> list[tuple[float, float]]:
 
 
 @contextmanager
-def _axes() -> Iterator[tuple[Any, Any]]:
+def axes_of(width: float = 3.6, height: float = 2.6, columns: int = 1) -> Iterator[tuple[Any, Any]]:
+    """A figure (inches) and its axes, which share the vertical one where there are several columns."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -86,21 +90,23 @@ def _axes() -> Iterator[tuple[Any, Any]]:
         "axes.spines.right": False,
         "axes.linewidth": 0.6,
         "axes.grid": True,
-        "grid.color": _INK,
+        "grid.color": INK,
         "grid.alpha": 0.13,
         "grid.linewidth": 0.6,
-        **dict.fromkeys(inked, _INK),
+        **dict.fromkeys(inked, INK),
     }
     with pyplot.rc_context(style):
-        figure, axes = pyplot.subplots(figsize=(3.6, 2.6), layout="constrained")
-        axes.set_xlabel("step")
+        figure, axes = pyplot.subplots(
+            1, columns, figsize=(width, height), sharey=True, layout="constrained", squeeze=True
+        )
         try:
             yield figure, axes
         finally:
             pyplot.close(figure)
 
 
-def _svg(figure: Any, name: str) -> str:
+def svg_of(figure: Any, name: str) -> str:
+    """The figure as SVG in the page's colour; `name` keeps its ids apart from those of other figures."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -108,4 +114,4 @@ def _svg(figure: Any, name: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :].replace(_INK, "currentColor")
+    return text[text.index("<svg") :].replace(INK, "currentColor")

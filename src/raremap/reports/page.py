@@ -33,17 +33,11 @@ def write_report(
     `metrics` is the training's metrics.csv (left out where it is missing); `panels` are shown in their
     order. Raises `OutputError` where it cannot be written.
     """
-    import jinja2
-
     names, decision = evaluation["classes"], evaluation["decision"]
     palette = evaluation["colors"]
-    text = (resources.files("raremap.reports") / "report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"score": _score, "share": _share, "points": lambda v: f"{100 * v:+.1f}"}
     support = {n: decision["by_class"][n]["support"] for n in names}
-    page = environment.from_string(text).render(
+    page = render(
+        "report.html.j2",
         e=evaluation,
         decision=decision,
         argmax=evaluation["argmax"],
@@ -64,6 +58,21 @@ def write_report(
     with written(path) as fresh:
         fresh.write_text(page, encoding="utf-8")
     return path
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from one of our templates, with the style that all of them share."""
+    import jinja2
+    from markupsafe import Markup
+
+    files = resources.files("raremap.reports")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"score": _score, "share": _share, "points": lambda v: f"{100 * v:+.1f}"}
+    style = Markup((files / "style.css").read_text(encoding="utf-8"))
+    text = (files / template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(style=style, **values)
 
 
 def _score(value: float | None) -> str:

@@ -90,7 +90,7 @@ def _rivers(terrain: Terrain) -> list[tuple[np.ndarray, np.ndarray]]:
     """Each stream from its spring: points `[n, 2]` (x, y in fine cells) and the area that each drains."""
     size = len(terrain.height)
     drained, to = terrain.drained.ravel(), terrain.receiver.ravel()
-    least = 2.6e6
+    least = 5e6
     fed = np.zeros(drained.size, bool)
     wet = np.flatnonzero(drained >= least)
     fed[to[wet]] = True
@@ -122,7 +122,7 @@ def _draw_rivers(
     codes: np.ndarray, rivers: list[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator
 ) -> None:
     for points, drained in rivers:
-        width = np.clip(8.5 * (drained / 1e6) ** 0.5, 5, 45)
+        width = np.clip(15 * (drained / 1e6) ** 0.5, 5, 80)
         bars = np.repeat(rng.random(len(points) // 6 + 1) < 0.45, 6)[: len(points)]
         for code in (GRAVEL, RIVER):
             for i in range(len(points) - 1):
@@ -171,7 +171,7 @@ def _zones(
     town_field = pull + 0.35 * rough - np.maximum(terrain.slope - 8, 0) / 8
     town = land & (ranks(town_field, land) > 1 - _TOWN_SHARE * (0.7 + 0.6 * rng.random()))
     estate_field = -np.abs(pull + 1.9 + 0.5 * rng.random()) * 1.3 + 0.9 * fractal(
-        size, 2.6, rng, longest=0.12
+        size, 2.6, rng, longest=min(0.12, 30 / size)
     )
     estate_field -= np.maximum(terrain.slope - 5, 0) / 4
     estate = (

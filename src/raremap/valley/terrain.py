@@ -204,7 +204,7 @@ def _reservoir(
 
     lake = np.zeros(height.shape, bool)
     candidates = np.flatnonzero((drained > 0.2e6) & (drained < 0.35 * drained.max()) & ~sea)
-    goal = 0.009 * height.size * (0.4 + 1.2 * rng.random())
+    goal = 0.012 * height.size * (0.4 + 1.2 * rng.random())
     for _ in range(40):
         if len(candidates) == 0:
             break

@@ -214,7 +214,7 @@ def _rare(bundle: Bundle, catalog: Catalog, uses: np.ndarray) -> tuple[str, ...]
 def _facts(bundle: Bundle, network: Network, catalog: Catalog, uses: np.ndarray) -> dict[str, Any]:
     """What was scored with what: everything that a report needs besides the scores."""
     places = catalog.table["place"].to_numpy().astype(str)
-    here = [u for u in ("train", "monitor", "calibration", "test", "dropped") if (uses == u).any()]
+    here = [u for u in ("train", "monitor", "calibration", "test", "holdout", "dropped") if (uses == u).any()]
     names = catalog.scheme.names
     return {
         "bundle": bundle.name,

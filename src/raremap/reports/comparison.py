@@ -1,0 +1,265 @@
+"""A comparison (the content of comparison.json) as Markdown and as a page with figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from raremap.files import written
+from raremap.reports.figures import INK, axes_of, svg_of
+from raremap.reports.page import render
+
+_TITLES = {
+    "macro_f1": "macro-F1",
+    "miou": "mIoU",
+    "rare_f1": "F1 rare",
+    "common_f1": "F1 common",
+    "overall_accuracy": "overall accuracy",
+}
+_MORE = {
+    "balanced_accuracy": "balanced accuracy",
+    "variation": "variation of class F1",
+    "boundary_f1": "boundary F1",
+    "object_recall": "rare objects found",
+    "false_alarms": "rare objects false",
+    "pr_auc": "PR-AUC",
+    "calibration_error": "calibration error",
+}
+_WAYS = {"argmax": "argmax", "decision": "fitted"}
+_COLORS = ("#2C7FB8", "#D95F0E", "#31A354", "#8856A7", "#C51B8A", "#636363", "#B8860B", "#1B9E77")
+
+
+def write_markdown(path: Path, data: dict[str, Any]) -> Path:
+    """Write all tables of a comparison."""
+    runs = data["runs"]
+    parts = [f"# {_title(data)}", _about(data), markdown_table(data), _more_table(data), _class_table(data)]
+    if runs["done"] < runs["planned"]:
+        parts.append(f"**{runs['planned'] - runs['done']} of {runs['planned']} runs are missing.**")
+    parts += [f"Failed: {run}: {text}" for run, text in runs["failed"].items()]
+    with written(path) as fresh:
+        fresh.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
+
+
+def markdown_table(data: dict[str, Any]) -> str:
+    """Scores over classes with their differences to the baseline, as a Markdown table."""
+    thinned = len({_condition(e) for e in data["entries"]}) > 1
+    head = ["variant", "decision", *(["training labels"] if thinned else [])]
+    for title in _TITLES.values():
+        head += [title, "difference"]
+    rows = []
+    for e in data["entries"]:
+        row = [e["variant"], _WAYS[e["decision"]], *([_condition(e)] if thinned else [])]
+        for key in _TITLES:
+            row += [_number(e["scores"][key]), points(e["differences"].get(key), _is_baseline(data, e))]
+        rows.append(row)
+    return _table(head, rows)
+
+
+def write_page(path: Path, data: dict[str, Any]) -> Path:
+    """Write comparison.html: differences with intervals, gain of the rare beside the common, curves, tables."""
+    entries = data["entries"]
+    first = _condition(entries[0]) if entries else ""
+    plain = [e for e in entries if _condition(e) == first]
+    figures = []
+    if len(plain) > 1:
+        figures.append(("Differences to the baseline, in points", _differences(data, plain), True))
+        figures.append(("What the rare classes gain, what the common ones lose", _trade(data, plain), False))
+    for axis, title in (("keep", "share of training tiles that keep their labels"),
+                        ("imbalance", "imbalance ratio of the training labels")):  # fmt: skip
+        for key, way in (("macro_f1", "argmax"), ("rare_f1", "argmax"), ("rare_f1", "decision")):
+            curve = _robustness(entries, axis, title, key, way)
+            if curve:
+                figures.append((f"{_TITLES[key]}, {_WAYS[way]}", curve, False))
+    page = render(
+        "comparison.html.j2",
+        d=data,
+        title=_title(data),
+        about=_about(data),
+        figures=figures,
+        titles=_TITLES,
+        more=_MORE,
+        ways=_WAYS,
+        order=_order(data),
+        differ=points,
+        number=_number,
+        condition=_condition,
+        thinned=len({_condition(e) for e in entries}) > 1,
+        is_baseline=_is_baseline,
+        words=_words,
+    )
+    with written(path) as fresh:
+        fresh.write_text(page, encoding="utf-8")
+    return path
+
+
+def points(interval: dict[str, Any] | None, baseline: bool = False) -> str:
+    """A difference in points with its interval, or why there is none.
+
+    >>> points({"value": 0.021, "low": 0.003, "high": 0.04, "few": False, "holding": 24})
+    '+2.1 [+0.3, +4.0]'
+    >>> points({"value": 0.021, "low": 0.003, "high": 0.04, "few": True, "holding": 7})
+    '+2.1 (7 places: too few)'
+    """
+    if baseline:
+        return "baseline"
+    if interval is None or interval["value"] is None:
+        return "–"
+    value = f"{100 * interval['value']:+.1f}"
+    if interval["few"]:
+        return f"{value} ({interval['holding']} places: too few)"
+    if interval["low"] is None or interval["high"] is None:
+        return value
+    return f"{value} [{100 * interval['low']:+.1f}, {100 * interval['high']:+.1f}]"
+
+
+def _title(data: dict[str, Any]) -> str:
+    return "Final figures" if data["design"]["final"] else "Comparison"
+
+
+def _about(data: dict[str, Any]) -> str:
+    d, runs = data["design"], data["runs"]
+    seeds, folds = len(d["seeds"]), len(d["folds"])
+    places = max((e["places"] for e in data["entries"]), default=0)
+    return (
+        f"{runs['done']} of {runs['planned']} runs: {len(d['variants'])} variants, {seeds} seed{'s' * (seeds != 1)}, "
+        f"{folds} fold{'s' * (folds != 1)}, {places} test places. Every run: {d['steps']} steps, "
+        f"{d['crops']:,} crops of {d['crop']}², {_words(d['model'])}. "
+        f"Scores are means over seeds of one pooled confusion matrix each. Differences are in points, to "
+        f"{data['baseline']} with the plain argmax, with 95 % intervals by a paired bootstrap over places and seeds. "
+        f"Rare: {', '.join(data['rare']) or 'none'}."
+    )
+
+
+def _words(options: Any) -> str:
+    if isinstance(options, dict):
+        return ", ".join(f"{k} {_words(v)}" for k, v in options.items() if v not in (None, {}, []))
+    if isinstance(options, (list, tuple)):
+        return "-".join(map(str, options))
+    return f"{options}"
+
+
+def _more_table(data: dict[str, Any]) -> str:
+    head = ["variant", "decision", "training labels", *_MORE.values(), "seconds a run"]
+    rows = [
+        [
+            e["variant"],
+            _WAYS[e["decision"]],
+            _condition(e),
+            *(_number(e["scores"][k]) for k in _MORE),
+            f"{e['seconds_per_run']:.0f}",
+        ]
+        for e in data["entries"]
+    ]
+    return "## Further scores\n\n" + _table(head, rows)
+
+
+def _class_table(data: dict[str, Any]) -> str:
+    names = _order(data)
+    head = ["variant", "decision", "training labels"]
+    head += [f"{n}{' (rare)' if n in data['rare'] else ''}, {data['places_with'][n]} places" for n in names]
+    rows = []
+    for e in data["entries"]:
+        cells = [
+            f"{_number(e['by_class'][n]['f1'])} {points(e['class_differences'].get(n), _is_baseline(data, e))}"
+            for n in names
+        ]
+        rows.append([e["variant"], _WAYS[e["decision"]], _condition(e), *cells])
+    return "## F1 by class, from rare to common\n\n" + _table(head, rows)
+
+
+def _order(data: dict[str, Any]) -> list[str]:
+    """Classes that were tested, the rare first."""
+    names = [n for n in data["classes"] if data["places_with"].get(n)]
+    return sorted(names, key=lambda n: n not in data["rare"])
+
+
+def _is_baseline(data: dict[str, Any], entry: dict[str, Any]) -> bool:
+    return entry["variant"] == data["baseline"] and entry["decision"] == "argmax"
+
+
+def _condition(entry: dict[str, Any]) -> str:
+    if entry["imbalance"]:
+        return f"imbalance {entry['imbalance']:g}"
+    return f"{100 * entry['keep']:g} %" if entry["keep"] < 1 else "all"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _differences(data: dict[str, Any], entries: list[dict[str, Any]]) -> str:
+    """Dots with intervals, a row an entry and a column a score."""
+    shown = [e for e in entries if not _is_baseline(data, e)][::-1]
+    colors = _color_of(data)
+    with axes_of(11, 0.9 + 0.36 * len(shown), columns=len(_TITLES)) as (figure, columns):
+        for axes, (key, title) in zip(columns, _TITLES.items(), strict=True):
+            axes.axvline(0, color=INK, lw=0.8)
+            for y, e in enumerate(shown):
+                d = e["differences"].get(key)
+                if d is None or d["value"] is None:
+                    continue
+                filled = e["decision"] == "decision"
+                color = colors[e["variant"]]
+                if d["low"] is not None:
+                    style = ":" if d["few"] else "-"
+                    axes.plot([100 * d["low"], 100 * d["high"]], [y, y], color=color, lw=1.8, ls=style)
+                axes.plot(
+                    100 * d["value"], y, "o", color=color, ms=6, mfc=color if filled else "none", mew=1.6
+                )
+            axes.set_title(title, fontsize=10)
+            axes.set_ylim(-0.6, len(shown) - 0.4)
+        columns[0].set_yticks(range(len(shown)), [f"{e['variant']}, {_WAYS[e['decision']]}" for e in shown])
+        return svg_of(figure, "differences")
+
+
+def _trade(data: dict[str, Any], entries: list[dict[str, Any]]) -> str:
+    """Each entry by what the common classes change (across) and what the rare ones do (up)."""
+    colors = _color_of(data)
+    with axes_of(5.4, 3.8) as (figure, axes):
+        axes.axhline(0, color=INK, lw=0.8)
+        axes.axvline(0, color=INK, lw=0.8)
+        for e in entries:
+            rare, common = (e["differences"].get(k) for k in ("rare_f1", "common_f1"))
+            if not rare or not common or rare["value"] is None or common["value"] is None:
+                continue
+            color = colors[e["variant"]]
+            filled = e["decision"] == "decision"
+            axes.plot(
+                100 * common["value"], 100 * rare["value"], "o", color=color, ms=8, mew=1.8,
+                mfc=color if filled else "none", label=f"{e['variant']}, {_WAYS[e['decision']]}",
+            )  # fmt: skip
+        axes.set_xlabel("F1 of the common classes, points")
+        axes.set_ylabel("F1 of the rare classes, points")
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return svg_of(figure, "trade")
+
+
+def _robustness(entries: list[dict[str, Any]], axis: str, title: str, key: str, way: str) -> str | None:
+    """A score over thinned training labels, a line a variant; None where nothing was thinned."""
+    other = "imbalance" if axis == "keep" else "keep"
+    at = [e for e in entries if e["decision"] == way and (e[other] in (None, 1.0)) and e[axis] is not None]
+    if len({e[axis] for e in at}) < 2:
+        return None
+    with axes_of() as (figure, axes):
+        for color, variant in zip(_COLORS * 9, dict.fromkeys(e["variant"] for e in at), strict=False):
+            line = sorted((e[axis], e["scores"][key]) for e in at if e["variant"] == variant)
+            line = [(x, y) for x, y in line if y is not None]
+            if line:
+                axes.plot(*zip(*line, strict=True), "o-", color=color, lw=1.8, ms=4, label=variant)
+        axes.set_xscale("log")
+        axes.set_xlabel(title)
+        axes.set_ylim(0, 1)
+        axes.legend(frameon=False, fontsize=8)
+        return svg_of(figure, f"{axis}-{key}-{way}")
+
+
+def _color_of(data: dict[str, Any]) -> dict[str, str]:
+    variants = list(data["design"]["variants"])
+    return dict(zip(variants, _COLORS * (1 + len(variants) // len(_COLORS)), strict=False))
