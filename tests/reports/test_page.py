@@ -12,7 +12,7 @@ import pytest
 
 from raremap.errors import OutputError
 from raremap.measure.decision import Decision
-from raremap.measure.scores import Scores
+from raremap.measure.tally import Tally
 from raremap.reports.figures import curves
 from raremap.reports.page import _confusion, _shares, write_report
 from raremap.reports.pictures import Panel
@@ -20,16 +20,22 @@ from raremap.reports.pictures import Panel
 NAMES = ("grass", "forest", "open <b>mine</b>", "snow")
 
 
+def scored(matrix: np.ndarray) -> dict[str, Any]:
+    counts = Tally.empty(1, 4)
+    counts.matrices[0] = matrix
+    return counts.to_dict(NAMES, ("open <b>mine</b>",))
+
+
 def evaluation(bias: float = 0.0) -> dict[str, Any]:
     matrix = np.array([[900, 40, 10, 0], [30, 700, 0, 2], [6, 2, 12, 1], [0, 0, 0, 0]])
-    scores = Scores(matrix, NAMES, ("open <b>mine</b>",)).to_dict()
+    scores = scored(matrix)
     uses = {"train": [800, 700, 20, 9], "test": [950, 732, 21, 0]}
     return {
         "use": "test",
         "classes": list(NAMES),
         "rare": ["open <b>mine</b>"],
         "decision": scores,
-        "argmax": Scores(matrix.T * (matrix.sum(1) > 0)[:, None], NAMES, ("open <b>mine</b>",)).to_dict(),
+        "argmax": scored(matrix.T * (matrix.sum(1) > 0)[:, None]),
         "places_with": dict(zip(NAMES, (3, 3, 1, 0), strict=True)),
         "by_place": {"north": {}, "south": {}},
         "remarks": ["'snow' has no labelled pixel here", "few places & many hopes"],
