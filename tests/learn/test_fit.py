@@ -79,7 +79,7 @@ def test_two_workers_give_the_numbers_of_none(folder, whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("stop", "schedule"), [(signal.SIGKILL, "onecycle"), (signal.SIGINT, "plateau")])
 def test_a_broken_run_goes_on_to_the_same_weights(folder, tmp_path, stop, schedule):
-    overrides = [f"optimizer.schedule={schedule}", "train.steps=12"]
+    overrides = [f"optimizer.schedule={schedule}", "train.steps=12", "train.threads=1"]
     unbroken = train(folder, tmp_path / "unbroken", *overrides)
     script = (
         "import sys; from pathlib import Path; from tests.learn.test_fit import train\n"
@@ -102,6 +102,12 @@ def test_a_broken_run_goes_on_to_the_same_weights(folder, tmp_path, stop, schedu
     log = (tmp_path / "broken" / "metrics.csv").read_text().splitlines()
     steps = [r["step"] for r in csv.DictReader(log)]
     assert steps == ["2", "4", "6", "8", "10", "12"]
+
+
+def test_the_threads_of_a_training_are_its_own(folder, tmp_path):
+    before = torch.get_num_threads()
+    train(folder, tmp_path, "train.steps=2", f"train.threads={before + 1}")
+    assert torch.get_num_threads() == before
 
 
 def test_resuming_nothing_or_another_experiment_is_refused(folder, tmp_path, whole):

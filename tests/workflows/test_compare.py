@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import f1_score
 from tests.rasters import write
 
@@ -260,10 +259,3 @@ def test_bundles_are_kept_where_that_is_asked_for_only(finished, data: Path, tmp
     run = tmp_path / "compare/runs/ins-seed-0-fold-0"
     assert (run / "metrics.csv").exists()
     assert not list(run.rglob("*.safetensors")) + list(run.rglob("*.pt"))
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)

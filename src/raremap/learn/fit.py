@@ -83,12 +83,13 @@ def fit(
     checkpoint and ends with the weights of an unbroken run. Raises `TrainingError`.
     """
     device = best_device(train.device)
-    if train.threads:
-        torch.set_num_threads(train.threads)
     rows, monitor_rows = plan.rows(catalog), np.flatnonzero(uses == "monitor")
     reader = TileReader(catalog, np.concatenate([rows, monitor_rows]))
     normalization = fit_normalization((reader.whole(int(r))[:2] for r in rows), catalog.bands, normalize)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []):
+    with (
+        _threads(train.threads),
+        torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []),
+    ):
         torch.manual_seed(train.seed)
         network = model.build(len(catalog.bands), catalog.scheme.num_classes)
         network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -113,6 +114,17 @@ def fit(
             reader.load(np.concatenate([rows, monitor_rows]))
             run.go(samples, quiet)
         return run.result(normalization)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Compute in `count` threads, and in as many as before afterwards: the process is the caller's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_resumable(catalog: Catalog, plan: SamplingPlan, out: Path) -> None:
