@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError, field_validator, model_validator
 
-from raremap.balance.options import BalanceOptions
+from raremap.balance.options import BalanceOptions, Uniform
 from raremap.batches.options import AugmentOptions
 from raremap.errors import ConfigError, nearest
 from raremap.labels import LabelScheme
@@ -37,7 +37,7 @@ class Experiment(Options):
     tiles: TileOptions = TileOptions()
     split: SplitOptions = SplitOptions()
     thin: ThinOptions = ThinOptions()
-    balance: BalanceOptions = BalanceOptions()
+    balance: BalanceOptions = Uniform()
     model: ModelOptions = ModelOptions()
     loss: LossOptions = CrossEntropy()
     optimizer: OptimizerOptions = OptimizerOptions()

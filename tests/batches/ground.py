@@ -9,7 +9,7 @@ import rasterio
 from tests.rasters import write
 
 from raremap.balance.sampler import TileSampler
-from raremap.batches.dataset import TileReader, TrainSamples
+from raremap.batches.dataset import TrainSamples
 from raremap.batches.options import AugmentOptions
 from raremap.labels import IGNORE, LabelScheme
 from raremap.scene.normalize import Normalization
@@ -17,6 +17,7 @@ from raremap.scene.sources import ScenesOptions
 from raremap.tiles.catalog import Catalog
 from raremap.tiles.options import SplitOptions, TileOptions
 from raremap.tiles.prepare import prepare
+from raremap.tiles.reader import TileReader
 
 NODATA = 65535
 SCHEME = LabelScheme({3: "rock", 4: "scree", 9: "water"}, ignore=(0,))

@@ -12,10 +12,10 @@ from rasterio.windows import Window as RioWindow
 from tests.batches import ground
 from tests.rasters import write
 
-from raremap.batches.dataset import TileReader
 from raremap.batches.options import AugmentOptions
 from raremap.labels import IGNORE
 from raremap.scene.window import Window
+from raremap.tiles.reader import TileReader
 
 BUDGETS = pytest.mark.parametrize("memory", [None, 0], ids=["in memory", "by window"])
 
@@ -81,7 +81,7 @@ def test_tiles_are_kept_where_all_of_them_fit_and_none_is_where_a_byte_is_missin
 
 
 def test_the_files_that_are_open_at_once_are_few(tmp_path, monkeypatch):
-    monkeypatch.setattr("raremap.batches.dataset._OPEN_SCENES", 2)
+    monkeypatch.setattr("raremap.tiles.reader._OPEN_SCENES", 2)
     catalog = ground.make(tmp_path, sizes=[(40, 40)] * 6)
     reader, files = reader_of(catalog, 0), set()
     for row in [*range(len(catalog)), *range(len(catalog))]:

@@ -12,11 +12,11 @@ import torch
 from tests import project
 from tests.batches import ground
 
-from raremap.batches.dataset import TileReader
 from raremap.batches.loader import train_loader
 from raremap.batches.options import AugmentOptions
 from raremap.errors import LabelError, SceneError
 from raremap.learn import fit
+from raremap.tiles.reader import TileReader
 from raremap.workflows.prepare import catalog_of
 from raremap.workflows.train import run
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tests.workflows.scenes import make
 
-from raremap.batches.dataset import TileReader
 from raremap.labels import IGNORE
 from raremap.tiles.options import SplitOptions, ThinOptions
+from raremap.tiles.reader import TileReader
 from raremap.tiles.splits import uses as uses_of
 from raremap.tiles.thin import thin
 

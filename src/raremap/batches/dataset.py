@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,76 +11,11 @@ from raremap.batches.augment import augment
 from raremap.batches.options import AugmentOptions
 from raremap.labels import IGNORE
 from raremap.scene.window import Window
+from raremap.tiles.reader import TileReader
 
 if TYPE_CHECKING:
     from raremap.scene.normalize import Normalization
     from raremap.tiles.catalog import Catalog
-
-# Tiles kept decoded, as stored (uint8 stays uint8); more are read by window each time.
-_MEMORY = 2 << 30
-_OPEN_SCENES = 64
-
-
-class TileReader:
-    """Tiles of a catalog as `(image, valid, index mask)`, decoded once where all of them fit in memory."""
-
-    def __init__(self, catalog: Catalog, rows: np.ndarray, memory: int = _MEMORY) -> None:
-        self._catalog = catalog
-        self._open: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
-        self._process = os.getpid()
-        self._kept: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        windows = [catalog.windows[r] for r in rows]
-        with catalog.open_image(str(catalog.scene_names[rows[0]])) as image:
-            per_pixel = len(image.bands) * image.dtype.itemsize + 2
-        self._keep = sum(w.height * w.width for w in windows) * per_pixel <= memory
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}
-
-    def load(self, rows: np.ndarray) -> None:
-        """Decode these tiles now, before workers are started: they share the memory."""
-        if self._keep:
-            for row in np.unique(rows):
-                self.whole(int(row))
-
-    def whole(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image `[C, h, w]` as stored, validity and class index `[h, w]` (`IGNORE` where invalid) of a tile."""
-        if row not in self._kept:
-            tile = self._window(row, self._catalog.windows[row])
-            if not self._keep:
-                return tile
-            self._kept[row] = tile
-        return self._kept[row]
-
-    def crop(self, row: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The same of a window inside a tile, in scene coordinates."""
-        if not self._keep:
-            return self._window(row, window)
-        rows, cols = window.slices(within=self._catalog.windows[row])
-        image, valid, mask = self.whole(row)
-        return image[:, rows, cols], valid[rows, cols], mask[rows, cols]
-
-    def _window(self, row: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        image, mask = self._scene(str(self._catalog.scene_names[row]))
-        pixels, valid = image.read(window)
-        index = mask.read(window)
-        index[~valid] = IGNORE
-        if row in self._catalog.hidden:
-            index[np.isin(index, self._catalog.hidden[row])] = IGNORE
-        return pixels, valid, index
-
-    def _scene(self, name: str) -> tuple[Any, Any]:
-        if self._process != os.getpid():
-            # A forked worker must not read through its parent's handles: they share one position in the file.
-            self._open, self._process = OrderedDict(), os.getpid()
-        if name in self._open:
-            self._open.move_to_end(name)
-        else:
-            self._open[name] = (self._catalog.open_image(name), self._catalog.open_mask(name))
-            if len(self._open) > _OPEN_SCENES:
-                for reader in self._open.popitem(last=False)[1]:
-                    reader.close()
-        return self._open[name]
 
 
 class TrainSamples:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from raremap.balance.sampler import TileSampler
-from raremap.batches.dataset import TileReader, TrainSamples
+from raremap.batches.dataset import TrainSamples
 from raremap.batches.loader import train_loader
 from raremap.batches.options import AugmentOptions
 from raremap.errors import RaremapError, TrainingError
@@ -37,6 +37,7 @@ from raremap.models.forward import best_device, has_bf16
 from raremap.models.options import ModelOptions
 from raremap.scene.normalize import Normalization, NormalizeOptions
 from raremap.scene.normalize import fit as fit_normalization
+from raremap.tiles.reader import TileReader
 
 if TYPE_CHECKING:
     from raremap.balance.plan import SamplingPlan

@@ -12,8 +12,8 @@ from raremap.measure.confusion import confusion
 from raremap.measure.scores import Scores
 
 if TYPE_CHECKING:
-    from raremap.batches.dataset import TileReader
     from raremap.scene.normalize import Normalization
+    from raremap.tiles.reader import TileReader
 
 # Pixels that go through the network at once.
 _BATCH_PIXELS = 1 << 19
