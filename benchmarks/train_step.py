@@ -24,10 +24,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from raremap.balance.sampler import TileSampler
+from raremap.balance.plan import SamplingPlan
+from raremap.balance.sampler import Stream
 from raremap.batches.dataset import TrainSamples
 from raremap.batches.options import AugmentOptions
 from raremap.labels import IGNORE
@@ -55,6 +57,9 @@ class Tiles:
         self.mask[rng.random(self.mask.shape) < 0.1] = IGNORE
         self.valid = np.ones((TILE, TILE), bool)
         self.windows = [Window(0, 0, TILE, TILE)] * TILES
+        self.table = pd.DataFrame({"tile_id": [str(i) for i in range(TILES)]})
+        labelled = [m[m != IGNORE] for m in self.mask]
+        self.counts = np.array([np.bincount(m, minlength=CLASSES) for m in labelled], float)
 
     def crop(self, row: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows, cols = window.slices()
@@ -99,8 +104,8 @@ def main() -> None:
     )
     tiles, options = Tiles(), OptimizerOptions()
     normalization = Normalization("standard", (127.5,) * BANDS, (1 / 74,) * BANDS)
-    sampler = TileSampler(np.arange(TILES), np.ones(TILES), 0)
-    drawn = TrainSamples(tiles, tiles, sampler, normalization, args.crop, AugmentOptions(), 0)  # type: ignore[arg-type]
+    stream = Stream(SamplingPlan.uniform(tiles, np.ones(TILES, bool)), 0)  # type: ignore[arg-type]
+    drawn = TrainSamples(tiles, tiles, stream, normalization, args.crop, AugmentOptions(), 0)  # type: ignore[arg-type]
     started = time.perf_counter()
     samples = [drawn[i] for i in range(steps * args.batch)]
     drawing = (time.perf_counter() - started) / steps
@@ -122,7 +127,7 @@ def main() -> None:
         return Scores(np.eye(CLASSES, dtype=np.int64), NAMES)
 
     with tempfile.TemporaryDirectory(prefix="raremap-bench-") as folder:
-        run = _Run(network, monitor, NAMES, CrossEntropy(), options, train, device, Path(folder))  # type: ignore[arg-type]
+        run = _Run(network, monitor, NAMES, CrossEntropy(), options, train, device, Path(folder), stream)  # type: ignore[arg-type]
         after, clock = run.task._after_step, SimpleNamespace(start=0.0)
 
         def turn(step: int) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import rasterio
 from tests.rasters import write
 
-from raremap.balance.sampler import TileSampler
+from raremap.balance.plan import SamplingPlan
+from raremap.balance.sampler import Stream
 from raremap.batches.dataset import TrainSamples
 from raremap.batches.options import AugmentOptions
 from raremap.labels import IGNORE, LabelScheme
@@ -69,5 +70,5 @@ def samples(
     """Samples of all tiles alike, as they are stored."""
     rows = np.arange(len(catalog))
     reader = TileReader(catalog, rows) if memory is None else TileReader(catalog, rows, memory)
-    sampler = TileSampler(rows, np.ones(len(rows)), seed)
-    return TrainSamples(reader, catalog, sampler, Normalization.identity(2), crop, augmentation, seed)
+    stream = Stream(SamplingPlan.uniform(catalog, np.ones(len(catalog), bool)), seed)
+    return TrainSamples(reader, catalog, stream, Normalization.identity(2), crop, augmentation, seed)

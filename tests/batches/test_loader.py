@@ -12,7 +12,7 @@ import torch
 from tests import project
 from tests.batches import ground
 
-from raremap.batches.loader import train_loader
+from raremap.batches.loader import TrainBatches
 from raremap.batches.options import AugmentOptions
 from raremap.errors import LabelError, SceneError
 from raremap.learn import fit
@@ -23,9 +23,9 @@ from raremap.workflows.train import run
 BUDGETS = pytest.mark.parametrize("memory", [None, 0], ids=["in memory", "by window"])
 
 
-def batches(samples, first=0, steps=6, workers=0):
+def batches(samples, first=0, steps=6, workers=0, every=None):
     """Bytes of each batch."""
-    loader = train_loader(samples, first, steps, 4, workers, pin=False)
+    loader = TrainBatches(samples, first, steps, 4, workers, False, every)
     return [(b["image"].numpy().tobytes(), b["mask"].numpy().tobytes()) for b in loader]
 
 
@@ -47,7 +47,7 @@ def test_parent_and_workers_read_side_by_side(tmp_path):
     expected = batches(ground.samples(catalog, 24, memory=0), steps=12)
     samples = ground.samples(catalog, 24, memory=0)
     found = []
-    for batch in train_loader(samples, 0, 12, 4, 2, pin=False):
+    for batch in TrainBatches(samples, 0, 12, 4, 2, False):
         found.append((batch["image"].numpy().tobytes(), batch["mask"].numpy().tobytes()))
         again = np.stack([samples[draw]["image"] for draw in range(4)])
         assert again.tobytes() == expected[0][0]
@@ -60,11 +60,12 @@ def test_a_loader_that_starts_later_gives_the_batches_from_there(tmp_path, worke
     samples = ground.samples(catalog, 24, AugmentOptions())
     assert batches(samples, first=4, workers=workers) == batches(samples)[4:]
     assert batches(samples, first=6, workers=workers) == []
+    assert batches(samples, first=1, workers=workers, every=2) == batches(samples)[1:]
 
 
 def test_a_batch_is_what_a_network_and_its_loss_take(tmp_path):
     samples = ground.samples(ground.make(tmp_path), 33)
-    batch = next(iter(train_loader(samples, 0, 1, 5, 0, pin=False)))
+    batch = next(iter(TrainBatches(samples, 0, 1, 5, 0, False)))
     assert batch["image"].shape == (5, 2, 33, 33)
     assert batch["image"].dtype == torch.float32
     assert batch["mask"].shape == (5, 33, 33)
@@ -119,10 +120,10 @@ def test_a_file_that_a_worker_cannot_read_is_told_in_one_line(tmp_path, monkeypa
 
     def loader(*args, **more):
         harm(tmp_path)  # after the statistics are taken, before the workers start
-        return train_loader(*args, **more)
+        return TrainBatches(*args, **more)
 
     monkeypatch.setattr(fit, "TileReader", partial(TileReader, memory=0))
-    monkeypatch.setattr(fit, "train_loader", loader)
+    monkeypatch.setattr(fit, "TrainBatches", loader)
     with pytest.raises(error, match=says) as told:
         run(catalog, None, experiment, resume=False, quiet=True)
     assert "\n" not in str(told.value)

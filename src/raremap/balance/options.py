@@ -20,7 +20,7 @@ class TargetOptions(Options):
 
     a: float = Field(default=0.0, ge=0, le=1)
     gamma: float = Field(default=0.0, ge=0, le=8)
-    shares: dict[str, float] = {}
+    shares: dict[str, float] = Field(default_factory=dict)
     floor: float = Field(default=0.2, ge=0, lt=1)
     cap: float = Field(default=5.0, ge=1)
     momentum: float = Field(default=0.9, ge=0, lt=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from raremap.balance.paste import dihedral
 from raremap.batches.options import AugmentOptions
 
 
@@ -24,9 +25,3 @@ def augment(
     if options.dihedral:
         image, mask = dihedral(image, code), dihedral(mask, code)
     return image, mask
-
-
-def dihedral(array: np.ndarray, code: int) -> np.ndarray:
-    """One of the eight flips and quarter turns of the last two axes; code 0 changes nothing."""
-    array = np.rot90(array, code % 4, axes=(-2, -1))
-    return array[..., ::-1] if code >= 4 else array

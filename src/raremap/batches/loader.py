@@ -11,25 +11,55 @@ if TYPE_CHECKING:
     from raremap.batches.dataset import TrainSamples
 
 
-def train_loader(
-    samples: TrainSamples, first: int, steps: int, batch_size: int, workers: int, pin: bool
-) -> DataLoader[Any]:
-    """Batches `first` to `steps - 1` of `batch_size` draws each, as tensors `image` and `mask`."""
-    import torch
-    from torch.utils.data import DataLoader
+class TrainBatches:
+    """Batches `first` to `steps - 1` of `batch_size` draws each, as tensors `image`, `mask` and `prior`.
 
-    return DataLoader(
-        samples,  # type: ignore[arg-type]
-        batch_sampler=_Draws(first, steps, batch_size),
-        num_workers=workers,
-        collate_fn=_collate,
-        # Its own generator: a loader draws a seed when it starts, and a resumed run starts once more.
-        generator=torch.Generator(),
-        pin_memory=pin,
-        persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
-        multiprocessing_context="fork" if workers and not torch.cuda.is_initialized() else None,
-    )
+    With `every` the workers are started anew after each step that it divides: what the samples are drawn by
+    may change there, and no batch was made in advance.
+    """
+
+    def __init__(
+        self,
+        samples: TrainSamples,
+        first: int,
+        steps: int,
+        batch_size: int,
+        workers: int,
+        pin: bool,
+        every: int | None = None,
+    ) -> None:
+        self._samples, self._first, self._steps, self._size = samples, first, steps, batch_size
+        self._workers, self._pin, self._every = workers, pin, every
+
+    def __len__(self) -> int:
+        return max(0, self._steps - self._first)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        step = self._first
+        while step < self._steps:
+            end = (
+                self._steps
+                if self._every is None
+                else min(self._steps, (step // self._every + 1) * self._every)
+            )
+            yield from self._loader(step, end)
+            step = end
+
+    def _loader(self, first: int, end: int) -> DataLoader[Any]:
+        import torch
+        from torch.utils.data import DataLoader
+
+        return DataLoader(
+            self._samples,  # type: ignore[arg-type]
+            batch_sampler=_Draws(first, end, self._size),
+            num_workers=self._workers,
+            collate_fn=_collate,
+            # Its own generator: a loader draws a seed when it starts, and a resumed run starts once more.
+            generator=torch.Generator(),
+            pin_memory=self._pin,
+            prefetch_factor=4 if self._workers else None,
+            multiprocessing_context="fork" if self._workers and not torch.cuda.is_initialized() else None,
+        )
 
 
 class _Draws:

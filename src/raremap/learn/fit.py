@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from raremap.balance.sampler import TileSampler
+from raremap.balance.dynamic import Follower
+from raremap.balance.make import target_of
+from raremap.balance.sampler import Stream
 from raremap.batches.dataset import TrainSamples
-from raremap.batches.loader import train_loader
+from raremap.batches.loader import TrainBatches
 from raremap.batches.options import AugmentOptions
 from raremap.errors import RaremapError, TrainingError
 from raremap.jobs import Progress, progress
@@ -86,7 +88,8 @@ def fit(
     device = best_device(train.device)
     rows, monitor_rows = plan.rows(catalog), np.flatnonzero(uses == "monitor")
     reader = TileReader(catalog, np.concatenate([rows, monitor_rows]))
-    normalization = fit_normalization((reader.whole(int(r))[:2] for r in rows), catalog.bands, normalize)
+    tiles = rows[~plan.composite]
+    normalization = fit_normalization((reader.whole(int(r))[:2] for r in tiles), catalog.bands, normalize)
     with (
         _threads(train.threads),
         torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []),
@@ -94,19 +97,14 @@ def fit(
         torch.manual_seed(train.seed)
         network = model.build(len(catalog.bands), catalog.scheme.num_classes)
         network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        samples = TrainSamples(
-            reader,
-            catalog,
-            TileSampler(rows, plan.weights, train.seed),
-            normalization,
-            train.crop,
-            augment,
-            train.seed,
-        )
+        stream = Stream(plan, train.seed)
+        samples = TrainSamples(reader, catalog, stream, normalization, train.crop, augment, train.seed)
         monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names)
         weights = class_weights(loss.weights, plan.shares)
         of = _identity(catalog, plan)
-        run = _Run(network, monitor, catalog.scheme.names, loss, optimizer, train, device, out, of, weights)
+        run = _Run(
+            network, monitor, catalog.scheme.names, loss, optimizer, train, device, out, stream, of, weights
+        )
         if resume:
             run.restore()
         else:
@@ -153,6 +151,7 @@ class _Run:
         train: TrainOptions,
         device: torch.device,
         out: Path,
+        stream: Stream,
         of: str = "",
         weights: np.ndarray | None = None,
     ) -> None:
@@ -173,6 +172,10 @@ class _Run:
         self._bf16 = False
         self._history: History | None = None
         self._bar: Progress | None = None
+        self._stream = stream
+        moves = target_of(stream.plan.options).gamma > 0
+        self._follower = Follower(stream.plan, names) if moves else None
+        self._followed = 0
 
     def clear(self) -> None:
         """Remove what an older training left here, which `--resume` would take for its own."""
@@ -188,6 +191,10 @@ class _Run:
                 f"{self._folder / 'last.pt'} is of a training on other tiles; train without --resume"
             )
         self.task.restore(state["task"])
+        if self._follower is not None and state.get("follower"):
+            self._follower.restore(state["follower"])
+            self._stream.follow(self._stream.plan.toward(self._follower.target), state["follower"]["draw"])
+            self._followed = int(state["follower"]["draw"])
         # The best weights say for themselves which they are: they may be newer than the checkpoint.
         if (self._folder / "best.pt").exists():
             best = checkpoint.load(self._folder / "best.pt")
@@ -198,7 +205,10 @@ class _Run:
         first, t = self.task.step, self._train
         workers = min(8, os.cpu_count() or 1) if self._device.type == "cuda" else 0
         workers = t.workers if t.workers is not None else workers
-        loader = train_loader(samples, first, t.steps, t.batch_size, workers, self._device.type == "cuda")
+        every = t.monitor_steps if self._follower is not None else None
+        loader = TrainBatches(
+            samples, first, t.steps, t.batch_size, workers, self._device.type == "cuda", every
+        )
         self._bf16 = self._choose_bf16(samples)
         columns = [
             "step",
@@ -209,6 +219,7 @@ class _Run:
             "macro_f1",
             "miou",
             *(f"f1/{n}" for n in self._names),
+            *(f"{part}/{n}" for part in ("target", "stream") for n in self._names if self._follower),
             "seconds",
         ]
         self._history = History(self._out, columns, first)
@@ -268,6 +279,7 @@ class _Run:
             state = {
                 "task": self.task.progress_state(),
                 "of": self._of,
+                "follower": self._follower and {**self._follower.state(), "draw": self._followed},
             }
             checkpoint.save(self._folder / "last.pt", state)
 
@@ -290,8 +302,18 @@ class _Run:
         values |= {"macro_f1": scores.macro_f1, "miou": scores.miou}
         values |= {f"f1/{n}": float(f) for n, f in zip(self._names, scores.f1, strict=True) if f == f}
         values["seconds"] = round(time.perf_counter() - self._started, 1)
+        if self._follower is not None:
+            values |= self._follow(self._follower, step, scores)
         self._history.add(step, values)
         self._bar.note(_note(step, values["loss"], scores))
+
+    def _follow(self, follower: Follower, step: int, scores: Scores) -> dict[str, float]:
+        """Draw by the latest scores from the next step on; what is logged of it."""
+        plan = self._stream.plan.toward(follower.update(scores.f1))
+        self._followed = step * self._train.batch_size
+        self._stream.follow(plan, self._followed)
+        parts = {"target": plan.target, "stream": plan.shares}
+        return {f"{part}/{n}": float(v[i]) for part, v in parts.items() for i, n in enumerate(self._names)}
 
     def result(self, normalization: Normalization) -> Fit:
         if self._best_step:

@@ -1,0 +1,111 @@
+"""What an object keeps of its home, and must find at a new place: resolution, season and slope."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from raremap.scene.grid import Grid
+
+_HEIGHTS = frozenset(("dem", "dtm", "elevation", "altitude"))
+_ALIKE = 1.1
+_YEAR = 365.25
+# WGS 84: half the equator's diameter in metres, squared eccentricity.
+_AXIS, _ECCENTRICITY = 6378137.0, 0.00669437999014
+
+
+def pixel_size(grid: Grid) -> tuple[float, float]:
+    """Height and width of a pixel on the ground in metres, at its middle; NaN without a CRS.
+
+    In the scenes' own CRS where that is a projection to metres or feet; degrees and Web Mercator by the
+    ellipsoid's radii of curvature at that latitude.
+    """
+    if grid.crs is None:
+        return float("nan"), float("nan")
+    t = grid.transform
+    down, across = np.array([t.b, t.e], float), np.array([t.a, t.d], float)
+    if grid.crs.is_projected and not _mercator(grid):
+        unit = float(grid.crs.linear_units_factor[1])
+        return float(np.hypot(*down)) * unit, float(np.hypot(*across)) * unit
+    from rasterio.warp import transform
+
+    col, row = grid.width / 2, grid.height / 2
+    points = (col, row), (col, row + 1), (col + 1, row)
+    lon, lat = (
+        np.array(v) for v in transform(grid.crs, "EPSG:4326", *zip(*(t @ p for p in points), strict=True))[:2]
+    )
+    bend = 1 - _ECCENTRICITY * np.sin(np.radians(lat[0])) ** 2
+    north = np.radians(lat[1:] - lat[0]) * _AXIS * (1 - _ECCENTRICITY) / bend**1.5
+    east = np.radians(lon[1:] - lon[0]) * _AXIS / np.sqrt(bend) * np.cos(np.radians(lat[0]))
+    height, width = np.hypot(north, east)
+    return float(height), float(width)
+
+
+def _mercator(grid: Grid) -> bool:
+    return grid.crs is not None and "mercator" in grid.crs.to_wkt().lower().replace("transverse_mercator", "")
+
+
+def resolution(grid: Grid) -> float:
+    """Metres a pixel: the side of a square as large as the pixel; NaN without a CRS."""
+    return float(np.sqrt(np.prod(pixel_size(grid))))
+
+
+def same_resolution(home: float, there: np.ndarray) -> np.ndarray:
+    """Where resolutions are alike to 10 %; unknown ones are alike to each other only."""
+    if np.isnan(home):
+        return np.isnan(there)
+    return (there < home * _ALIKE) & (there > home / _ALIKE)
+
+
+def day_of_year(dates: Iterable[Any]) -> np.ndarray:
+    """The day of the year of ISO dates, 1 to 366; NaN where there is none."""
+    import pandas as pd
+
+    return pd.to_datetime(
+        pd.Series(list(dates), dtype=object), format="mixed", errors="coerce", utc=True
+    ).dt.dayofyear.to_numpy(float)
+
+
+def same_season(home: float, there: np.ndarray, days: int) -> np.ndarray:
+    """Where days of the year differ by at most `days` around the year, or one of them is unknown."""
+    apart = np.abs(there - home) % _YEAR
+    return ~(np.minimum(apart, _YEAR - apart) > days)
+
+
+def slope_source(bands: Sequence[str]) -> tuple[int, bool] | None:
+    """The band that slopes come from, and whether it holds heights; None where no band's name says so.
+
+    >>> slope_source(("red", "DEM_10m")), slope_source(("dem", "slope_deg")), slope_source(("red",))
+    ((1, True), (1, False), None)
+    """
+    words = [[w for w in re.split("[^a-z]+", b.lower()) if w] for b in bands]
+    for i, w in enumerate(words):
+        if "slope" in w:
+            return i, False
+    for i, w in enumerate(words):
+        if _HEIGHTS & set(w) or w[:1] == ["height"]:
+            return i, True
+    return None
+
+
+def slope_of(
+    image: np.ndarray, valid: np.ndarray, bands: Sequence[str], size: tuple[float, float]
+) -> np.ndarray | None:
+    """Slope in degrees `[h, w]` of an image `[C, h, w]`: its slope band, else from its heights (metres).
+
+    `size` is the pixel's height and width in metres. None where no band tells; NaN where it is unknown.
+    """
+    source = slope_source(bands)
+    if source is None:
+        return None
+    band = np.where(valid, image[source[0]], np.nan).astype(np.float32)
+    if not source[1]:
+        return band
+    if min(band.shape) < 2:
+        return np.full(band.shape, np.nan, np.float32)
+    down, across = np.gradient(band, *size)
+    return np.degrees(np.arctan(np.hypot(down, across))).astype(np.float32)

@@ -1,0 +1,129 @@
+"""From a catalog to a plan: census, target, objects and composites, crops, weights."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raremap.balance.census import rare_classes
+from raremap.balance.crops import CropCounter, CropGrid
+from raremap.balance.options import BalanceOptions, Copies, CopyPasteOptions, Diao, Mixture, TargetOptions
+from raremap.balance.plan import SamplingPlan, drawable
+from raremap.balance.target import target_shares
+from raremap.errors import ConfigError, nearest
+from raremap.jobs import progress
+from raremap.tiles.reader import TileReader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from raremap.balance.composites import Composites
+    from raremap.balance.objects import ObjectBank
+    from raremap.tiles.catalog import Catalog
+
+log = logging.getLogger(__name__)
+
+
+def make_plan(
+    catalog: Catalog, chosen: np.ndarray, options: BalanceOptions, crop: int, seed: int, quiet: bool = True
+) -> SamplingPlan:
+    """The plan of the chosen training tiles (bool `[N]`) for crops of `crop` pixels.
+
+    Everything is counted on these tiles alone. Composites, and crops that are aimed, need a pass over the
+    masks. Raises `SplitError` where no tile has a label, `ConfigError` where a class is not known.
+    """
+    rows = drawable(catalog, chosen)
+    names = catalog.scheme.names
+    counts = catalog.counts[rows]
+    natural = counts.sum(0) / counts.sum()
+    if (natural > 0).sum() == 1:
+        log.warning(
+            "all training labels are of class %s: there is nothing to balance", names[int(natural.argmax())]
+        )
+    target = target_shares(natural, names, target_of(options))
+    rare = _indices(rare_classes(natural, names, catalog.scheme.rare), names, "rare")
+    if isinstance(options, Copies) and options.classes:
+        rare = _indices(options.classes, names, "balance.classes")
+    bank, composites = None, None
+    if isinstance(options, Diao | Mixture) and options.copy_paste is not None:
+        pasted = options.copy_paste.classes
+        wanted = rare if pasted is None else _indices(pasted, names, "balance.copy_paste.classes")
+        bank, composites = _composites(catalog, rows, wanted, target, options.copy_paste, seed, quiet)
+    if composites is not None:
+        rows = np.concatenate([rows, composites.row])
+        counts = np.concatenate([counts, composites.counts])
+    grid = None
+    if options.aim and any(max(catalog.windows[r][2:]) > crop for r in rows):
+        grid = _crops(catalog, rows, composites, bank, crop, quiet)
+    plan = SamplingPlan(
+        tile_ids=catalog.table["tile_id"].to_numpy()[rows],
+        weights=np.full(len(rows), 1 / len(rows)),
+        repeats=np.ones(len(rows)),
+        counts=counts,
+        natural=natural,
+        target=target,
+        rare=np.isin(np.arange(len(names)), rare),
+        options=options,
+        composites=composites,
+        bank=bank,
+        grid=grid,
+    )
+    return plan.toward(target)
+
+
+def target_of(options: BalanceOptions) -> TargetOptions:
+    """The target of a solver; uniform for those that have none, which use it for their crops alone."""
+    return options.target if isinstance(options, Diao | Mixture) else TargetOptions()
+
+
+def _indices(chosen: Sequence[str], names: Sequence[str], key: str) -> np.ndarray:
+    for name in chosen:
+        if name not in names:
+            raise ConfigError(f"{key} names '{name}', which is not a class; {nearest(name, list(names))}")
+    return np.array([names.index(n) for n in chosen], np.int64)
+
+
+def _composites(
+    catalog: Catalog,
+    rows: np.ndarray,
+    classes: np.ndarray,
+    target: np.ndarray,
+    options: CopyPasteOptions,
+    seed: int,
+    quiet: bool,
+) -> tuple[ObjectBank | None, Composites | None]:
+    from raremap.balance.composites import propose
+    from raremap.balance.objects import build_bank
+
+    if len(classes) == 0:
+        log.warning("no class is rare, so no object is pasted; name some under balance.copy_paste.classes")
+        return None, None
+    bank = build_bank(catalog, rows, classes.tolist(), options, seed, quiet)
+    composites = propose(catalog, rows, bank, target, options, seed, quiet)
+    return (bank, composites) if len(composites) else (None, None)
+
+
+def _crops(
+    catalog: Catalog,
+    rows: np.ndarray,
+    composites: Composites | None,
+    bank: ObjectBank | None,
+    crop: int,
+    quiet: bool,
+) -> CropGrid:
+    from raremap.balance.paste import paste_mask
+
+    counter = CropCounter(crop, catalog.scheme.num_classes)
+    reader = TileReader(catalog, rows, memory=0)
+    tiles = len(rows) - (0 if composites is None else len(composites))
+    with progress("count crops", len(rows), quiet) as bar:
+        for i, row in enumerate(rows):
+            mask = reader.whole(int(row))[2]
+            if i >= tiles and composites is not None and bank is not None:
+                for p in composites.pasted(i - tiles):
+                    mask = paste_mask(mask, bank.patch(p.index)[2], bank.klass(p.index), *p[1:])
+            counter.add(mask)
+            bar.advance()
+    return counter.grid()

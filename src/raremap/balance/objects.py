@@ -1,0 +1,147 @@
+"""Building the object bank: one pass over the training tiles."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from raremap.balance.bank import ObjectBank, bank_table
+from raremap.balance.cut import (
+    Found,
+    Reservoir,
+    Wanted,
+    contact_shares,
+    contacts_of,
+    objects_of,
+    plausibility,
+    unrepeated,
+)
+from raremap.balance.ground import pixel_size, resolution, slope_of
+from raremap.balance.light import followed
+from raremap.balance.paste import Tile
+from raremap.jobs import tracked
+from raremap.tiles.reader import TileReader
+
+if TYPE_CHECKING:
+    from raremap.balance.options import CopyPasteOptions
+    from raremap.tiles.catalog import Catalog
+
+__all__ = ["ObjectBank", "build_bank"]
+
+log = logging.getLogger(__name__)
+
+
+def build_bank(
+    catalog: Catalog,
+    rows: np.ndarray,
+    classes: Sequence[int],
+    options: CopyPasteOptions,
+    seed: int,
+    quiet: bool = True,
+) -> ObjectBank:
+    """Objects of `classes` (indices) in the tiles `rows`, read once, one after the other.
+
+    At most `options.per_class` of a class stay, drawn with `seed` and as evenly over the places as they
+    have them; whole objects go before those that touch a tile's border. Views of one object in overlapping
+    tiles of a scene count once, the whole or largest one. What is met is in memory for two rows of tiles
+    at most, what stays is in the bank. Logs a warning for each class without a whole object.
+    """
+    k = catalog.scheme.num_classes
+    bands = catalog.bands
+    most = options.max_area or max(options.min_area, catalog.tile_options.size**2 // 8)
+    wanted = Wanted(classes, k, options.min_area, most, options.ring)
+    places = catalog.table["place"].to_numpy().astype(str)
+    whole = {c: Reservoir(options.per_class) for c in classes}
+    partial = {c: Reservoir(options.per_class) for c in classes}
+    touching = np.zeros((k, k), np.int64)
+
+    def offer(finds: list[Found]) -> None:
+        for find in finds:
+            kept = partial if find.touches else whole
+            kept[find.klass].offer(places[find.row], find)
+            partial[find.klass].shrink(options.per_class - whole[find.klass].size)
+
+    waiting: dict[int, list[Found]] = {}
+    for row, (image, valid, mask) in _tiles(catalog, rows, quiet):
+        window, scene = catalog.windows[row], catalog.scene_names[row]
+        for r in [r for r in waiting if _passed(catalog, r, row)]:
+            offer(waiting.pop(r))
+        touching += contacts_of(mask, k)
+        slope = slope_of(image, valid, bands, pixel_size(catalog.scenes[scene].grid))
+        rng = np.random.default_rng((seed, 0x0B1E, row))
+        new = objects_of(row, (image, valid, mask), window, slope, wanted, rng)
+        for r in waiting:
+            if not catalog.windows[r].intersect(window).empty:
+                waiting[r], new = unrepeated(waiting[r], new)
+        waiting[row] = new
+    for finds in waiting.values():
+        offer(finds)
+    for c in classes:
+        if whole[c].size == 0:
+            log.warning(
+                "no object of '%s' has %d to %d pixels and lies whole in a training tile; none is pasted",
+                *(catalog.scheme.names[c], options.min_area, most),
+            )
+    finds = [f for c in classes for kept in (whole[c], partial[c]) for f in kept]
+    return _bank(catalog, finds, contact_shares(touching), options, tuple(int(c) for c in classes))
+
+
+def _tiles(catalog: Catalog, rows: np.ndarray, quiet: bool) -> Iterator[tuple[int, Tile]]:
+    """Tiles scene by scene from the top down, none kept."""
+    if len(rows) == 0:
+        return
+    reader = TileReader(catalog, np.asarray(rows), memory=0)
+    order = sorted((int(r) for r in rows), key=lambda r: (catalog.scene_names[r], catalog.windows[r]))
+    for row in tracked(order, "objects", len(order), quiet):
+        yield row, reader.whole(row)
+
+
+def _passed(catalog: Catalog, earlier: int, row: int) -> bool:
+    """Whether no tile from `row` on can overlap the earlier one."""
+    if catalog.scene_names[earlier] != catalog.scene_names[row]:
+        return True
+    return catalog.windows[earlier].row_end <= catalog.windows[row].row_off
+
+
+def _bank(
+    catalog: Catalog,
+    finds: list[Found],
+    contacts: np.ndarray,
+    options: CopyPasteOptions,
+    classes: tuple[int, ...],
+) -> ObjectBank:
+    """Everything kept, as a bank, in an order that does not depend on that of the pass."""
+    finds = sorted(finds, key=lambda f: (f.klass, f.row, f.window))
+    plausible = np.zeros(len(contacts))
+    for c in classes:
+        usual = np.array([plausibility(f.ring, contacts, c) for f in finds if f.klass == c])
+        usual = usual[np.isfinite(usual)]
+        plausible[c] = np.quantile(usual, options.plausibility) if len(usual) else 0.0
+    rows = [f.row for f in finds]
+    tiles = catalog.table.iloc[rows]
+    sizes = {s: resolution(catalog.scenes[s].grid) for s in set(tiles["scene"])}
+    dates = [None if pd.isna(d) else str(d) for d in tiles["date"]]
+    frame = bank_table(
+        {
+            "klass": [f.klass for f in finds],
+            **{name: tiles[name].tolist() for name in ("tile_id", "scene", "place")},
+            "date": dates,
+            "resolution": [sizes[s] for s in tiles["scene"]],
+            **{
+                name: [getattr(f.window, name) for f in finds]
+                for name in ("row_off", "col_off", "height", "width")
+            },
+            "area": [f.area for f in finds],
+            "touches": [f.touches for f in finds],
+            "ring": [f.ring.tolist() for f in finds],
+            "slope_low": [f.slopes[0] for f in finds],
+            "slope_high": [f.slopes[1] for f in finds],
+        }
+    )
+    patches = tuple(f.patch for f in finds)
+    follows = followed(patches, [f.klass for f in finds], rows, len(catalog.bands), options.ring)
+    return ObjectBank(frame, catalog.bands, contacts, plausible, follows, classes, patches)
