@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from raremap.balance.crops import CropCounter, CropGrid
 from raremap.balance.options import BalanceOptions, Copies, CopyPasteOptions, Diao, Mixture, TargetOptions
 from raremap.balance.plan import SamplingPlan, drawable
 from raremap.balance.target import target_shares
-from raremap.errors import ConfigError, nearest
+from raremap.errors import ConfigError, RaremapWarning, nearest
 from raremap.jobs import progress
 from raremap.tiles.reader import TileReader
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from raremap.balance.composites import Composites
     from raremap.balance.objects import ObjectBank
     from raremap.tiles.catalog import Catalog
-
-log = logging.getLogger(__name__)
 
 
 def make_plan(
@@ -39,9 +37,7 @@ def make_plan(
     counts = catalog.counts[rows]
     natural = counts.sum(0) / counts.sum()
     if (natural > 0).sum() == 1:
-        log.warning(
-            "all training labels are of class %s: there is nothing to balance", names[int(natural.argmax())]
-        )
+        _warn(f"all training labels are of class {names[int(natural.argmax())]}: there is nothing to balance")
     target = target_shares(natural, names, target_of(options))
     rare = _indices(rare_classes(natural, names, catalog.scheme.rare), names, "rare")
     if isinstance(options, Copies) and options.classes:
@@ -73,6 +69,10 @@ def make_plan(
     return plan.toward(target)
 
 
+def _warn(text: str) -> None:
+    warnings.warn(text, RaremapWarning, stacklevel=3)
+
+
 def target_of(options: BalanceOptions) -> TargetOptions:
     """The target of a solver; uniform for those that have none, which use it for their crops alone."""
     return options.target if isinstance(options, Diao | Mixture) else TargetOptions()
@@ -98,7 +98,7 @@ def _composites(
     from raremap.balance.objects import build_bank
 
     if len(classes) == 0:
-        log.warning("no class is rare, so no object is pasted; name some under balance.copy_paste.classes")
+        _warn("no class is rare, so no object is pasted; name some under balance.copy_paste.classes")
         return None, None
     bank = build_bank(catalog, rows, classes.tolist(), options, seed, quiet)
     composites = propose(catalog, rows, bank, target, options, seed, quiet)
@@ -123,7 +123,7 @@ def _crops(
             mask = reader.whole(int(row))[2]
             if i >= tiles and composites is not None and bank is not None:
                 for p in composites.pasted(i - tiles):
-                    mask = paste_mask(mask, bank.patch(p.index)[2], bank.klass(p.index), *p[1:])
+                    mask = paste_mask(mask, bank.patch(p.object)[2], bank.klass(p.object), *p[1:])
             counter.add(mask)
             bar.advance()
     return counter.grid()

@@ -99,7 +99,7 @@ def load(path: str | Path) -> SamplingPlan:
             options=options,
             composites=composites,
             bank=None if composites is None else ObjectBank.load(objects_path(path)),
-            grid=None if meta["crop"] is None else _grid(table, *meta["crop"], counts.shape[1]),
+            grid=None if meta["crop"] is None else _grid(table, meta["crop"], counts.shape[1]),
             note=meta["note"],
             path=None if meta["path"] is None else np.array(meta["path"]),
         )
@@ -112,11 +112,22 @@ def _composites(table: pa.Table, counts: np.ndarray, refused: dict[str, int]) ->
         return None
     background = table.column("background").to_numpy()
     here = np.flatnonzero(background >= 0)
-    lists = [_lists(table, name, kind)[len(background) - len(here) :] for name, kind in _PASTED.items()]
-    return Composites(background[here], *lists, counts[here], refused)
+    tiles = len(background) - len(here)
+    lists = {name: _lists(table, name, kind)[tiles:] for name, kind in _PASTED.items()}
+    return Composites(
+        row=background[here],
+        objects=lists["object"],
+        code=lists["code"],
+        scale=lists["scale"],
+        top=lists["top"],
+        left=lists["left"],
+        counts=counts[here],
+        refused=refused,
+    )
 
 
-def _grid(table: pa.Table, size: int, step: int, k: int) -> CropGrid:
+def _grid(table: pa.Table, crop: list[int], k: int) -> CropGrid:
+    size, step = crop
     tops = _lists(table, "crop_top", np.int32)
     first = np.concatenate([[0], np.cumsum([len(t) for t in tops])]).astype(np.int64)
     flat = {n: _flat(table, f"crop_{n}") for n in ("top", "left", "counts", "chance")}

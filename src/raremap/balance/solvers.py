@@ -64,8 +64,9 @@ def solve(
         case RareClass():
             return _rare_class(options, counts)
         case Copies():
-            repeats = 1.0 + options.copies * (_densities(counts)[:, rare] > options.share).any(1)
-            return Draws(repeats, f"{int((repeats > 1).sum())} tiles copied {options.copies} times")
+            chosen = (_densities(counts)[:, rare] > options.share).any(1)
+            repeats = np.where(chosen, 1.0 + options.copies, 1.0)
+            return Draws(repeats, f"{int(chosen.sum())} tiles copied {options.copies} times")
         case InverseFrequency():
             return _inverse_frequency(options, counts)
 

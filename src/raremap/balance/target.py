@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from raremap.balance.options import TargetOptions
-from raremap.errors import ConfigError, nearest
-
-log = logging.getLogger(__name__)
+from raremap.errors import ConfigError, RaremapWarning, nearest
 
 
 def target_shares(
@@ -49,9 +47,10 @@ def target_shares(
         return q
     lost = [names[i] for i, s in fixed.items() if s > 0 and not present[i]]
     if lost:
-        log.warning(
-            "the target names %s, of which no training pixel exists; its share goes to the others",
-            ", ".join(lost),
+        warnings.warn(
+            f"the target names {', '.join(lost)}, of which there is no training pixel; the share goes to the others",
+            RaremapWarning,
+            stacklevel=2,
         )
     given = np.zeros(len(names))
     for i, s in fixed.items():

@@ -31,6 +31,7 @@ from raremap.jobs import Progress, progress
 from raremap.learn import checkpoint
 from raremap.learn.history import History
 from raremap.learn.monitor import Monitor
+from raremap.learn.norms import natural_tiles
 from raremap.learn.options import OptimizerOptions, TrainOptions
 from raremap.measure.options import CeDice, CrossEntropy
 from raremap.measure.scores import Scores
@@ -99,7 +100,8 @@ def fit(
         network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         stream = Stream(plan, train.seed)
         samples = TrainSamples(reader, catalog, stream, normalization, train.crop, augment, train.seed)
-        monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names)
+        settled = natural_tiles(tiles, train.norm_tiles, train.seed)
+        monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names, settled)
         weights = class_weights(loss.weights, plan.shares)
         of = _identity(catalog, plan)
         run = _Run(

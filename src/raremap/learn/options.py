@@ -31,6 +31,8 @@ class TrainOptions(Options):
     `precision` "auto" is bf16 where the processor has it and it agrees with float32. `workers` None makes
     batches in the process on a CPU and in up to eight workers beside a GPU. Scores on the monitor places
     are taken every `monitor_every` steps (default a tenth of all), a checkpoint is written as often.
+    Before each of them the batch norms' statistics are taken anew from `norm_tiles` whole training tiles,
+    drawn alike (0: they stay those of the stream's crops).
     """
 
     steps: int = Field(default=2000, ge=1)
@@ -43,6 +45,7 @@ class TrainOptions(Options):
     threads: int | None = Field(default=None, ge=1)
     monitor_every: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
+    norm_tiles: int = Field(default=16, ge=0)
 
     @property
     def monitor_steps(self) -> int:
