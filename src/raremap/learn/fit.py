@@ -159,12 +159,10 @@ class _Run:
     ) -> None:
         from raremap.learn.task import SegmentationTask
 
-        self._weights = weights
-        weighted = (
-            loss
-            if loss.weights == "none"
-            else partial(loss, weight=torch.tensor(weights, dtype=torch.float32, device=device))
-        )
+        self._weights, self._loss = weights, loss
+        tensor = partial(torch.tensor, dtype=torch.float32, device=device)
+        weight = None if loss.weights == "none" else tensor(weights)
+        weighted = partial(loss, weight=weight, natural=tensor(stream.plan.natural))
         self.task: SegmentationTask = SegmentationTask(
             network, weighted, optimizer, train.steps, len(names), self._after
         )
@@ -320,18 +318,25 @@ class _Run:
     def result(self, normalization: Normalization) -> Fit:
         if self._best_step:
             self.task.network.load_state_dict(checkpoint.load(self._folder / "best.pt")["network"])
-        delivered = self.task.delivered.cpu().numpy().astype(np.float64)
-        if self._weights is not None:
-            delivered *= self._weights
         network = self.task.network.cpu().eval()
         return Fit(
             network,
             normalization,
-            delivered / max(delivered.sum(), 1e-12),
+            self._prior(),
             self.task.step,
             self._best_step,
             self._best_f1,
         )
+
+    def _prior(self) -> np.ndarray:
+        """The class shares that the network takes for granted."""
+        if self._loss.tau is None:
+            shares = self.task.delivered.cpu().numpy().astype(np.float64)
+            shares = shares if self._weights is None else shares * self._weights
+        else:
+            natural = self._stream.plan.natural
+            shares = np.where(natural > 0, np.where(natural > 0, natural, 1.0) ** (1 - self._loss.tau), 0.0)
+        return shares / max(shares.sum(), 1e-12)
 
 
 def _note(step: int, loss: float, scores: Scores) -> str:

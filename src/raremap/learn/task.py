@@ -23,7 +23,7 @@ class SegmentationTask(lightning.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        loss: Callable[[Tensor, Tensor], dict[str, Tensor]],
+        loss: Callable[..., dict[str, Tensor]],
         optimizer: OptimizerOptions,
         steps: int,
         num_classes: int,
@@ -44,7 +44,7 @@ class SegmentationTask(lightning.LightningModule):
         """The loss of one batch."""
         mask = batch["mask"]
         logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
-        terms = self._loss(logits, mask)
+        terms = self._loss(logits, mask, prior=batch["prior"].mean(0))
         total = torch.stack(list(terms.values())).sum()
         k = len(self.delivered)
         self.delivered += torch.bincount(mask[mask != IGNORE], minlength=k)[:k]

@@ -13,32 +13,77 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class CrossEntropy(Options):
-    """Cross-entropy, the mean over labelled pixels of the whole batch; `weights` by class from the training shares."""
+class _Loss(Options):
+    """`weights` by class in the cross-entropy, from the stream's shares; `tau` of its prior.
+
+    Cross-entropy works on `logits + log π̂ − (1 − tau)·log π`, π̂ the class shares that it receives (those of
+    the stream times the weights) and π the natural ones: 0 learns the natural posterior whatever the stream
+    and the weights are, 1 balanced scores. With null it works on plain logits, and the stream moves the map.
+    """
+
+    weights: WeightKind = "none"
+    tau: float | None = Field(default=0.0, ge=0, le=1)
+
+    def _offset(self, weight: Tensor | None, prior: Tensor | None, natural: Tensor | None) -> Tensor | None:
+        from raremap.measure.losses import prior_offset
+
+        if self.tau is None or prior is None or natural is None:
+            return None
+        return prior_offset(prior, natural, self.tau, weight)
+
+
+class CrossEntropy(_Loss):
+    """Cross-entropy, the mean over labelled pixels of the whole batch."""
 
     kind: Literal["ce"] = "ce"
-    weights: WeightKind = "none"
 
-    def __call__(self, logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
-        """Terms of logits `[B, K, H, W]` and class index `[B, H, W]`, with class weights `[K]`; their sum is the loss."""
+    def __call__(
+        self,
+        logits: Tensor,
+        mask: Tensor,
+        weight: Tensor | None = None,
+        prior: Tensor | None = None,
+        natural: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Terms, whose sum is the loss, of logits `[B, K, H, W]` and class index `[B, H, W]`.
+
+        Class weights, the stream's and the natural class shares are `[K]`.
+        """
         from raremap.measure.losses import cross_entropy
 
-        return {"ce": cross_entropy(logits, mask, weight)}
+        return {"ce": cross_entropy(logits, mask, weight, self._offset(weight, prior, natural))}
 
 
-class CeDice(Options):
-    """Cross-entropy plus Dice, each times its weight; `weights` are those of classes in the cross-entropy."""
+class CeDice(_Loss):
+    """Cross-entropy plus Dice, each times its weight.
+
+    Dice works on plain logits, with each pixel counting as its class does on natural ground (natural over
+    stream shares) unless `tau` is null.
+    """
 
     kind: Literal["ce_dice"] = "ce_dice"
     ce: float = Field(default=1.0, ge=0)
     dice: float = Field(default=1.0, ge=0)
-    weights: WeightKind = "none"
 
-    def __call__(self, logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
-        """Terms of logits `[B, K, H, W]` and class index `[B, H, W]`, with class weights `[K]`; their sum is the loss."""
+    def __call__(
+        self,
+        logits: Tensor,
+        mask: Tensor,
+        weight: Tensor | None = None,
+        prior: Tensor | None = None,
+        natural: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Terms, whose sum is the loss, of logits `[B, K, H, W]` and class index `[B, H, W]`.
+
+        Class weights, the stream's and the natural class shares are `[K]`.
+        """
         from raremap.measure.losses import cross_entropy, dice
 
-        return {"ce": self.ce * cross_entropy(logits, mask, weight), "dice": self.dice * dice(logits, mask)}
+        worth = None
+        if self.tau is not None and prior is not None and natural is not None:
+            worth = natural / prior.clamp(min=1e-9)
+        ce = cross_entropy(logits, mask, weight, self._offset(weight, prior, natural))
+        return {"ce": self.ce * ce, "dice": self.dice * dice(logits, mask, worth)}
 
 
 LossOptions = Annotated[CrossEntropy | CeDice, Field(discriminator="kind")]
