@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numba
 import numpy as np
 
 from raremap.labels import IGNORE
@@ -21,9 +22,10 @@ _ROUNDS = 30
 class CropGrid:
     """Positions of crops of `size` pixels in N tiles, on a grid of `step` pixels.
 
-    Tile i has the positions `first[i]` to `first[i + 1] - 1`: corner `top`, `left` in the tile `[M]`, labelled
-    pixels by class `counts` `[M, K]`, and `chance` `[M]`, which sums to 1 in each tile. A crop without a
-    labelled pixel has no chance.
+    Tile i has the positions `first[i]` to `first[i + 1] - 1`: corner `top`, `left` in the tile `[M]`, and
+    `chance` `[M]`, which sums to 1 in each tile. A draw moves a position by up to half a step; `counts`
+    `[M, K]` are the labelled pixels by class that it holds then on average. A position from which no labelled
+    pixel is met has no chance.
     """
 
     size: int
@@ -52,33 +54,49 @@ class CropGrid:
         )
 
 
+def coverage(starts: np.ndarray, length: int, size: int, step: int) -> np.ndarray:
+    """How likely each of `length` pixels is to lie in a crop drawn at each start, `[starts, length]`.
+
+    >>> coverage(np.array([0, 2]), 4, 2, 2).tolist()
+    [[1.0, 1.0, 0.0, 0.0], [0.0, 0.5, 1.0, 0.5]]
+    """
+    shifts = np.arange(-(step // 2), step - step // 2)
+    begin = np.clip(starts[:, None] + shifts, 0, max(0, length - size))
+    edges = np.zeros((len(starts), length + 1), np.int64)
+    which = np.arange(len(starts))[:, None]
+    np.add.at(edges, (which, begin), 1)
+    np.add.at(edges, (which, np.minimum(begin + size, length)), -1)
+    return edges.cumsum(1)[:, :-1] / len(shifts)
+
+
 class CropCounter:
     """Fills a `CropGrid` tile by tile, so that masks are read once and none is kept."""
 
     def __init__(self, size: int, num_classes: int) -> None:
         self._size, self._k, self._step = size, num_classes, max(1, size // _STEPS)
+        self._axes: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._top: list[np.ndarray] = []
         self._left: list[np.ndarray] = []
         self._counts: list[np.ndarray] = []
 
     def add(self, mask: np.ndarray) -> None:
         """The next tile's class index `[h, w]`."""
-        height, width = mask.shape
-        tops = np.array(offsets(height, min(self._size, height), min(self._step, height)))
-        lefts = np.array(offsets(width, min(self._size, width), min(self._step, width)))
-        bottoms, rights = np.minimum(tops + self._size, height), np.minimum(lefts + self._size, width)
+        (tops, down), (lefts, across) = (self._axis(n) for n in mask.shape)
         counts = np.zeros((len(tops) * len(lefts), self._k), np.float32)
         for c in np.unique(mask):
-            if c == IGNORE:
-                continue
-            table = np.zeros((height + 1, width + 1), np.int64)
-            table[1:, 1:] = (mask == c).cumsum(0).cumsum(1)
-            inside = table[np.ix_(bottoms, rights)] - table[np.ix_(tops, rights)]
-            inside = inside - table[np.ix_(bottoms, lefts)] + table[np.ix_(tops, lefts)]
-            counts[:, c] = inside.ravel()
+            if c != IGNORE:
+                counts[:, c] = (down @ (mask == c).astype(np.float32) @ across.T).ravel()
         self._top.append(np.repeat(tops, len(lefts)).astype(np.int32))
         self._left.append(np.tile(lefts, len(tops)).astype(np.int32))
         self._counts.append(counts)
+
+    def _axis(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Starts of the positions along one side, and the pixels that each covers."""
+        if length not in self._axes:
+            starts = np.array(offsets(length, min(self._size, length), min(self._step, length)))
+            covered = coverage(starts, length, self._size, self._step)
+            self._axes[length] = starts, covered.astype(np.float32)
+        return self._axes[length]
 
     def grid(self) -> CropGrid:
         """All tiles that were added, every position of a tile with a labelled pixel alike."""
@@ -103,29 +121,78 @@ def even_chance(grid: CropGrid) -> np.ndarray:
 
 
 def aim(grid: CropGrid, weights: np.ndarray, target: np.ndarray, cap: float) -> CropGrid:
-    """Chances that bring the mixture of all crops nearest to the target, tiles drawn by `weights` `[N]`.
+    """Chances that bring the pixels of all crops nearest to the target, tiles drawn by `weights` `[N]`.
 
-    Minimises KL(q ‖ P) over the chances inside tiles by the same expectation-maximisation as the tile weights
-    (`v ← v Σ_c q_c d_c/P_c`, normalised within the tile); none is more than `cap` times the even one.
+    Lowers KL(q ‖ P), P ∝ Σ w v x pooled over pixels, over the chances v inside tiles; none is more than `cap`
+    times the even one. As in expectation-maximisation each round replaces -Σ q_c log P_c by the bound
+    `Σ (b v - a log v)` that touches it, a = v Σ_c q_c x_c/N_c and b = Σ_c x_c/T, and solves that in each tile:
+    KL never rises, and is never above that of even chances.
     """
-    size = grid.counts.sum(1)
-    density = grid.counts / np.maximum(size, 1.0)[:, None]
+    counts = grid.counts.astype(np.float64)
+    size = counts.sum(1)
     even = even_chance(grid)
     own = np.repeat(weights, np.diff(grid.first))
-    chance, last = even, np.inf
+    best, chance, last = even, even.copy(), np.inf
     for _ in range(_ROUNDS):
-        share = (own * chance) @ density
-        here = (target > 0) & (share > 0)
-        kl = float((target[here] * np.log(target[here] / (share[here] / share.sum()))).sum())
+        pooled = (own * chance) @ counts
+        here = (target > 0) & (pooled > 0)
+        kl = float((target[here] * np.log(target[here] / (pooled[here] / pooled.sum()))).sum())
+        if kl < last:
+            best = chance.copy()
         if last - kl < 1e-4:
             break
         last = kl
-        ratio = np.divide(target, share, out=np.zeros(len(target)), where=share > 0)
-        chance = chance * (density @ ratio)
-        for _ in range(4):
-            chance = np.minimum(chance / np.maximum(_by_tile(grid, chance), 1e-300), cap * even)
-        chance = chance / np.maximum(_by_tile(grid, chance), 1e-300)
-    return replace(grid, chance=chance)
+        ratio = np.divide(target, pooled, out=np.zeros(len(target)), where=pooled > 0)
+        _lean(grid.first, chance * (counts @ ratio), size / pooled.sum(), cap * even, chance)
+    return replace(grid, chance=best)
+
+
+@numba.njit(cache=True)
+def _lean(first, gain, cost, cap, chance):  # pragma: no cover
+    """In each tile the chances that minimise `Σ (cost v - gain log v)`, at most `cap`, summing to 1."""
+    for tile in range(len(first) - 1):
+        start, stop = first[tile], first[tile + 1]
+        total, full, base = 0.0, 0.0, np.inf
+        for j in range(start, stop):
+            if gain[j] > 0.0:
+                total += gain[j]
+                full += cap[j]
+                base = min(base, cost[j])
+        if total <= 0.0:
+            continue  # nothing of the target is in this tile: its crops are all alike
+        # v = gain / (cost - base + t): the sum falls with t, and is at most 1 at t = total.
+        low, high, t = 0.0, total, total
+        for _ in range(100):
+            held, slope = 0.0, 0.0
+            for j in range(start, stop):
+                if gain[j] > 0.0:
+                    v = gain[j] / (cost[j] - base + t)
+                    if v >= cap[j]:
+                        held += cap[j]
+                    else:
+                        held += v
+                        slope += v / (cost[j] - base + t)
+            if full <= 1.0 or abs(held - 1.0) < 1e-13:
+                break
+            if held > 1.0:
+                low = t
+            else:
+                high = t
+            t = t + (held - 1.0) / slope if slope > 0.0 else 0.0
+            if not low < t < high:
+                t = (low + high) / 2
+        held, room = 0.0, 0.0
+        for j in range(start, stop):
+            chance[j] = 0.0
+            if gain[j] > 0.0:
+                chance[j] = cap[j] if full <= 1.0 else min(cap[j], gain[j] / (cost[j] - base + t))
+            held += chance[j]
+            room += cap[j] - chance[j]
+        # Where all that help are full, the others share the rest.
+        short = 1.0 - held
+        for j in range(start, stop):
+            if room > 0.0:
+                chance[j] += (cap[j] - chance[j]) * (short / room)
 
 
 def _by_tile(grid: CropGrid, values: np.ndarray) -> np.ndarray:

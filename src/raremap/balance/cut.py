@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import NamedTuple
 
 import cv2
@@ -61,14 +61,14 @@ class Found:
 
 def objects_of(
     row: int, tile: Tile, window: Window, slope: np.ndarray | None, wanted: Wanted, rng: np.random.Generator
-) -> list[Found]:
-    """The wanted objects of a tile, 8-connected; `window` is the tile's in its scene.
+) -> tuple[list[Found], np.ndarray]:
+    """The wanted objects of a tile, 8-connected, and pixels `[K]` of all components that are not too small.
 
-    Patches reach a ring's width beyond the object, where the tile does.
+    `window` is the tile's in its scene. Patches reach a ring's width beyond the object, where the tile does.
     """
     image, valid, mask = tile
     height, width = mask.shape
-    found = []
+    found, pixels = [], np.zeros(wanted.num_classes)
     for klass in wanted.classes:
         here = (mask == klass).astype(np.uint8)
         if not here.any():
@@ -76,6 +76,7 @@ def objects_of(
         number, parts, stats, _ = cv2.connectedComponentsWithStats(here, connectivity=8)
         keys = rng.random(number)
         area = stats[:, cv2.CC_STAT_AREA]
+        pixels[klass] = area[1:][area[1:] >= wanted.least].sum()
         for i in range(1, number):
             if not wanted.least <= area[i] <= wanted.most:
                 continue
@@ -101,7 +102,7 @@ def objects_of(
                     float(keys[i]),
                 )
             )
-    return found
+    return found, pixels
 
 
 def _range(slope: np.ndarray | None, cut: tuple[slice, slice], near: np.ndarray) -> tuple[float, float]:
@@ -203,3 +204,18 @@ class Reservoir:
 
     def __iter__(self) -> Iterator[Found]:
         return (find for heap in self._places.values() for _, _, find in heap)
+
+
+class Shelf:
+    """At most `limit` finds of a class: whole ones first, and where room is left those that touch a border."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self.whole, self._partial = limit, Reservoir(limit), Reservoir(limit)
+
+    def offer(self, place: str, find: Found) -> None:
+        """Take it in, or not."""
+        (self._partial if find.touches else self.whole).offer(place, find)
+        self._partial.shrink(self._limit - self.whole.size)
+
+    def __iter__(self) -> Iterator[Found]:
+        return chain(self.whole, self._partial)

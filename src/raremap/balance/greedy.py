@@ -8,12 +8,12 @@ from typing import Literal
 import numba
 import numpy as np
 
-# Tiles whose bounds are kept in order: few enough to stay in the processor's cache.
-_ACTIVE = 32_768
-# Tiles of several sizes: how many groups of like size are kept apart, and how far the stream may grow before
-# bounds are taken anew. Both only cost time: the bounds are loose by the product of the two.
-_GROUPS = 32
-_GROWTH = 1.01
+# Groups of equal tiles whose bounds are kept in order: few enough to stay in the processor's cache.
+_ACTIVE = 16_384
+# Tiles of several sizes: how many heaps of like size are kept apart, and how far the stream may grow before
+# all bounds are taken anew. Both only cost time: the bounds are loose by the product of the two.
+_HEAPS = 16
+_GROWTH = 1.02
 _GO_ON, _NO_GAIN, _SPENT, _KL, _EFFECTIVE, _ALL = range(6)
 _STOPS = {
     _NO_GAIN: "no repeat gains more",
@@ -51,10 +51,11 @@ def solve_greedy(
 
     `counts` `[N, K]` are labelled pixels, `target` q `[K]`, `first` the repeats to begin with (default 1
     each), `most` the largest `[N]`. Chosen is the tile with the largest fall of KL(q ‖ P) ("gain") or the
-    largest `Σ_c d_c q_c / P_c`, minus KL's gradient ("density"); the first of equals. Either way KL never
-    rises: it ends before a repeat that gains nothing, or `min_gain` nats or less for each share of the
-    stream that the repeat adds. It also ends at `budget` repeats, at a KL of at most `kl`, and before the
-    effective size (Σr)²/Σr² falls below `min_effective` tiles.
+    largest `Σ_c d_c q_c / P_c`, minus KL's gradient ("density"); of equals the one with the fewest repeats,
+    so that equal tiles take turns, then the first. Either way KL never rises: it ends before a repeat that
+    gains nothing, or `min_gain` nats or less for each share of the stream that the repeat adds. It also ends
+    at `budget` repeats, at a KL of at most `kl`, and before the effective size (Σr)²/Σr² falls below
+    `min_effective` tiles.
 
     `lazy` makes the same choices without scoring every tile each time. For "density", and for "gain" where
     tiles have equally many labelled pixels, what orders the tiles (`Σ q_c d_c/N_c`, `Σ q_c log(1 + x_c/N_c)`)
@@ -69,124 +70,193 @@ def solve_greedy(
     size, pooled = x.sum(1), repeats @ x
     if (pooled[target > 0] <= 0).any():
         raise ValueError("the target asks for a class that no tile to begin with holds")
-    usable = size > 0
-    density = score == "density"
-    even = density or not usable.any() or float(np.ptp(size[usable])) == 0.0
-    room = int(np.clip((most - repeats)[usable & (most > repeats)].sum(), 0, max(0, budget)))
+    rows = np.flatnonzero((size > 0) & (repeats < most))
+    room = int(min((most - repeats)[rows].sum(), max(0, budget)))
     chosen, path = np.empty(room, np.int64), np.empty(room + 1)
     here = target > 0
     path[0] = (target[here] * np.log(target[here] / (pooled[here] / pooled.sum()))).sum()
-    worth = x / np.where(usable, size, 1.0)[:, None] if density else x
+    density = score == "density"
+    equal = _alike(x, size, here, rows, repeats, density)
+    # What the score of a group depends on: densities, or counts and size.
+    lead = equal.rows[equal.first[:-1]]
+    worth = x[np.ix_(lead, np.flatnonzero(here))]
+    if density:
+        worth /= size[lead, None]
+    q, sizes = target[here], size[lead]
+    even = density or len(lead) == 0 or float(np.ptp(sizes)) == 0.0
     limits = np.array([min_gain, kl, min_effective])
+    # A bound and a value, summed in another order, differ by less than this share of them.
+    blur = (len(q) + 8) * 2.3e-16
     done, reason = 0, _KL if path[0] <= kl else _GO_ON
-    active = _ACTIVE if lazy else len(x)
+    least = _ACTIVE if lazy else len(x) + 1
+    active = least
     while reason == _GO_ON and done < room:
         later = np.inf if even else pooled.sum() * _GROWTH
         # log(1 + z) ≤ z, so that one product bounds the gains of all tiles.
-        bound = worth @ np.divide(target, pooled, out=np.zeros(len(target)), where=here)
-        if not even:
-            bound -= np.log1p(size / later)
-        bound[~usable | (repeats >= most)] = -np.inf
+        sums = worth @ (q / pooled[here])
+        bound = sums if even else sums - np.log1p(sizes / later)
+        bound = np.where(equal.left > 0, bound, -np.inf)
         near, rest = _top(bound, active)
-        near, edges = _grouped(near, size, 1 if even else _GROUPS)
+        rest += blur * (abs(rest) + float(sizes.max(initial=0.0)) / pooled.sum()) if np.isfinite(rest) else 0
+        near, edges = _by_size(near, sizes, 1 if even else _HEAPS)
         before = done
         done, reason = _choose(
-            x, worth, size, target, near, bound[near], edges, rest, later, density, lazy,
+            x, size, target, worth, q, sizes, near, sums[near], edges, rest, later, blur, density, lazy,
+            equal.rows, equal.first, equal.left, np.flatnonzero(here),
             repeats, most, pooled, limits, chosen, path, done,
         )  # fmt: skip
         # No tile could be told best: too many are alike. Look at more of them.
-        active = 2 * active if done == before else _ACTIVE if lazy else len(x)
+        active = 2 * active if done == before else least
     if reason == _GO_ON:
         reason = _SPENT if done >= budget else _ALL
     return Greedy(repeats, chosen[:done].copy(), path[: done + 1].copy(), _STOPS[reason])
 
 
+@dataclass(frozen=True)
+class _Alike:
+    """Groups of tiles that always have the same score: group g has `left[g]` tiles at `rows[first[g]:]`."""
+
+    rows: np.ndarray
+    first: np.ndarray
+    left: np.ndarray
+
+
+def _alike(
+    x: np.ndarray, size: np.ndarray, here: np.ndarray, rows: np.ndarray, repeats: np.ndarray, density: bool
+) -> _Alike:
+    """Groups of equal tiles, each ordered by repeats; pure tiles are equal by the thousand."""
+    code = _codes(x, size, here, rows, density)
+    order = np.argsort(code, kind="stable") if np.ptp(repeats) == 0 else np.lexsort((repeats[rows], code))
+    code = code[order]
+    maybe = np.flatnonzero(code[1:] == code[:-1])
+    one, two = rows[order[maybe]], rows[order[maybe + 1]]
+    a, b = x[one][:, here], x[two][:, here]
+    if density:
+        a, b = a / size[one, None], b / size[two, None]
+    new = np.ones(len(rows), bool)
+    new[maybe[(a == b).all(1) & (density | (size[one] == size[two]))] + 1] = False
+    first = np.flatnonzero(new)
+    return _Alike(rows[order], np.append(first, len(rows)), np.diff(np.append(first, len(rows))))
+
+
+@numba.njit(cache=True)
+def _codes(x, size, here, rows, density):  # pragma: no cover
+    """A number for each row, the same for equal ones."""
+    code = np.empty(len(rows))
+    for j in range(len(rows)):
+        i = rows[j]
+        total = 0.0 if density else 0.7236 * size[i]
+        for c in range(len(here)):
+            if here[c]:
+                part = x[i, c] / size[i] if density else x[i, c]
+                total += part * np.sqrt(c + 2.1357)
+        code[j] = total
+    return code
+
+
 def _top(bound: np.ndarray, active: int) -> tuple[np.ndarray, float]:
-    """About `active` tiles with the largest bounds, in their order, and the largest bound of the others."""
+    """About `active` groups with the largest bounds, in their order, and the largest bound of the others."""
     candidates = int(np.isfinite(bound).sum())
     if candidates <= active:
         return np.flatnonzero(np.isfinite(bound)), -np.inf
     cut = np.partition(bound, len(bound) - active)[len(bound) - active]
-    near = np.flatnonzero(bound > cut)
-    return near, float(cut)
+    return np.flatnonzero(bound > cut), float(cut)
 
 
-def _grouped(near: np.ndarray, size: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tiles in groups of like size, and the index of each group's first tile, with the number of tiles last."""
-    if groups == 1 or len(near) == 0:
+def _by_size(near: np.ndarray, sizes: np.ndarray, heaps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The groups ordered by ranges of size, and where each range begins, with their number last."""
+    if heaps == 1 or len(near) == 0:
         return near, np.array([0, len(near)])
-    sizes = size[near]
-    span = max(float(np.ptp(sizes)), 1e-300)
-    group = np.minimum(((sizes - sizes.min()) / span * groups).astype(np.int64), groups - 1)
-    order = np.argsort(group, kind="stable")
-    return near[order], np.concatenate([[0], np.cumsum(np.bincount(group, minlength=groups))])
+    own = sizes[near]
+    span = max(float(np.ptp(own)), 1e-300)
+    heap = np.minimum(((own - own.min()) / span * heaps).astype(np.int64), heaps - 1)
+    order = np.argsort(heap, kind="stable")
+    return near[order], np.concatenate([[0], np.cumsum(np.bincount(heap, minlength=heaps))])
 
 
 @numba.njit(cache=True)
 def _choose(
-    x, worth, size, q, near, keys, edges, rest, later, density, lazy,
+    x, size, target, worth, q, sizes, near, sums, edges, rest, later, blur, density, lazy,
+    rows, first, left, columns,
     repeats, most, pooled, limits, chosen, path, done,
 ):  # fmt: skip  # pragma: no cover
-    """Choose among `near` until another tile might be better; gives how many were chosen, and a reason to end.
+    """Choose among the groups `near` until another might be better; gives how many were chosen, and a reason to end.
 
-    Each group of tiles is a heap of upper bounds that hold until the stream has grown to `later`.
+    `sums` bound Σ q log(1 + x/N) (or are what "density" compares). Each range of sizes is a heap of upper bounds
+    that hold until the stream has grown to `soon`; then they are shifted to the next `soon`, up to `later`.
     """
-    k, groups = len(q), len(edges) - 1
-    held = near.copy()
-    filled, smallest = np.zeros(groups, np.int64), np.full(groups, np.inf)
-    for g in range(groups):
-        start = edges[g]
-        filled[g] = edges[g + 1] - start
-        for i in range(filled[g]):
-            smallest[g] = min(smallest[g], size[near[start + i]])
-        for i in range(filled[g] // 2 - 1, -1, -1):
-            _sink(keys, held, start, i, filled[g])
-    aside_key, aside, aside_of = (
-        np.empty(len(near)),
-        np.empty(len(near), np.int64),
-        np.empty(len(near), np.int64),
-    )
-    slack = np.zeros(groups)
+    number, k, heaps = len(near), len(q), len(edges) - 1
     sized = later < np.inf
+    keys, held = np.empty(number), np.empty(number, np.int64)
+    filled, smallest, slack = np.zeros(heaps, np.int64), np.full(heaps, np.inf), np.zeros(heaps)
+    for h in range(heaps):
+        filled[h] = edges[h + 1] - edges[h]
+        for j in range(edges[h], edges[h + 1]):
+            held[j] = j
+            smallest[h] = min(smallest[h], sizes[near[j]])
+    aside, aside_of = np.empty(number, np.int64), np.empty(number, np.int64)
+    share = np.empty(k)
     ones, squares = 0.0, 0.0
     for i in range(len(repeats)):
         ones += repeats[i]
         squares += repeats[i] * repeats[i]
-    total = pooled.sum()
+    # Summed anew each time, so that it does not depend on where the search began.
+    total = 0.0
+    for c in range(len(target)):
+        total += pooled[c]
+    soon, growth, wasted = -1.0, 1e-3, 0
     while done < len(chosen):
         if total > later:
             return done, _GO_ON
+        if total > soon:
+            # Shifting the bounds costs about as much as looking at a tenth of the tiles: do it when that many
+            # were looked at in vain.
+            if soon > 0.0:
+                growth = growth / 2 if wasted > number / 8 else growth * 2 if wasted < number / 16 else growth
+            soon, wasted = (min(later, total * (1.0 + growth)) if sized else np.inf), 0
+            for h in range(heaps):
+                for j in range(edges[h], edges[h] + filled[h]):
+                    keys[j] = sums[held[j]]
+                    if sized:
+                        keys[j] -= np.log1p(sizes[near[held[j]]] / soon)
+                for j in range(filled[h] // 2 - 1, -1, -1):
+                    _sink(keys, held, edges[h], j, filled[h])
         if sized:
-            # A bound holds for the stream at `later`; every tile of the group is worth less by this much now.
-            for g in range(groups):
-                slack[g] = np.log1p(smallest[g] / total) - np.log1p(smallest[g] / later)
+            # A bound holds for the stream at `soon`; every tile of the heap is worth less by this much now.
+            for h in range(heaps):
+                slack[h] = np.log1p(smallest[h] / total) - np.log1p(smallest[h] / soon)
+        for c in range(k):
+            share[c] = 1.0 / pooled[columns[c]]
         best, which, put = -np.inf, -1, 0
         while True:
             top, of = -np.inf, -1
-            for g in range(groups):
-                if filled[g] > 0:
-                    key = keys[edges[g]] - slack[g]
-                    if of < 0 or key > top or (key == top and held[edges[g]] < held[edges[of]]):
-                        top, of = key, g
+            for h in range(heaps):
+                if filled[h] > 0 and (of < 0 or keys[edges[h]] - slack[h] > top):
+                    top, of = keys[edges[h]] - slack[h], h
             if of < 0:
                 break
-            i = held[edges[of]]
-            # Bounds and values are rounded differently: look once more where they differ by less than that.
-            if lazy and top + 1e-15 * abs(keys[edges[of]]) < best:
+            slot = held[edges[of]]
+            g = near[slot]
+            if lazy and top + blur * (abs(sums[slot]) + abs(top)) < best:
                 break
             value = 0.0
-            for c in range(k):
-                if q[c] > 0.0:
-                    z = worth[i, c] / pooled[c]
-                    value += q[c] * (z if density else np.log1p(z))
-            exact, bound = value, value
-            if sized:
-                exact -= np.log1p(size[i] / total)
-                bound -= np.log1p(size[i] / later)
-            aside_key[put], aside[put], aside_of[put] = bound, i, of
+            if density:
+                for c in range(k):
+                    value += q[c] * (worth[g, c] * share[c])
+            else:
+                for c in range(k):
+                    value += q[c] * np.log1p(worth[g, c] * share[c])
+            sums[slot] = value
+            aside[put], aside_of[put] = slot, of
             put += 1
-            if exact > best or (exact == best and i < which):
-                best, which = exact, i
+            if sized:
+                value -= np.log1p(sizes[g] / total)
+            if which < 0 or value > best:
+                best, which = value, slot
+            elif value == best:
+                i, j = rows[first[g]], rows[first[near[which]]]
+                if repeats[i] < repeats[j] or (repeats[i] == repeats[j] and i < j):
+                    which = slot
             filled[of] -= 1
             last = edges[of] + filled[of]
             keys[edges[of]], held[edges[of]] = keys[last], held[last]
@@ -195,34 +265,63 @@ def _choose(
             return done, _ALL if rest == -np.inf else _GO_ON
         if best <= rest:
             return done, _GO_ON
-        gain = -np.log1p(size[which] / total)
-        for c in range(k):
-            if q[c] > 0.0:
-                gain += q[c] * np.log1p(x[which, c] / pooled[c])
-        if gain <= limits[0] * size[which] / (total + size[which]) or gain <= 0.0:
+        wasted += put - 1
+        group = near[which]
+        i = rows[first[group]]
+        gain = -np.log1p(size[i] / total)
+        for c in range(len(target)):
+            if target[c] > 0.0:
+                gain += target[c] * np.log1p(x[i, c] / pooled[c])
+        if gain <= limits[0] * size[i] / (total + size[i]) or gain <= 0.0:
             return done, _NO_GAIN
-        r = repeats[which]
+        r = repeats[i]
         if (ones + 1.0) ** 2 / (squares + 2 * r + 1) < limits[2]:
             return done, _EFFECTIVE
-        for c in range(k):
-            pooled[c] += x[which, c]
-        total += size[which]
+        for c in range(len(target)):
+            pooled[c] += x[i, c]
+        total = 0.0
+        for c in range(len(target)):
+            total += pooled[c]
         ones += 1.0
         squares += 2 * r + 1
-        repeats[which] = r + 1
-        chosen[done] = which
+        repeats[i] = r + 1
+        chosen[done] = i
         path[done + 1] = path[done] - gain
         done += 1
+        _turn(rows, repeats, most, first, left, group)
         if path[done] <= limits[1]:
             return done, _KL
         for j in range(put):
-            if aside[j] != which or repeats[which] < most[which]:
-                g = aside_of[j]
-                last = edges[g] + filled[g]
-                keys[last], held[last] = aside_key[j], aside[j]
-                filled[g] += 1
-                _rise(keys, held, edges[g], filled[g] - 1)
+            if aside[j] != which or left[group] > 0:
+                h = aside_of[j]
+                last = edges[h] + filled[h]
+                held[last], keys[last] = aside[j], sums[aside[j]]
+                if sized:
+                    keys[last] -= np.log1p(sizes[near[aside[j]]] / soon)
+                filled[h] += 1
+                _rise(keys, held, edges[h], filled[h] - 1)
     return done, _GO_ON
+
+
+@numba.njit(cache=True)
+def _turn(rows, repeats, most, first, left, group):  # pragma: no cover
+    """The group's first tile was repeated: bring the one with the fewest repeats to the front, drop it when full."""
+    start = first[group]
+    if repeats[rows[start]] >= most[rows[start]]:
+        left[group] -= 1
+        rows[start], rows[start + left[group]] = rows[start + left[group]], rows[start]
+    n, i = left[group], 0
+    while True:
+        least = i
+        for child in (2 * i + 1, 2 * i + 2):
+            if child < n:
+                a, b = rows[start + child], rows[start + least]
+                if repeats[a] < repeats[b] or (repeats[a] == repeats[b] and a < b):
+                    least = child
+        if least == i:
+            return
+        rows[start + i], rows[start + least] = rows[start + least], rows[start + i]
+        i = least
 
 
 @numba.njit(cache=True)

@@ -19,25 +19,17 @@ _AXIS, _ECCENTRICITY = 6378137.0, 0.00669437999014
 
 
 def pixel_size(grid: Grid) -> tuple[float, float]:
-    """Height and width of a pixel on the ground in metres, at its middle; NaN without a CRS.
+    """Height and width on the ground of the grid's middle pixel, metres; NaN without a CRS.
 
-    In the scenes' own CRS where that is a projection to metres or feet; degrees and Web Mercator by the
-    ellipsoid's radii of curvature at that latitude.
+    By the ellipsoid's radii of curvature there, so degrees and Web Mercator are right at any latitude.
     """
     if grid.crs is None:
         return float("nan"), float("nan")
-    t = grid.transform
-    down, across = np.array([t.b, t.e], float), np.array([t.a, t.d], float)
-    if grid.crs.is_projected and not _mercator(grid):
-        unit = float(grid.crs.linear_units_factor[1])
-        return float(np.hypot(*down)) * unit, float(np.hypot(*across)) * unit
     from rasterio.warp import transform
 
     col, row = grid.width / 2, grid.height / 2
-    points = (col, row), (col, row + 1), (col + 1, row)
-    lon, lat = (
-        np.array(v) for v in transform(grid.crs, "EPSG:4326", *zip(*(t @ p for p in points), strict=True))[:2]
-    )
+    points = [grid.transform @ p for p in ((col, row), (col, row + 1), (col + 1, row))]
+    lon, lat = (np.array(v) for v in transform(grid.crs, "EPSG:4326", *zip(*points, strict=True))[:2])
     bend = 1 - _ECCENTRICITY * np.sin(np.radians(lat[0])) ** 2
     north = np.radians(lat[1:] - lat[0]) * _AXIS * (1 - _ECCENTRICITY) / bend**1.5
     east = np.radians(lon[1:] - lon[0]) * _AXIS / np.sqrt(bend) * np.cos(np.radians(lat[0]))
@@ -45,13 +37,9 @@ def pixel_size(grid: Grid) -> tuple[float, float]:
     return float(height), float(width)
 
 
-def _mercator(grid: Grid) -> bool:
-    return grid.crs is not None and "mercator" in grid.crs.to_wkt().lower().replace("transverse_mercator", "")
-
-
-def resolution(grid: Grid) -> float:
-    """Metres a pixel: the side of a square as large as the pixel; NaN without a CRS."""
-    return float(np.sqrt(np.prod(pixel_size(grid))))
+def resolution(size: tuple[float, float]) -> float:
+    """Metres a pixel: the side of a square as large as a pixel of that height and width."""
+    return float(np.sqrt(size[0] * size[1]))
 
 
 def same_resolution(home: float, there: np.ndarray) -> np.ndarray:
@@ -62,12 +50,16 @@ def same_resolution(home: float, there: np.ndarray) -> np.ndarray:
 
 
 def day_of_year(dates: Iterable[Any]) -> np.ndarray:
-    """The day of the year of ISO dates, 1 to 366; NaN where there is none."""
+    """The day of the year of ISO dates, 1 to 366; NaN where there is none or it has no day.
+
+    >>> day_of_year(["2024-02-01", "20240201T101500", None, "2024"]).tolist()
+    [32.0, 32.0, nan, nan]
+    """
     import pandas as pd
 
-    return pd.to_datetime(
-        pd.Series(list(dates), dtype=object), format="mixed", errors="coerce", utc=True
-    ).dt.dayofyear.to_numpy(float)
+    days = pd.Series(list(dates), dtype="string").str.extract(r"^(\d{4}-?\d{2}-?\d{2})", expand=False)
+    whole = pd.to_datetime(days.str.replace("-", ""), format="%Y%m%d", errors="coerce")
+    return whole.dt.day_of_year.to_numpy(float, na_value=np.nan)
 
 
 def same_season(home: float, there: np.ndarray, days: int) -> np.ndarray:

@@ -54,8 +54,7 @@ class Backgrounds:
         self._kept: OrderedDict[int, Ground] = OrderedDict()
         self._pixels = 0
         self._sizes = {s: pixel_size(r.grid) for s, r in catalog.scenes.items()}
-        sides = {s: resolution(r.grid) for s, r in catalog.scenes.items()}
-        self.resolution = np.array([sides[s] for s in catalog.scene_names[self.rows]])
+        self.resolution = np.array([resolution(self._sizes[s]) for s in catalog.scene_names[self.rows]])
         self.day = day_of_year(catalog.table["date"].iloc[self.rows])
         self.area = np.array([catalog.windows[r].height * catalog.windows[r].width for r in self.rows])
 
@@ -161,6 +160,8 @@ class Filter:
             # To the 16th and 4th power: less than full room and unusual ground are a last resort.
             usual = _usual(ground.mask, shape, self.bank.contacts[shape.klass])
             weight = _squared(weight, 4) * _squared(usual, 2)
+            enough = weight * (usual >= self.bank.plausible[shape.klass])
+            weight = enough if enough.any() else weight
         elif weight is not None:
             weight = (weight > 0).astype(np.float64)
         if weight is None or not weight.any():
@@ -192,7 +193,9 @@ class Filter:
         for look in (_covered, _around):
             # Without a labelled pixel of another class it is NaN, which speaks neither for nor against.
             usual = plausibility(look(shape, row, col, ground.mask, k), self.bank.contacts, shape.klass)
-            if usual < self.bank.plausible[shape.klass]:
+            if (
+                usual < self.bank.plausible[shape.klass] - 1e-9
+            ):  # the same surroundings, summed in another order
                 return IMPLAUSIBLE
         if ground.slope is not None and np.isfinite(shape.slopes[0]):
             there = ground.slope[box][shape.hard]
@@ -222,7 +225,7 @@ def _room(forbidden: np.ndarray, shape: Shape) -> np.ndarray | None:
 def _usual(mask: np.ndarray, shape: Shape, contacts: np.ndarray) -> np.ndarray:
     """For each place of the box: the mean share of contacts with what lies there, 0 to 1."""
     table = np.zeros(256, np.float32)
-    table[: len(contacts)] = contacts / contacts.max()
+    table[: len(contacts)] = contacts
     height, width = shape.foot.shape
     return np.clip(_box_sums(table[mask], height, width) / (height * width), 0, 1)
 

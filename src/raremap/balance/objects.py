@@ -12,7 +12,7 @@ import pandas as pd
 from raremap.balance.bank import ObjectBank, bank_table
 from raremap.balance.cut import (
     Found,
-    Reservoir,
+    Shelf,
     Wanted,
     contact_shares,
     contacts_of,
@@ -51,43 +51,42 @@ def build_bank(
     at most, what stays is in the bank. Logs a warning for each class without a whole object.
     """
     k = catalog.scheme.num_classes
-    bands = catalog.bands
     most = options.max_area or max(options.min_area, catalog.tile_options.size**2 // 8)
     wanted = Wanted(classes, k, options.min_area, most, options.ring)
     places = catalog.table["place"].to_numpy().astype(str)
-    whole = {c: Reservoir(options.per_class) for c in classes}
-    partial = {c: Reservoir(options.per_class) for c in classes}
-    touching = np.zeros((k, k), np.int64)
+    shelves = {c: Shelf(options.per_class) for c in classes}
+    contacts, all_pixels, whole_pixels = np.zeros((k, k), np.int64), np.zeros(k), np.zeros(k)
+    waiting: dict[int, list[Found]] = {}  # finds of tiles that a later one may overlap
 
-    def offer(finds: list[Found]) -> None:
-        for find in finds:
-            kept = partial if find.touches else whole
-            kept[find.klass].offer(places[find.row], find)
-            partial[find.klass].shrink(options.per_class - whole[find.klass].size)
+    def settle(row: int) -> None:
+        for find in waiting.pop(row):
+            shelves[find.klass].offer(places[row], find)
 
-    waiting: dict[int, list[Found]] = {}
-    for row, (image, valid, mask) in _tiles(catalog, rows, quiet):
-        window, scene = catalog.windows[row], catalog.scene_names[row]
-        for r in [r for r in waiting if _passed(catalog, r, row)]:
-            offer(waiting.pop(r))
-        touching += contacts_of(mask, k)
-        slope = slope_of(image, valid, bands, pixel_size(catalog.scenes[scene].grid))
+    for row, tile in _tiles(catalog, rows, quiet):
+        window, size = catalog.windows[row], pixel_size(catalog.scenes[catalog.scene_names[row]].grid)
+        for earlier in [r for r in waiting if _passed(catalog, r, row)]:
+            settle(earlier)
+        slope = slope_of(tile[0], tile[1], catalog.bands, size)
         rng = np.random.default_rng((seed, 0x0B1E, row))
-        new = objects_of(row, (image, valid, mask), window, slope, wanted, rng)
-        for r in waiting:
-            if not catalog.windows[r].intersect(window).empty:
-                waiting[r], new = unrepeated(waiting[r], new)
-        waiting[row] = new
-    for finds in waiting.values():
-        offer(finds)
+        finds, pixels = objects_of(row, tile, window, slope, wanted, rng)
+        contacts += contacts_of(tile[2], k)
+        all_pixels += pixels
+        np.add.at(whole_pixels, [f.klass for f in finds], [f.area * (not f.touches) for f in finds])
+        for earlier in waiting:
+            if not catalog.windows[earlier].intersect(window).empty:
+                waiting[earlier], finds = unrepeated(waiting[earlier], finds)
+        waiting[row] = finds
+    for row in list(waiting):
+        settle(row)
     for c in classes:
-        if whole[c].size == 0:
+        if shelves[c].whole.size == 0:
             log.warning(
                 "no object of '%s' has %d to %d pixels and lies whole in a training tile; none is pasted",
                 *(catalog.scheme.names[c], options.min_area, most),
             )
-    finds = [f for c in classes for kept in (whole[c], partial[c]) for f in kept]
-    return _bank(catalog, finds, contact_shares(touching), options, tuple(int(c) for c in classes))
+    kept = [find for c in classes for find in shelves[c]]
+    whole = whole_pixels / np.maximum(all_pixels, 1)
+    return _bank(catalog, kept, contact_shares(contacts), whole, classes, options)
 
 
 def _tiles(catalog: Catalog, rows: np.ndarray, quiet: bool) -> Iterator[tuple[int, Tile]]:
@@ -111,8 +110,9 @@ def _bank(
     catalog: Catalog,
     finds: list[Found],
     contacts: np.ndarray,
+    whole: np.ndarray,
+    classes: Sequence[int],
     options: CopyPasteOptions,
-    classes: tuple[int, ...],
 ) -> ObjectBank:
     """Everything kept, as a bank, in an order that does not depend on that of the pass."""
     finds = sorted(finds, key=lambda f: (f.klass, f.row, f.window))
@@ -120,10 +120,11 @@ def _bank(
     for c in classes:
         usual = np.array([plausibility(f.ring, contacts, c) for f in finds if f.klass == c])
         usual = usual[np.isfinite(usual)]
-        plausible[c] = np.quantile(usual, options.plausibility) if len(usual) else 0.0
+        # A little less: rounding must not refuse surroundings that are exactly those of real objects.
+        plausible[c] = (1 - 1e-9) * np.quantile(usual, options.plausibility) if len(usual) else 0.0
     rows = [f.row for f in finds]
     tiles = catalog.table.iloc[rows]
-    sizes = {s: resolution(catalog.scenes[s].grid) for s in set(tiles["scene"])}
+    sizes = {s: resolution(pixel_size(catalog.scenes[s].grid)) for s in set(tiles["scene"])}
     dates = [None if pd.isna(d) else str(d) for d in tiles["date"]]
     frame = bank_table(
         {
@@ -144,4 +145,6 @@ def _bank(
     )
     patches = tuple(f.patch for f in finds)
     follows = followed(patches, [f.klass for f in finds], rows, len(catalog.bands), options.ring)
-    return ObjectBank(frame, catalog.bands, contacts, plausible, follows, classes, patches)
+    return ObjectBank(
+        frame, catalog.bands, contacts, plausible, follows, whole, tuple(int(c) for c in classes), patches
+    )

@@ -38,11 +38,13 @@ class CopyPasteOptions(Options):
     """Composites: objects of rare classes from training places, pasted where their surroundings are plausible.
 
     `share` composites are proposed for each training tile, of up to `objects` objects each that cover at
-    most `cover` of the tile. Objects are of `classes` (default: the rare ones), have `min_area` to
-    `max_area` pixels (default: an eighth of the tile's), and at most `per_class` of a class are kept.
+    most `cover` of the tile; where objects are of a few pixels, more of them change more. Objects are of
+    `classes` (default: the rare ones, without those whose ground goes on beyond its tile, such as roads), have
+    `min_area` to `max_area` pixels (default: an eighth of the tile's), and at most `per_class` of a class are kept.
     `placement` "filtered" asks that what lies under and around the object (`ring` pixels) is what such
-    objects touch in the training places: at least the `plausibility` quantile of real objects; "random"
-    asks only that nothing protected or ignored is covered. Scale is drawn from 1/`scale` to `scale`.
+    objects touch in the training places: at least the `plausibility` quantile of real objects, and that the
+    slope is like that at home where a terrain band tells it; "random" asks only that nothing protected or
+    ignored is covered, at the same season and resolution. Scale is drawn from 1/`scale` to `scale`.
     """
 
     share: float = Field(default=0.5, gt=0, le=4)
@@ -60,6 +62,7 @@ class CopyPasteOptions(Options):
     feather: float = Field(default=1.0, ge=0, le=8, description="sigma of the image's edge, pixels")
     match: bool = Field(default=True, description="gain and offset of the object matched to its new ring")
     tries: int = Field(default=20, ge=1)
+    repeats: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _areas_in_order(self) -> CopyPasteOptions:

@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 Tile = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Image `[C, h, w]` as stored, validity bool `[h, w]`, and class index uint8 (of a patch: the object, bool)."""
 
-_TERRAIN = frozenset(
-    ("dem", "dtm", "dsm", "elevation", "altitude", "slope", "aspect", "hillshade", "curvature")
-    + ("tpi", "tri", "twi", "roughness", "relief")
-)
+_GROUND = ("dem", "dtm", "dsm", "elevation", "altitude")
+_FORM = ("slope", "aspect", "hillshade", "curvature", "tpi", "tri", "twi", "roughness", "relief")
 # Fewer ring pixels than these say nothing of light and haze.
 _ENOUGH = 8
 _GAIN = 0.5, 2.0
@@ -44,20 +42,28 @@ class Pasted(NamedTuple):
 
 
 def dihedral(array: np.ndarray, code: int) -> np.ndarray:
-    """One of the eight flips and quarter turns of the last two axes; code 0 changes nothing."""
-    array = np.rot90(array, code % 4, axes=(-2, -1))
+    """One of the eight flips and quarter turns of the last two axes, a view; code 0 changes nothing.
+
+    `np.rot90` of the last two axes by `code % 4`, then, from 4 on, left and right change sides.
+    """
+    if code % 4 == 1:
+        array = array[..., ::-1].swapaxes(-2, -1)
+    elif code % 4 == 2:
+        array = array[..., ::-1, ::-1]
+    elif code % 4 == 3:
+        array = array.swapaxes(-2, -1)[..., ::-1]
     return array[..., ::-1] if code >= 4 else array
 
 
 @lru_cache
-def terrain_bands(bands: Sequence[str]) -> tuple[int, ...]:
+def terrain_bands(bands: tuple[str, ...]) -> tuple[int, ...]:
     """Indices of the bands that describe the ground's shape, by name: they stay as they are at the new place.
 
     >>> terrain_bands(("red", "DEM_10m", "height_m", "canopy_height", "plan_curvature"))
     (1, 2, 4)
     """
     words = [[w for w in re.split("[^a-z]+", b.lower()) if w] for b in bands]
-    return tuple(i for i, w in enumerate(words) if _TERRAIN & set(w) or w[:1] == ["height"])
+    return tuple(i for i, w in enumerate(words) if {*_GROUND, *_FORM} & set(w) or w[:1] == ["height"])
 
 
 def placed(object_mask: np.ndarray, code: int, scale: float) -> np.ndarray:
@@ -158,74 +164,90 @@ def _into(tile: Tile, patch: Tile, labels: np.ndarray | None, klass: int, at: Pa
     hard = placed(patch[2], at.code, at.scale)
     window, part = _meeting(mask.shape, hard.shape, at.top, at.left)
     bands = [b for b in range(len(image)) if b not in how.terrain]
-    usable = _nearest(patch[1], at)
-    pixels = patch[0][bands] if usable.all() else _filled(patch[0][bands], patch[1])
-    pixels = _resized(dihedral(pixels, at.code), hard.shape)[:, *part]
-    usable, core = usable[part], hard[part]
-    under = image[bands, *window].astype(pixels.dtype)
-    alpha = edge(hard, how.feather)[part] * (valid[window] & (mask[window] != IGNORE) & (usable | core))
+    source = patch[0] if not how.terrain else patch[0][bands]
+    if not patch[1].all():
+        source = _filled(source, patch[1])
+    pixels = _resized(dihedral(source, at.code), hard.shape)[:, *part]
+    usable, core, open_ = _nearest(patch[1], at)[part], hard[part], valid[window]
+    # What is not valid may be no number.
+    under = np.where(open_, image[:, *window] if not how.terrain else image[bands, *window], 0)
+    under = under.astype(pixels.dtype)
+    alpha = edge(hard, how.feather)[part] * (open_ & (mask[window] != IGNORE) & (usable | core))
     if how.match is not False:
         near = (halo(hard, how.ring) & ~hard)[part]
-        here, there = near & valid[window], near & usable
-        around = None if labels is None else _nearest(labels, at)[part][there]
-        low, high, alike = _ring_means(pixels[:, there], under[:, here], around, mask[window][here])
+        home = near & usable, None if labels is None else _nearest(labels, at)[part]
+        low, high, alike = _ring_means(pixels, under, home, (near & open_, mask[window]))
         share = np.ones(len(image)) if how.match is True else np.asarray(how.match)
         pixels = _matched(pixels, core, low, high, share[bands] * alike)
-    changed = alpha > 0
-    blended = under[:, changed] + alpha[changed] * (pixels[:, changed] - under[:, changed])
+    blended = under + alpha * (pixels - under)
     if np.issubdtype(image.dtype, np.integer):
         kind = np.iinfo(image.dtype)
         blended = blended.round().clip(kind.min, kind.max)
+    changed = alpha > 0
     for band, values in zip(bands, blended, strict=True):
-        image[band][window][changed] = values
+        np.copyto(image[band][window], values, where=changed, casting="unsafe")
     _label(mask, hard, klass, at.top, at.left)
+
+
+def _ring_means(
+    pixels: np.ndarray,
+    under: np.ndarray,
+    home: tuple[np.ndarray, np.ndarray | None],
+    new: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Means `[C]` of the patch's ring in `pixels` and of the tile's ring in `under`, and whether they are comparable.
+
+    `home`, `new`: the ring's pixels, bool, and labels `[h, w]`. Classes weigh by the pixels that both rings
+    have of them; without enough of such all pixels are taken, and the means are those of different things.
+    """
+    (at_home, home_labels), (at_new, new_labels) = home, new
+    alike, weights = home_labels is None, None
+    if home_labels is not None:
+        n_home = np.bincount(home_labels[at_home], minlength=256)
+        n_new = np.bincount(new_labels[at_new], minlength=256)
+        both = np.minimum(n_home, n_new)
+        both[IGNORE] = 0
+        if both.sum() >= _ENOUGH:
+            share, alike = both / both.sum(), True
+            weights = (
+                (share / np.maximum(n_home, 1))[home_labels] * at_home,
+                (share / np.maximum(n_new, 1))[new_labels] * at_new,
+            )
+    if weights is None:
+        n_home, n_new = at_home.sum(), at_new.sum()
+        if min(n_home, n_new) < _ENOUGH:
+            return np.zeros(len(pixels), pixels.dtype), np.zeros(len(pixels), pixels.dtype), False
+        weights = at_home / n_home, at_new / n_new
+    # Sums of numpy, not of a matrix product: those depend on the number of threads.
+    low, high = (
+        (a * w.astype(a.dtype)).sum((1, 2), dtype=float)
+        for a, w in zip((pixels, under), weights, strict=True)
+    )
+    return low.astype(pixels.dtype), high.astype(pixels.dtype), alike
 
 
 def _matched(
     pixels: np.ndarray, core: np.ndarray, low: np.ndarray, high: np.ndarray, share: np.ndarray
 ) -> np.ndarray:
     """A patch `[C, h, w]` whose ring goes from mean `low` to `high` `[C]`, and its object (`core`) by `share` of it."""
-    around = _moved(pixels.reshape(len(pixels), -1), low, high).reshape(pixels.shape)
+    around = _moved(pixels, low, high)
     if not core.any():
         return around
-    inside = pixels[:, core]
-    own = inside.mean(1)
+    own = (pixels * core).sum((1, 2)) / core.sum(dtype=pixels.dtype)
     positive = (own > 0) & (low > 0) & (high > 0)
     ratio = np.clip(np.divide(high, low, out=np.ones_like(low), where=positive), *_GAIN)
     step = np.where(positive, own * (ratio**share - 1), share * (high - low))
-    around[:, core] = _moved(inside, own, own + step.astype(own.dtype))
-    return around
-
-
-def _ring_means(
-    home: np.ndarray, new: np.ndarray, home_labels: np.ndarray | None, new_labels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Means `[C]` of the ring at home `[C, n]` and at the new place `[C, m]`, and whether they are of the same classes.
-
-    Classes weigh by the pixels that both rings have of them; without enough of such, all pixels are taken.
-    """
-    if home_labels is not None:
-        classes = np.intersect1d(home_labels[home_labels != IGNORE], new_labels)
-        at_home = (home_labels[:, None] == classes).astype(home.dtype)
-        at_new = (new_labels[:, None] == classes).astype(home.dtype)
-        sizes, others = at_home.sum(0), at_new.sum(0)
-        weight = np.minimum(sizes, others)
-        if weight.sum() >= _ENOUGH:
-            weight /= weight.sum()
-            return home @ (at_home @ (weight / sizes)), new @ (at_new @ (weight / others)), True
-    if min(home.shape[1], new.shape[1]) < _ENOUGH:
-        return np.zeros(len(home), home.dtype), np.zeros(len(home), home.dtype), False
-    return home.mean(1), new.mean(1), home_labels is None
+    return np.where(core, _moved(pixels, own, own + step.astype(own.dtype)), around)
 
 
 def _moved(pixels: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Pixels `[C, ...]` of mean `low` `[C]` with the mean `high`: by a gain of ½ to 2, and an offset for the rest.
+    """Pixels `[C, h, w]` of mean `low` `[C]` with the mean `high`: by a gain of ½ to 2, and an offset for the rest.
 
     Light multiplies: what is dark stays dark. Values that are not positive are only shifted.
     """
     positive = (low > 0) & (high > 0)
     gain = np.clip(np.divide(high, low, out=np.ones_like(low), where=positive), *_GAIN)
-    return pixels * gain[:, None] + (high - gain * low)[:, None]
+    return pixels * gain[:, None, None] + (high - gain * low)[:, None, None]
 
 
 def _label(mask: np.ndarray, hard: np.ndarray, klass: int, top: int, left: int) -> None:
@@ -247,9 +269,15 @@ def _meeting(
 def _nearest(array: np.ndarray, at: Pasted) -> np.ndarray:
     """`[h, w]` turned and scaled, each pixel the nearest of the source; in whole numbers, so the same everywhere."""
     turned = dihedral(array, at.code)
-    sizes = [max(1, round(n * float(at.scale))) for n in turned.shape]
-    rows, cols = ((2 * np.arange(s) + 1) * n // (2 * s) for s, n in zip(sizes, turned.shape, strict=True))
+    rows, cols = (_sources(n, float(at.scale)) for n in turned.shape)
     return turned[rows[:, None], cols]
+
+
+@lru_cache(1024)
+def _sources(length: int, scale: float) -> np.ndarray:
+    """The source pixel of each pixel of a scaled side."""
+    size = max(1, round(length * scale))
+    return (2 * np.arange(size) + 1) * length // (2 * size)
 
 
 def _resized(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -45,30 +45,47 @@ def solve(
     """How often each row is drawn.
 
     `counts` `[N, K]` are labelled pixels (each row has some), `target` q `[K]`, `rare` bool `[K]`,
-    `composite` bool `[N]`: rows that are no tiles; they are drawn only where the solver asks for them.
+    `composite` bool `[N]`: rows that are no tiles. Solvers without a target look at tiles alone and draw no
+    composite, "diao" draws those that it chooses, and "mixture" takes them as further tiles unless the tiles by
+    themselves come as near to the target.
     """
     composite = np.zeros(len(counts), bool) if composite is None else composite
+    if isinstance(options, Diao):
+        return _diao(options, counts, target, composite)
+    if isinstance(options, Mixture):
+        return _mixture(options, counts, target, composite)
+    tiles = counts[~composite]
     match options:
         case Uniform():
-            return Draws(np.ones(len(counts)), "every tile once")
-        case Diao():
-            return _diao(options, counts, target, composite)
-        case Mixture():
-            tiles = len(counts) - int(composite.sum())
-            cap = np.full(len(counts), options.max_repeats / tiles)
-            solved = solve_mixture(_densities(counts), target, cap, options.rho, options.gap)
-            note = f"{solved.iterations} steps, at most {solved.gap:.2g} nats from the optimum"
-            return Draws(solved.weights * tiles, note)
+            draws = Draws(np.ones(len(tiles)), "every tile once")
         case RepeatFactor():
-            return Draws(_repeat_factors(counts, options.threshold), "largest factor of a tile's classes")
+            draws = Draws(_repeat_factors(tiles, options.threshold), "largest factor of a tile's classes")
         case RareClass():
-            return _rare_class(options, counts)
+            draws = _rare_class(options, tiles)
         case Copies():
-            chosen = (_densities(counts)[:, rare] > options.share).any(1)
+            chosen = (_densities(tiles)[:, rare] > options.share).any(1)
             repeats = np.where(chosen, 1.0 + options.copies, 1.0)
-            return Draws(repeats, f"{int(chosen.sum())} tiles copied {options.copies} times")
+            draws = Draws(repeats, f"{int(chosen.sum())} tiles copied {options.copies} times")
         case InverseFrequency():
-            return _inverse_frequency(options, counts)
+            draws = _inverse_frequency(options, tiles)
+    repeats = np.zeros(len(counts))
+    repeats[~composite] = draws.repeats
+    return Draws(repeats, draws.note)
+
+
+def _mixture(options: Mixture, counts: np.ndarray, target: np.ndarray, composite: np.ndarray) -> Draws:
+    tiles = ~composite
+    number = int(tiles.sum())
+    densities, cap = _densities(counts), _most(options, composite) / number
+    weights = np.zeros(len(counts))
+    solved = solve_mixture(densities[tiles], target, cap[tiles], options.rho, options.gap)
+    weights[tiles] = solved.weights
+    if composite.any():
+        further = solve_mixture(densities, target, cap, options.rho, options.gap)
+        if further.objective < solved.objective - options.gap:
+            solved, weights = further, further.weights
+    note = f"{solved.iterations} steps, at most {solved.gap:.2g} nats from the optimum"
+    return Draws(weights * number, note)
 
 
 def _diao(options: Diao, counts: np.ndarray, target: np.ndarray, composite: np.ndarray) -> Draws:
@@ -76,7 +93,7 @@ def _diao(options: Diao, counts: np.ndarray, target: np.ndarray, composite: np.n
     solved = solve_greedy(
         counts,
         target,
-        most=np.full(len(counts), int(options.max_repeats)),
+        most=_most(options, composite).astype(np.int64),
         budget=round(options.budget * tiles),
         first=(~composite).astype(np.int64),
         score=options.score,
@@ -87,6 +104,12 @@ def _diao(options: Diao, counts: np.ndarray, target: np.ndarray, composite: np.n
     pasted = int(solved.repeats[composite].sum())
     note = f"{len(solved.chosen)} repeats" + (f", {pasted} of them composites" if composite.any() else "")
     return Draws(solved.repeats.astype(np.float64), f"{note}; {solved.stopped}", solved.kl)
+
+
+def _most(options: Diao | Mixture, composite: np.ndarray) -> np.ndarray:
+    """How often each row may be drawn in a pass over the tiles."""
+    pasted = options.copy_paste.repeats if options.copy_paste else 0
+    return np.where(composite, float(pasted), options.max_repeats)
 
 
 def _repeat_factors(counts: np.ndarray, threshold: float) -> np.ndarray:

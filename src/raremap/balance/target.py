@@ -21,9 +21,10 @@ def target_shares(
     """`q ∝ π^a · (1 − m)^γ · e^φ` as shares `[K]` that sum to 1, for natural shares π `[K]`.
 
     `scores` are m `[K]` (F1 of 0 to 1; NaN where unknown: that class keeps the q of γ = 0), `offsets` φ.
-    With scores, q is held between `floor`/K and `cap` times the q of γ = 0. Named `shares` are taken as
-    they are; the others divide the rest. A class without a training pixel gets 0, with a warning where
-    it was named. Raises `ConfigError` for a name that is no class, or where no class has a pixel.
+    With scores, q is at most `cap` times the q of γ = 0, and at least `floor`/K, or that q where it is less.
+    Named `shares` are taken as they are; the others divide the rest. A class without a training pixel gets 0,
+    with a warning where it was named.
+    Raises `ConfigError` for a name that is no class, and where no class has a pixel or a share.
 
     >>> target_shares(np.array([0.9, 0.1]), ("a", "b"), TargetOptions(a=0.5)).round(2).tolist()
     [0.75, 0.25]
@@ -58,6 +59,12 @@ def target_shares(
     others = q.copy()
     others[list(fixed)] = 0.0
     if others.sum() == 0:
+        if given.sum() == 0:
+            asked = ", ".join(names[i] for i in np.flatnonzero(present))
+            raise ConfigError(
+                f"balance.target.shares gives 0 to {asked}, and no other class has a training pixel; "
+                "give one of them a share"
+            )
         return _normalized(given)
     return given + _normalized(others) * max(0.0, 1.0 - given.sum())
 
@@ -82,8 +89,10 @@ def project(q: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     >>> project(np.array([0.9, 0.1, 0.0]), np.full(3, 0.1), np.full(3, 0.6)).round(3).tolist()
     [0.6, 0.3, 0.1]
     """
-    if low.sum() > 1 or high.sum() < 1:
+    if low.sum() > 1 + 1e-9 or high.sum() < 1 - 1e-9:
         raise ValueError(f"no shares lie between {low} and {high}")
+    if high.sum() <= 1:  # there is no choice; rounding may leave a little less than 1
+        return _normalized(high)
     tiny = np.maximum(q, 1e-12 * (high > 0))
     small, large = 0.0, 1.0
     while np.clip(tiny * large, low, high).sum() < 1:
