@@ -9,9 +9,11 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
+
+_Number = TypeVar("_Number", int, float)
 
 app = typer.Typer(
     name="raremap",
@@ -123,6 +125,23 @@ def census(
 
 
 @app.command()
+def plan(
+    experiment: ExperimentArg,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """What training will see: plan.parquet, and a page of shares, repeats and composites.
+
+    Example: raremap plan examples/naip.yaml --set balance="{kind: diao, copy_paste: true}"
+    """
+    from raremap.workflows.plan import plan_experiment
+
+    _show(plan_experiment(_experiment(experiment, overrides, root), quiet=quiet), as_json)
+
+
+@app.command()
 def train(
     experiment: ExperimentArg,
     overrides: SetOption = None,
@@ -177,7 +196,7 @@ def compare(
     folds: Annotated[str, typer.Option(help="all, or fold numbers with commas between")] = "all",
     keep: Annotated[
         str, typer.Option(help="shares of labelled training tiles to keep, such as 0.05,0.25,1")
-    ] = "1",
+    ] = "",
     imbalance: Annotated[
         str, typer.Option(help="imbalance ratios to thin the rare classes to, such as 10,100,1000")
     ] = "",
@@ -212,9 +231,9 @@ def compare(
         presets=[p.strip() for p in presets.split(",") if p.strip()],
         variants=named,
         seeds=seeds,
-        folds=None if folds == "all" else [int(f) for f in _numbers(folds, "--folds")],
-        keep=_numbers(keep, "--keep"),
-        imbalance=_numbers(imbalance, "--imbalance"),
+        folds=None if folds == "all" else _numbers(folds, "--folds", int),
+        keep=_numbers(keep, "--keep", float) or None,
+        imbalance=_numbers(imbalance, "--imbalance", float),
         baseline=baseline,
         final=final,
         out=out,
@@ -224,12 +243,13 @@ def compare(
     _show(result, as_json)
 
 
-def _numbers(text: str, option: str) -> list[float]:
+def _numbers(text: str, option: str, kind: type[_Number]) -> list[_Number]:
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
+        return [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
         raise typer.BadParameter(
-            f"'{text}' is not a list of numbers with commas between", param_hint=option
+            f"'{text}' is not a list of {what} with commas between", param_hint=option
         ) from None
 
 
@@ -305,8 +325,11 @@ def _warn(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
 
 def main() -> None:
     """Run the command line; exit 0 on success, 2 on wrong usage or bad input, 1 on a failure of ours."""
+    import logging
+
     from raremap.errors import RaremapError, RaremapWarning
 
+    logging.basicConfig(level=logging.WARNING, format="raremap: warning: %(message)s")
     plain = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Whole files only: write beside, then rename."""
+"""Whole files only: write beside, then rename; and one process at a time where that is not enough."""
 
 from __future__ import annotations
 
@@ -40,3 +40,31 @@ def written(path: str | Path) -> Iterator[Path]:
         ) from None
     finally:
         fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A folder (made where it is missing) that no other process works in until the block ends.
+
+    The system gives it free when the process dies. Raises `OutputError` where another holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written ({error.strerror}); choose a writable folder"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another process is at work in {folder}; wait for it, or choose another folder with -o"
+            ) from None
+        yield

@@ -152,47 +152,50 @@ def _lean(first, gain, cost, cap, chance):  # pragma: no cover
     """In each tile the chances that minimise `Σ (cost v - gain log v)`, at most `cap`, summing to 1."""
     for tile in range(len(first) - 1):
         start, stop = first[tile], first[tile + 1]
-        total, full, base = 0.0, 0.0, np.inf
+        total, full, base, top = 0.0, 0.0, np.inf, -np.inf
         for j in range(start, stop):
             if gain[j] > 0.0:
                 total += gain[j]
                 full += cap[j]
-                base = min(base, cost[j])
+                base, top = min(base, cost[j]), max(top, cost[j])
         if total <= 0.0:
             continue  # nothing of the target is in this tile: its crops are all alike
-        # v = gain / (cost - base + t): the sum falls with t, and is at most 1 at t = total.
-        low, high, t = 0.0, total, total
+        # v = gain / (cost - base + t), or the cap where that is less or has no bound: the sum falls with t.
+        low, high, t = base - top, total, total
         for _ in range(100):
             held, slope = 0.0, 0.0
             for j in range(start, stop):
                 if gain[j] > 0.0:
-                    v = gain[j] / (cost[j] - base + t)
-                    if v >= cap[j]:
+                    under = cost[j] - base + t
+                    if gain[j] >= cap[j] * under:
                         held += cap[j]
                     else:
-                        held += v
-                        slope += v / (cost[j] - base + t)
+                        held += gain[j] / under
+                        slope += gain[j] / under**2
             if full <= 1.0 or abs(held - 1.0) < 1e-13:
                 break
             if held > 1.0:
                 low = t
             else:
                 high = t
-            t = t + (held - 1.0) / slope if slope > 0.0 else 0.0
+            t = t + (held - 1.0) / slope if slope > 0.0 else low
             if not low < t < high:
                 t = (low + high) / 2
         held, room = 0.0, 0.0
         for j in range(start, stop):
             chance[j] = 0.0
             if gain[j] > 0.0:
-                chance[j] = cap[j] if full <= 1.0 else min(cap[j], gain[j] / (cost[j] - base + t))
+                under = cost[j] - base + t
+                most = full <= 1.0 or gain[j] >= cap[j] * under
+                chance[j] = cap[j] if most else gain[j] / under
             held += chance[j]
             room += cap[j] - chance[j]
-        # Where all that help are full, the others share the rest.
-        short = 1.0 - held
         for j in range(start, stop):
-            if room > 0.0:
-                chance[j] += (cap[j] - chance[j]) * (short / room)
+            if held > 1.0:
+                chance[j] /= held
+            elif room > 0.0:
+                # Where all that help are full, the others share the rest.
+                chance[j] += (cap[j] - chance[j]) * ((1.0 - held) / room)
 
 
 def _by_tile(grid: CropGrid, values: np.ndarray) -> np.ndarray:

@@ -44,7 +44,8 @@ class CopyPasteOptions(Options):
     `placement` "filtered" asks that what lies under and around the object (`ring` pixels) is what such
     objects touch in the training places: at least the `plausibility` quantile of real objects, and that the
     slope is like that at home where a terrain band tells it; "random" asks only that nothing protected or
-    ignored is covered, at the same season and resolution. Scale is drawn from 1/`scale` to `scale`.
+    ignored is covered, at the same season and resolution. Scale is drawn from 1/`scale` to `scale`. A composite is drawn at most
+    `repeats` times as often as a tile of the natural stream.
     """
 
     share: float = Field(default=0.5, gt=0, le=4)

@@ -60,7 +60,7 @@ def target_shares(
     others[list(fixed)] = 0.0
     if others.sum() == 0:
         if given.sum() == 0:
-            asked = ", ".join(names[i] for i in np.flatnonzero(present))
+            asked = ", ".join(names[int(i)] for i in np.flatnonzero(present))
             raise ConfigError(
                 f"balance.target.shares gives 0 to {asked}, and no other class has a training pixel; "
                 "give one of them a share"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -43,6 +44,11 @@ class Decision:
         """Whether its probabilities differ from the network's."""
         return self.temperature != 1.0 or any(self.shift)
 
+    def scarce(self, names: Sequence[str]) -> str:
+        """A remark on the classes that fewer than two calibration places hold; empty where there is none."""
+        few = [f"{n} ({c})" for n, c in zip(names, self.held, strict=False) if c < 2]
+        return f"fewer than two calibration places hold {', '.join(few)}: no bias was tested" if few else ""
+
     @cached_property
     def _factors(self) -> np.ndarray:
         moved = np.asarray(self.bias, np.float64) + (np.asarray(self.shift) if self.shift else 0.0)
@@ -69,10 +75,14 @@ class Decision:
         """For ground with other class shares than the `prior` that the network has learned.
 
         log p + log(shares) - log(prior) (Saerens et al. 2002, equation 2.4); a share of 0 rules a class
-        out. The bias is left aside: it was fitted for the shares of the calibration places.
+        out. The bias is left aside: it was fitted for the shares of the calibration places. Raises
+        `ValueError` where a class is to have a share that had none: its probabilities say nothing.
         """
-        new, old = (np.maximum(np.asarray(v, np.float64), 1e-9) for v in (shares, prior))
-        shift = np.log(new / new.sum()) - np.log(old / old.sum())
+        new, old = np.asarray(shares, np.float64), np.asarray(prior, np.float64)
+        if ((new > 0) & (old <= 0)).any():
+            raise ValueError(f"shares {shares} for a class that had none in {prior}")
+        ratio = np.divide(new / new.sum(), old / old.sum(), out=np.zeros_like(new), where=new > 0)
+        shift = np.log(ratio, out=np.full_like(new, -np.inf), where=new > 0)
         return replace(
             self,
             bias=(0.0,) * len(self.bias),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import norm, t
 
-from raremap.measure.scores import Metric
+from raremap.measure.scores import Metric, null_if_nan
 
 Method = Literal["percentile", "bca", "expanded"]
 
@@ -48,18 +48,31 @@ class Interval:
     left_out: int = 0
 
     def __str__(self) -> str:
-        form = "{:+.3f}" if self.paired else "{:.3f}"
-        value = "undefined" if np.isnan(self.value) else form.format(self.value)
+        return self.text()
+
+    def text(self, scale: float = 1, digits: int = 3) -> str:
+        """The figure, times `scale`, with its bounds or why there are none."""
+
+        def said(value: float) -> str:
+            return f"{scale * value:{'+' if self.paired else ''}.{digits}f}"
+
+        value = "undefined" if np.isnan(self.value) else said(self.value)
         if self.few:
             return f"{value} (too few places: {self.holding})"
         if np.isnan(self.low) or np.isnan(self.high):
             return f"{value} (no interval)"
-        return f"{value} [{form.format(self.low)}, {form.format(self.high)}]"
+        return f"{value} [{said(self.low)}, {said(self.high)}]"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields; NaN is null."""
         fields = asdict(self)
-        return {**fields, **{k: _json(fields[k]) for k in ("value", "low", "high")}}
+        return {**fields, **{k: null_if_nan(fields[k]) for k in ("value", "low", "high")}}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Interval:
+        """What `to_dict` gave."""
+        fields: dict[str, Any] = {k: float("nan") if v is None else v for k, v in data.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -212,7 +225,3 @@ def _bca(levels: np.ndarray, value: float, drawn: np.ndarray, without: np.ndarra
     moved = norm.cdf(bias + np.divide(z, room, out=np.zeros(2), where=room > 0))
     # Beyond the pole of the formula lies the last replicate.
     return np.where(room > 0, moved, z > 0)
-
-
-def _json(value: float) -> float | None:
-    return None if np.isnan(value) else value

@@ -204,11 +204,12 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready scores; NaN is null."""
-        overall = {key: _json(getattr(self, key)) for key in HEADLINES}
+        overall = {key: null_if_nan(getattr(self, key)) for key in HEADLINES}
         per_class = ("precision", "recall", "f1", "iou", "support", "predicted", "area_ratio")
         columns = {key: getattr(self, key) for key in per_class}
         by_class = {
-            n: {key: _json(float(columns[key][i])) for key in per_class} for i, n in enumerate(self.names)
+            n: {key: null_if_nan(float(columns[key][i])) for key in per_class}
+            for i, n in enumerate(self.names)
         }
         return {
             **overall,
@@ -219,5 +220,6 @@ class Scores:
         }
 
 
-def _json(value: float) -> float | None:
-    return None if np.isnan(value) else value
+def null_if_nan(value: float) -> float | None:
+    """The figure as JSON has it."""
+    return None if np.isnan(value) else float(value)

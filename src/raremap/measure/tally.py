@@ -12,7 +12,7 @@ from raremap.measure.boundary import boundary_counts, boundary_f1
 from raremap.measure.confusion import confusion
 from raremap.measure.objects import false_alarms, object_counts, object_recall
 from raremap.measure.ranking import BINS, average_precision, calibration_error, probability_counts
-from raremap.measure.scores import Scores, mean_of_present
+from raremap.measure.scores import Scores, mean_of_present, null_if_nan
 
 FIELDS = ("matrices", "outlines", "objects", "ranking")
 """The arrays of a tally."""
@@ -29,11 +29,11 @@ class Tally:
     ranking: np.ndarray
 
     @classmethod
-    def empty(cls, n: int, num_classes: int) -> Tally:
-        """Nothing counted yet."""
+    def empty(cls, n: int, num_classes: int, dtype: type = np.int64) -> Tally:
+        """Nothing counted yet; a tile's counts fit into int32."""
         k = num_classes
         shapes = ((n, k, k), (n, k, 4), (n, k, 4), (n, k, BINS, 2))
-        return cls(*(np.zeros(shape, np.int64) for shape in shapes))
+        return cls(*(np.zeros(shape, dtype) for shape in shapes))
 
     def add_map(self, at: int, truth: np.ndarray, predicted: np.ndarray, rare: Sequence[int]) -> None:
         """Count a whole tile: class indices `[h, w]`; objects of the classes `rare`."""
@@ -74,11 +74,7 @@ class Tally:
         """JSON-ready scores of all counts; NaN is null."""
         out = self.scores(names, rare).to_dict()
         for key, values in self.by_class.items():
-            out[key] = _json(float(mean_of_present(values)))
+            out[key] = null_if_nan(float(mean_of_present(values)))
             for name, value in zip(names, values, strict=True):
-                out["by_class"][name][key] = _json(float(value))
+                out["by_class"][name][key] = null_if_nan(value)
         return out
-
-
-def _json(value: float) -> float | None:
-    return None if np.isnan(value) else value

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raremap.files import written
+from raremap.measure.interval import FEW_PLACES, Interval
 from raremap.reports.figures import INK, axes_of, svg_of
 from raremap.reports.page import render
 
@@ -63,13 +64,16 @@ def write_page(path: Path, data: dict[str, Any]) -> Path:
     first = _condition(entries[0]) if entries else ""
     plain = [e for e in entries if _condition(e) == first]
     figures = []
-    if len(plain) > 1:
+    if any(e["differences"] and not _is_baseline(data, e) for e in plain):
         figures.append(("Differences to the baseline, in points", _differences(data, plain), True))
-        figures.append(("What the rare classes gain, what the common ones lose", _trade(data, plain), False))
+        if data["rare"]:
+            caption = "What the rare classes gain, what the common ones lose"
+            figures.append((caption, _trade(data, plain), False))
     for axis, title in (("keep", "share of training tiles that keep their labels"),
-                        ("imbalance", "imbalance ratio of the training labels")):  # fmt: skip
-        for key, way in (("macro_f1", "argmax"), ("rare_f1", "argmax"), ("rare_f1", "decision")):
-            curve = _robustness(entries, axis, title, key, way)
+                        ("imbalance", "imbalance ratio that the training labels really have")):  # fmt: skip
+        ways = (("macro_f1", "argmax"), ("miou", "argmax"), ("rare_f1", "argmax"), ("rare_f1", "decision"))
+        for key, way in ways:
+            curve = _robustness(data, axis, title, key, way)
             if curve:
                 figures.append((f"{_TITLES[key]}, {_WAYS[way]}", curve, False))
     page = render(
@@ -88,6 +92,8 @@ def write_page(path: Path, data: dict[str, Any]) -> Path:
         thinned=len({_condition(e) for e in entries}) > 1,
         is_baseline=_is_baseline,
         words=_words,
+        design=_design_words(data),
+        rests_on=_rests_on,
     )
     with written(path) as fresh:
         fresh.write_text(page, encoding="utf-8")
@@ -95,41 +101,54 @@ def write_page(path: Path, data: dict[str, Any]) -> Path:
 
 
 def points(interval: dict[str, Any] | None, baseline: bool = False) -> str:
-    """A difference in points with its interval, or why there is none.
+    """A difference (`Interval.to_dict`) in points with its interval, or why there is none.
 
-    >>> points({"value": 0.021, "low": 0.003, "high": 0.04, "few": False, "holding": 24})
+    >>> points(Interval(0.021, 0.003, 0.04, 0.95, 60, 24, few=False, method="expanded", paired=True).to_dict())
     '+2.1 [+0.3, +4.0]'
-    >>> points({"value": 0.021, "low": 0.003, "high": 0.04, "few": True, "holding": 7})
-    '+2.1 (7 places: too few)'
     """
     if baseline:
         return "baseline"
     if interval is None or interval["value"] is None:
         return "–"
-    value = f"{100 * interval['value']:+.1f}"
-    if interval["few"]:
-        return f"{value} ({interval['holding']} places: too few)"
-    if interval["low"] is None or interval["high"] is None:
-        return value
-    return f"{value} [{100 * interval['low']:+.1f}, {100 * interval['high']:+.1f}]"
+    return Interval.from_dict(interval).text(100, 1)
 
 
 def _title(data: dict[str, Any]) -> str:
-    return "Final figures" if data["design"]["final"] else "Comparison"
+    d = data["design"]
+    return f"Final figures, use {d['holdout_uses']} of the held-out places" if d["final"] else "Comparison"
 
 
 def _about(data: dict[str, Any]) -> str:
     d, runs = data["design"], data["runs"]
     seeds, folds = len(d["seeds"]), len(d["folds"])
     places = max((e["places"] for e in data["entries"]), default=0)
+    few = [f"{n} ({c})" for n, c in data["places_with"].items() if 0 < c < FEW_PLACES]
+    models = {name: _words(m) for name, m in d["models"].items()}
+    same = len(set(models.values())) == 1
+    network = next(iter(models.values())) if same else "networks by variant (see the design)"
     return (
         f"{runs['done']} of {runs['planned']} runs: {len(d['variants'])} variants, {seeds} seed{'s' * (seeds != 1)}, "
         f"{folds} fold{'s' * (folds != 1)}, {places} test places. Every run: {d['steps']} steps, "
-        f"{d['crops']:,} crops of {d['crop']}², {_words(d['model'])}. "
+        f"{d['crops']:,} crops of {d['crop']}², {network}. "
         f"Scores are means over seeds of one pooled confusion matrix each. Differences are in points, to "
         f"{data['baseline']} with the plain argmax, with 95 % intervals by a paired bootstrap over places and seeds. "
-        f"Rare: {', '.join(data['rare']) or 'none'}."
-    )
+        f"Rare: {', '.join(data['rare']) or 'no class'}."
+        + (f" Fewer than {FEW_PLACES} places hold {', '.join(few)}: too few for an interval, of a mean over "
+           "classes too." if few else "")
+    )  # fmt: skip
+
+
+def _design_words(data: dict[str, Any]) -> dict[str, str]:
+    """What each variant is; with its network where they differ."""
+    d = data["design"]
+    words = {name: _words(keys) or "the experiment as it is" for name, keys in d["variants"].items()}
+    if len({_words(m) for m in d["models"].values()}) > 1:
+        words = {name: f"{text}; network: {_words(d['models'][name])}" for name, text in words.items()}
+    return words
+
+
+def _rests_on(entry: dict[str, Any]) -> str:
+    return f"{len(entry['seeds'])} × {len(entry['folds'])}"
 
 
 def _words(options: Any) -> str:
@@ -141,13 +160,14 @@ def _words(options: Any) -> str:
 
 
 def _more_table(data: dict[str, Any]) -> str:
-    head = ["variant", "decision", "training labels", *_MORE.values(), "seconds a run"]
+    head = ["variant", "decision", "training labels", *_MORE.values(), "seeds × folds", "seconds a run"]
     rows = [
         [
             e["variant"],
             _WAYS[e["decision"]],
             _condition(e),
             *(_number(e["scores"][k]) for k in _MORE),
+            _rests_on(e),
             f"{e['seconds_per_run']:.0f}",
         ]
         for e in data["entries"]
@@ -180,9 +200,11 @@ def _is_baseline(data: dict[str, Any], entry: dict[str, Any]) -> bool:
 
 
 def _condition(entry: dict[str, Any]) -> str:
+    kept = [f"{100 * entry['keep']:g} %"] if entry["keep"] < 1 else []
     if entry["imbalance"]:
-        return f"imbalance {entry['imbalance']:g}"
-    return f"{100 * entry['keep']:g} %" if entry["keep"] < 1 else "all"
+        realised = entry["imbalance_realised"] or entry["imbalance"]
+        kept.append(f"imbalance {realised:.3g} (asked: {entry['imbalance']:g})")
+    return ", ".join(kept) or "all"
 
 
 def _number(value: float | None) -> str:
@@ -237,20 +259,23 @@ def _trade(data: dict[str, Any], entries: list[dict[str, Any]]) -> str:
             )  # fmt: skip
         axes.set_xlabel("F1 of the common classes, points")
         axes.set_ylabel("F1 of the rare classes, points")
-        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return svg_of(figure, "trade")
 
 
-def _robustness(entries: list[dict[str, Any]], axis: str, title: str, key: str, way: str) -> str | None:
+def _robustness(data: dict[str, Any], axis: str, title: str, key: str, way: str) -> str | None:
     """A score over thinned training labels, a line a variant; None where nothing was thinned."""
     other = "imbalance" if axis == "keep" else "keep"
-    at = [e for e in entries if e["decision"] == way and (e[other] in (None, 1.0)) and e[axis] is not None]
+    x = "keep" if axis == "keep" else "imbalance_realised"
+    own = data["design"]["thin"][other]
+    at = [e for e in data["entries"] if e["decision"] == way and e[other] == own and e[x] is not None]
     if len({e[axis] for e in at}) < 2:
         return None
     with axes_of() as (figure, axes):
         for color, variant in zip(_COLORS * 9, dict.fromkeys(e["variant"] for e in at), strict=False):
-            line = sorted((e[axis], e["scores"][key]) for e in at if e["variant"] == variant)
-            line = [(x, y) for x, y in line if y is not None]
+            pairs = [(e[x], e["scores"][key]) for e in at if e["variant"] == variant]
+            line = sorted(pair for pair in pairs if pair[1] is not None)
             if line:
                 axes.plot(*zip(*line, strict=True), "o-", color=color, lw=1.8, ms=4, label=variant)
         axes.set_xscale("log")

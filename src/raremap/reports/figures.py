@@ -50,6 +50,30 @@ def curves(path: Path, palette: dict[str, str]) -> list[dict[str, str]]:
             axes.set_xlabel("step")
             axes.set_ylim(0, 1)
             out.append({"title": "F1 of each class, in its colour", "svg": svg_of(figure, "classes")})
+    return out + _followed(rows, palette)
+
+
+def _followed(rows: list[dict[str, str]], palette: dict[str, str]) -> list[dict[str, str]]:
+    """How target and stream moved, where dynamic sampling logged them."""
+    out = []
+    for part, title in (
+        ("target", "target shares of the classes"),
+        ("stream", "shares that the stream delivers"),
+    ):
+        # A logarithm has no place for a share of 0.
+        lines = {n: [(x, y) for x, y in _column(rows, f"{part}/{n}") if y > 0] for n in palette}
+        if not any(lines.values()):
+            continue
+        with axes_of() as (figure, axes):
+            for name, line in lines.items():
+                if line:
+                    axes.plot(*zip(*line, strict=True), color=INK, lw=2.8, alpha=0.25)
+                    axes.plot(*zip(*line, strict=True), color=palette[name], lw=2)
+            axes.set_xlabel("step")
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+            axes.yaxis.set_minor_formatter("")
+            out.append({"title": title, "svg": svg_of(figure, part)})
     return out
 
 

@@ -48,7 +48,7 @@ def write_report(
         total=sum(support.values()) or 1,
         headlines=[(k, t) for k, t in _HEADLINES.items() if decision[k] is not None],
         confusion=_confusion(np.array(decision["confusion"], float)),
-        shares=_shares(
+        shares=share_axis(
             {u: evaluation["pixels_by_use"][u] for u in _USES if u in evaluation["pixels_by_use"]}
         ),
         curves=curves(metrics, palette) if metrics else [],
@@ -109,7 +109,7 @@ def _confusion(matrix: np.ndarray) -> list[list[dict[str, Any]]]:
     ]
 
 
-def _shares(pixels: dict[str, dict[str, float]]) -> dict[str, Any]:
+def share_axis(pixels: dict[str, dict[str, float]]) -> dict[str, Any]:
     """Class shares by use, with their place (per cent of the width) on a logarithmic axis."""
     uses = [u for u in pixels if sum(pixels[u].values()) > 0]
     shares = {u: {n: c / sum(pixels[u].values()) for n, c in pixels[u].items()} for u in uses}

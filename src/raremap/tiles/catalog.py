@@ -75,7 +75,8 @@ class Catalog:
     """Tiles with their class counts, the scheme that gives the counts a meaning, and the scenes they are of.
 
     `table` has the columns of `COLUMNS`; `counts` are labelled, valid pixels by class index; `dropped` says
-    how many tiles were left out, by reason; `split` is what places and folds were made with.
+    how many tiles were left out, by reason; `split` is what places and folds were made with, `listed` a
+    checksum of what the files that it names said.
     """
 
     table: gpd.GeoDataFrame
@@ -85,6 +86,7 @@ class Catalog:
     scenes: dict[str, SceneRecord]
     dropped: dict[str, int] = field(default_factory=dict)
     hidden: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    listed: str = ""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -165,6 +167,7 @@ class Catalog:
             "labels": self.scheme.model_dump(mode="json"),
             "tiles": self.tile_options.model_dump(mode="json"),
             "split": self.split.model_dump(mode="json"),
+            "listed": self.listed,
             "dropped": self.dropped,
             "scenes": {
                 name: {
@@ -231,6 +234,7 @@ class Catalog:
             SplitOptions(**meta["split"]),
             scenes,
             meta["dropped"],
+            listed=meta.get("listed", ""),
         )
 
     def summary(self) -> Summary:
@@ -262,7 +266,8 @@ class Summary:
 
     def __str__(self) -> str:
         width = max(map(len, self.shares))
-        lines = [f"{self.tiles} tiles of {self.scenes} scenes in {self.places} places"]
+        numbers = {"tile": self.tiles, "scene": self.scenes, "place": self.places}
+        lines = ["{} of {} in {}".format(*(f"{n} {what}{'s' * (n != 1)}" for what, n in numbers.items()))]
         lines += [f"left out: {n} tiles ({reason})" for reason, n in self.dropped.items() if n]
         lines += [f"  {name:<{width}}  {share:8.3%}" for name, share in self.shares.items()]
         return "\n".join(lines)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from raremap.errors import SplitError, nearest
 from raremap.files import written
@@ -23,29 +26,56 @@ def held_out(split: SplitOptions) -> list[str]:
     return [str(p) for p in sets[name]["places"]]
 
 
-def times_used(split: SplitOptions) -> int:
-    """How often final figures were taken from the places, by the record beside their file."""
-    return len(_record(split)[2])
+def listed(places: np.ndarray, wanted: Sequence[str], key: str) -> np.ndarray:
+    """Which places are listed under `key`: by their name, or by the part before a `/` where they were divided.
+
+    Raises `SplitError` naming a listed place that is not there.
+    """
+    for name in wanted:
+        if not among(places, [name]).any():
+            known = {str(p).split("/", 1)[0] for p in places}
+            raise SplitError(
+                f"{key} names the place '{name}', which is not in the catalog; {nearest(name, known)}"
+            )
+    return among(places, wanted)
 
 
-def record_use(split: SplitOptions, what: dict[str, Any]) -> int:
-    """Write down that final figures are taken now; gives how often that was done, this time included."""
-    path, name, uses = _record(split)
-    if path is None:
-        return 1
+def among(places: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Which places bear one of the names, or a `/` after it, bool `[N]`."""
+    known = set(names)
+    return np.array([str(p) in known or str(p).split("/", 1)[0] in known for p in places], bool)
+
+
+def times_used(split: SplitOptions, folder: Path) -> int:
+    """How often final figures were taken from the places, by the record beside their file (a list: in `folder`)."""
+    path, name = _record(split, folder)
+    return len(_uses(path).get(name, []))
+
+
+def record_use(split: SplitOptions, folder: Path, runs: Mapping[str, str]) -> bool:
+    """Write down that `runs` (name to checksum) are about to be scored on the places; whether that is a new use.
+
+    Runs that the folder's own earlier use has announced, stopped and started again, are no new one.
+    """
+    path, name = _record(split, folder)
     everything = _uses(path)
-    everything[name] = [*uses, {"time": datetime.now(UTC).isoformat(timespec="seconds"), **what}]
+    uses = everything.setdefault(name, [])
+    where = str(folder.resolve())
+    if any(u.get("folder") == where and runs.items() <= u.get("runs", {}).items() for u in uses):
+        return False
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    uses.append({"time": now, "folder": where, "runs": dict(runs)})
     with written(path) as fresh:
         fresh.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
-    return len(everything[name])
+    return True
 
 
-def _record(split: SplitOptions) -> tuple[Path | None, str, list[Any]]:
+def _record(split: SplitOptions, folder: Path) -> tuple[Path, str]:
+    """The file of the record, and the name of the places in it."""
     if not isinstance(split.holdout, str):
-        return None, "", []
+        return folder / "holdout-uses.json", "listed"
     path, name = _address(split.holdout)
-    beside = path.with_name(f"{path.stem}-uses.json")
-    return beside, name, _uses(beside).get(name, [])
+    return path.with_name(f"{path.stem}-uses.json"), name
 
 
 def _uses(path: Path) -> dict[str, list[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from raremap.errors import SplitError, nearest
 from raremap.scene.sources import expand
-from raremap.tiles.holdout import held_out
+from raremap.tiles.holdout import held_out, listed
 from raremap.tiles.options import SplitOptions
 
 if TYPE_CHECKING:
@@ -30,16 +31,19 @@ def assign_places(catalog: Catalog, split: SplitOptions, root: str | None = None
     places = _places(catalog, split, root)
     table = catalog.table.copy()
     table["place"] = places
-    kept = ~_is_held_out(places, split)
+    kept = ~listed(places, held_out(split), "split.holdout")
     fold = np.full(len(places), -1)  # of places that are held out
     fold[kept] = _folds(places[kept], catalog.counts[kept], split.folds, split.seed)
     table["fold"] = fold.astype("int32")
-    return replace(catalog, table=table, split=split)
+    return replace(catalog, table=table, split=split, listed=digest_of_lists(split, root))
 
 
-def _is_held_out(places: np.ndarray, split: SplitOptions) -> np.ndarray:
-    held = set(held_out(split))
-    return np.array([p in held or str(p).split("/", 1)[0] in held for p in places], bool)
+def digest_of_lists(split: SplitOptions, root: str | None = None) -> str:
+    """Checksum of what the files of a split say: the places of its scenes, and those that are held out."""
+    places = split.places
+    by_scene = _read_places(Path(expand(places, root))) if isinstance(places, str) else places
+    text = json.dumps([by_scene, held_out(split)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _places(catalog: Catalog, split: SplitOptions, root: str | None) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raremap.errors import RaremapWarning, SplitError, nearest
-from raremap.tiles.holdout import held_out
+from raremap.errors import RaremapWarning, SplitError
+from raremap.tiles.holdout import held_out, listed
 from raremap.tiles.options import USES, SplitOptions
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ def uses(catalog: Catalog, split: SplitOptions | None = None, warn: bool = True)
 
     Whole places go to one use; a tile that shares ground with a tile of another use is dropped, from
     training first. With fewer than three places besides the test there is no calibration, and the
-    decision stays at the argmax. Raises `SplitError` where a use would hold no labelled pixel; warns of
-    classes without a pixel in training.
+    decision stays at the argmax. Raises `SplitError` where a use would hold no labelled pixel or a place is
+    listed for two; warns of classes without a pixel in training.
     """
     split = split or catalog.split
     names, inverse = np.unique(catalog.table["place"].to_numpy().astype(str), return_inverse=True)
@@ -30,30 +30,38 @@ def uses(catalog: Catalog, split: SplitOptions | None = None, warn: bool = True)
     place_use = np.full(len(names), "train", dtype=object)
     fold = np.zeros(len(names), int)
     fold[inverse] = catalog.table["fold"].to_numpy()
-    held = held_out(split)
-    if held:
-        place_use[_named(names, held, "split.holdout")] = "test" if split.fold == "holdout" else "holdout"
-    if split.fold != "holdout":
-        tested = _named(names, split.test, "split.test") if split.test is not None else fold == split.fold
-        place_use[tested & (place_use != "holdout")] = "test"
-    _set_aside(place_use, names, content, split)
+    for use, key, wanted in (
+        ("test" if split.fold == "holdout" else "holdout", "holdout", held_out(split)),
+        ("test", "test", split.test if split.fold != "holdout" else None),
+        ("monitor", "monitor_places", split.monitor_places),
+        ("calibration", "calibration_places", split.calibration_places),
+    ):
+        at = listed(names, wanted or (), f"split.{key}")
+        twice = at & (place_use != "train")
+        if twice.any():
+            raise SplitError(
+                f"split.{key} lists the place '{names[twice][0]}', which is listed for another use "
+                f"({place_use[twice][0]}) too; give each place one"
+            )
+        place_use[at] = use
+    if split.fold != "holdout" and split.test is None:
+        place_use[(fold == split.fold) & (place_use == "train")] = "test"
+    _set_aside(place_use, content, split)
     use = place_use[inverse]
     use[_shared_ground(catalog, use)] = "dropped"
     _check(catalog, use, warn)
     return use
 
 
-def _set_aside(place_use: np.ndarray, names: np.ndarray, content: np.ndarray, split: SplitOptions) -> None:
-    for key, listed in (("monitor", split.monitor_places), ("calibration", split.calibration_places)):
-        if listed is not None:
-            place_use[_named(names, listed, f"split.{key}_places")] = key
+def _set_aside(place_use: np.ndarray, content: np.ndarray, split: SplitOptions) -> None:
+    """Give the monitor and the calibration their shares of the places that are left for training."""
     left = int((place_use == "train").sum())
     wanted = {}
     if split.monitor_places is None:
         wanted["monitor"] = max(1, round(split.monitor * left))
     if split.calibration_places is None and split.calibration > 0 and left >= 3:
         wanted["calibration"] = max(1, round(split.calibration * left))
-    if sum(wanted.values()) >= left and left:
+    if sum(wanted.values()) >= left:
         raise SplitError(
             f"{left} place(s) are left besides the test, too few to train and to monitor; "
             "make smaller places (split.within, split.block_m or split.block_px)"
@@ -78,20 +86,6 @@ def _best(place_use: np.ndarray, shares: np.ndarray, use: str, target: float) ->
     return int(free[np.lexsort((misfit, last))[0]])
 
 
-def _named(names: np.ndarray, wanted: list[str], key: str) -> np.ndarray:
-    """Which places are listed: by their name, or by the part before a `/` where places were divided."""
-    base = np.array([n.split("/", 1)[0] for n in names])
-    chosen = np.zeros(len(names), bool)
-    for name in wanted:
-        hit = (names == name) | (base == name)
-        if not hit.any():
-            raise SplitError(
-                f"{key} names the place '{name}', which is not in the catalog; {nearest(name, set(base))}"
-            )
-        chosen |= hit
-    return chosen
-
-
 def _shared_ground(catalog: Catalog, use: np.ndarray) -> np.ndarray:
     """Tiles to drop because they share ground with another use; those of smaller uses are kept."""
     from shapely import STRtree, area, box, intersection
@@ -107,7 +101,7 @@ def _shared_ground(catalog: Catalog, use: np.ndarray) -> np.ndarray:
         rows = np.flatnonzero((catalog.scene_names == scene) & ~located)
         boxes = [box(w[i].col_off, w[i].row_off, w[i].col_end, w[i].row_end) for i in rows]
         groups.append((rows, np.array(boxes, object)))
-    rank = {"test": 0, "holdout": 0, "calibration": 1, "monitor": 2, "train": 3}
+    rank = {"holdout": 0, "test": 1, "calibration": 2, "monitor": 3, "train": 4}
     order = np.array([rank[u] for u in use])
     for rows, shapes in groups:
         a, b = STRtree(shapes).query(shapes, predicate="intersects")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raremap.errors import RaremapWarning
 from raremap.tiles.options import ThinOptions
 
 if TYPE_CHECKING:
@@ -20,21 +22,30 @@ def thin(
     """The catalog and the uses that training sees; `rare` are class indices.
 
     Tiles that go are "dropped". Labels that go are hidden (`Catalog.hidden`) and are in no count of the
-    catalog given back. What stays at a small `keep` or a large `imbalance` stays at milder ones too.
+    catalog given back. What stays at a small `keep` or a large `imbalance` stays at milder ones too. Warns
+    where an `imbalance` is below the natural one.
     """
     train = np.flatnonzero((uses == "train") & (catalog.counts.sum(1) > 0))
     rng = np.random.default_rng((seed, 0x7415))
     order, hiding = rng.permutation(train), [rng.permutation(len(train)) for _ in rare]
     if options.keep < 1:
         uses = uses.copy()
-        order = _every_class_first(order, catalog.counts)
-        uses[order[max(1, round(options.keep * len(order))) :]] = "dropped"
+        order, needed = _every_class_first(order, catalog.counts)
+        uses[order[max(needed, round(options.keep * len(order))) :]] = "dropped"
     if options.imbalance is None:
         return catalog, uses
     counts = catalog.counts.copy()
     hidden: dict[int, tuple[int, ...]] = {}
     total = counts[train[uses[train] == "train"]].sum(0)
     goal = total.max() / options.imbalance
+    rarer = [c for c in rare if 0 < total[c] <= goal]
+    if rarer:
+        said = ", ".join(f"{catalog.scheme.names[c]} ({total.max() / total[c]:.0f})" for c in rarer)
+        warnings.warn(
+            f"thin.imbalance {options.imbalance:g} changes nothing for classes that are as rare already: {said}",
+            RaremapWarning,
+            stacklevel=2,
+        )
     for c, shuffled in zip(rare, hiding, strict=True):
         here = train[shuffled]
         here = here[(uses[here] == "train") & (counts[here, c] > 0)]
@@ -46,12 +57,24 @@ def thin(
     return replace(catalog, table=table, hidden=hidden), uses
 
 
-def _every_class_first(order: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The same tiles, but one of each class comes first, of the rarest class before all."""
+def imbalance_of(catalog: Catalog, uses: np.ndarray, rare: Sequence[int]) -> float:
+    """How many times the pixels of a rare class the commonest has in training: the geometric mean over rare classes.
+
+    NaN where training has no pixel of a rare class.
+    """
+    total = catalog.counts[uses == "train"].sum(0)
+    there = [total[c] for c in rare if total[c] > 0]
+    return float(np.exp(np.mean(np.log(total.max() / there)))) if there else float("nan")
+
+
+def _every_class_first(order: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, int]:
+    """The same tiles, but those that together hold every class come first, of the rarest before all; and how many."""
     held = counts[order] > 0
-    first = [int(np.argmax(held[:, c])) for c in np.argsort(held.sum(0)) if held[:, c].any()]
-    front = list(dict.fromkeys(first))
-    return np.concatenate([order[front], np.delete(order, front)])
+    front: list[int] = []
+    for c in np.argsort(held.sum(0), kind="stable"):
+        if held[:, c].any() and not held[front, c].any():
+            front.append(int(np.argmax(held[:, c])))
+    return np.concatenate([order[front], np.delete(order, front)]), len(front)
 
 
 def _enough(pixels: np.ndarray, goal: float) -> int:

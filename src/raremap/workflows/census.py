@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ def census(catalog: Catalog | str | Path) -> Census:
     from raremap.balance.census import census as run
     from raremap.tiles.catalog import Catalog
     from raremap.tiles.splits import uses
+    from raremap.workflows.rare import rare_in
 
     if not isinstance(catalog, Catalog):
         catalog = Catalog.load(catalog)
-    return run(catalog, uses(catalog))
+    return replace(run(catalog, uses(catalog)), rare=rare_in(catalog))

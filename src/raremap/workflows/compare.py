@@ -6,15 +6,20 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.errors import ConfigError, TrainingError
+from raremap.errors import ConfigError, RaremapWarning, SplitError, TrainingError
+from raremap.files import locked
 from raremap.jobs import progress
 from raremap.workflows.runs import WAYS, Design, Run, RunTable
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from raremap.config import Experiment
     from raremap.tiles.catalog import Catalog
     from raremap.workflows.comparison import Comparison
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 _SAME = ("scenes", "labels", "tiles", "split", "thin", "train", "decision", "predict")
 # What makes a run faster or slower and not different.
 _MANNER = ("device", "workers", "threads", "seed")
+# Where data lie; the catalog's fingerprint says what they are.
+_PATHS = ("root", "images", "band_files", "masks")
 
 
 def compare(
@@ -31,8 +38,8 @@ def compare(
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     seeds: int | Sequence[int] = 3,
     folds: Sequence[int] | None = None,
-    keep: Sequence[float] = (1.0,),
-    imbalance: Sequence[float] = (),
+    keep: Sequence[float] | None = None,
+    imbalance: Sequence[float] | None = None,
     baseline: str | None = None,
     final: bool = False,
     out: str | Path | None = None,
@@ -43,25 +50,45 @@ def compare(
 
     Variants are `presets` by name, and `variants`: nested keys on top of the experiment, by a name of the
     caller's. `seeds` is a number or the seeds themselves; `folds` None means all. `keep` and `imbalance`
-    thin the training labels (see `ThinOptions`): one curve each. Differences are to `baseline` (default: the
+    thin the training labels (see `ThinOptions`; default: as the experiment's `thin`): one curve each. A
+    decision is fitted even where the experiment says argmax: both are judged. Differences are to `baseline` (default: the
     first variant) with the plain argmax. Under `out` (default: `OUT/compare`) the runs are kept as
     runs.parquet; what is there already is not trained again. Also writes comparison.json, comparison.md
     and comparison.html.
 
     With `final` everything but the held-out places is for training, and those are the test; how often that
-    was done is written beside the file that names them. Raises `ConfigError` where a variant changes what
-    must be the same, or where the folder holds other runs under the same names.
+    was done is written beside the file that names them (a list: in `out`). Raises `ConfigError` where a
+    variant changes what must be the same, or where the folder holds other runs under the same names,
+    `SplitError` where a fold cannot be made, `OutputError` where another process works in the folder.
     """
-    from raremap.workflows.comparison import Comparison
     from raremap.workflows.prepare import catalog_of
 
     folder = Path(out) if out is not None else Path(experiment.out) / "compare"
+    fitted = experiment.decision.model_copy(update={"kind": "bias"})
+    experiment = experiment.model_copy(update={"decision": fitted})
     design = _design(experiment, presets, variants, seeds, folds, keep, imbalance, baseline, final)
     for name, keys in design.variants.items():
         _check_fair(experiment, name, keys)
-    table = RunTable(folder / "runs.parquet")
     catalog = catalog_of(experiment, quiet=quiet)
     planned = [(run, _of_run(experiment, design, run, folder)) for run in design.runs()]
+    _check_folds({run.fold: e for run, e in planned}, catalog)
+    with locked(folder):
+        return _go(experiment, design, planned, catalog, folder, keep_bundles, quiet)
+
+
+def _go(
+    experiment: Experiment,
+    design: Design,
+    planned: list[tuple[Run, Experiment]],
+    catalog: Catalog,
+    folder: Path,
+    keep_bundles: bool,
+    quiet: bool,
+) -> Comparison:
+    """Make the runs that are not there yet, and say what all of them say."""
+    from raremap.workflows.comparison import Comparison
+
+    table = RunTable(folder / "runs.parquet")
     checksums = {run: _checksum(e, catalog) for run, e in planned}
     done = table.done()
     for run, checksum in checksums.items():
@@ -71,16 +98,17 @@ def compare(
                 "give the variant another name, or choose another -o"
             )
     left = [(run, e) for run, e in planned if run not in done]
-    if final and not any(run.fold == "holdout" for run in done):
-        _record_final(experiment, design)
+    _record_final(experiment, folder, {str(r): checksums[r] for r, _ in left if r.fold == "holdout"})
     failed: dict[Run, str] = {}
     seconds: list[float] = []
+    told: set[str] = set()
     with progress("compare", len(planned), quiet) as bar:
         bar.advance(len(planned) - len(left))
         for i, (run, changed) in enumerate(left):
             started = time.perf_counter()
             try:
-                figures = _run(run, changed, catalog, table, checksums[run], keep_bundles)
+                with _once(told):
+                    figures = _run(run, changed, catalog, table, checksums[run], keep_bundles)
             except TrainingError as error:
                 failed[run], figures = str(error), "failed"
             seconds.append(time.perf_counter() - started)
@@ -109,8 +137,8 @@ def _design(
     variants: Mapping[str, Mapping[str, Any]] | None,
     seeds: int | Sequence[int],
     folds: Sequence[int] | None,
-    keep: Sequence[float],
-    imbalance: Sequence[float],
+    keep: Sequence[float] | None,
+    imbalance: Sequence[float] | None,
     baseline: str | None,
     final: bool,
 ) -> Design:
@@ -124,6 +152,8 @@ def _design(
     for name, keys in (variants or {}).items():
         if name in chosen:
             raise ConfigError(f"two variants are called '{name}'; give each a name of its own")
+        if "preset" in keys:
+            raise ConfigError(f"variant '{name}' names a preset; give presets by themselves, or the keys")
         chosen[name] = dict(keys)
     if not chosen:
         raise ConfigError("nothing to compare; name presets, or variants with their keys")
@@ -144,17 +174,50 @@ def _design(
         wrong = [f for f in folds_ if f not in all_folds]
         if wrong:
             raise ConfigError(f"fold {wrong[0]} does not exist; there are {', '.join(map(str, all_folds))}")
-    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+        if not folds_:
+            raise ConfigError("no fold to test on; give at least one, or all")
+    seeds = tuple(dict.fromkeys(range(seeds) if isinstance(seeds, int) else seeds))
     if not seeds:
         raise ConfigError("no seed to train with; give at least one")
-    conditions = [(float(k), 0.0) for k in keep] + [(1.0, float(r)) for r in imbalance]
-    return Design(
+    design = Design(
         variants=chosen,
         seeds=seeds,
-        folds=tuple(map(str, folds_)),
-        conditions=tuple(dict.fromkeys(conditions)),
+        folds=tuple(dict.fromkeys(map(str, folds_))),
+        conditions=_conditions(experiment, keep, imbalance),
         baseline=baseline,
     )
+    runs = {run.folder: run for run in design.runs()}
+    for run in design.runs():
+        if runs[run.folder] != run:
+            raise ConfigError(
+                f"the runs '{run}' and '{runs[run.folder]}' would share a folder; rename a variant"
+            )
+    return design
+
+
+def _conditions(
+    experiment: Experiment, keep: Sequence[float] | None, imbalance: Sequence[float] | None
+) -> tuple[tuple[float, float], ...]:
+    """Share kept and imbalance ratio (0: as it is) of each thinning; what is not given is the experiment's."""
+    own = experiment.thin
+    pairs = [(k, own.imbalance) for k in ([own.keep] if keep is None else keep)]
+    pairs += [(own.keep, r) for r in imbalance or ()]
+    if not pairs:
+        raise ConfigError("no share of training tiles to keep; give at least one, 1 keeps all")
+    for k, r in pairs:
+        experiment.changed({"thin": {"keep": k, "imbalance": r}}, source="comparison")
+    return tuple(dict.fromkeys((float(k), float(r or 0)) for k, r in pairs))
+
+
+def _check_folds(by_fold: Mapping[str, Experiment], catalog: Catalog) -> None:
+    """Raise `SplitError` where a fold cannot be made: now, and not after hours of training on the others."""
+    from raremap.tiles.splits import uses
+
+    for fold, experiment in by_fold.items():
+        try:
+            uses(catalog, experiment.split, warn=False)
+        except SplitError as error:
+            raise SplitError(f"fold {fold}: {error}") from None
 
 
 def _check_fair(experiment: Experiment, name: str, keys: Mapping[str, Any]) -> None:
@@ -170,11 +233,10 @@ def _check_fair(experiment: Experiment, name: str, keys: Mapping[str, Any]) -> N
 
 def _of_run(experiment: Experiment, design: Design, run: Run, folder: Path) -> Experiment:
     """The experiment of one run."""
-    name = str(run).replace(" ", "-")
     return experiment.changed(
         {
             **design.variants[run.variant],
-            "out": str(folder / "runs" / name),
+            "out": str(folder / "runs" / run.folder),
             "train": {"seed": run.seed},
             "split": {"fold": run.fold if run.fold == "holdout" else int(run.fold)},
             "thin": {"keep": run.keep, "imbalance": run.imbalance or None},
@@ -184,11 +246,14 @@ def _of_run(experiment: Experiment, design: Design, run: Run, folder: Path) -> E
 
 
 def _checksum(experiment: Experiment, catalog: Catalog) -> str:
-    """What a run is made of: its experiment, but for where and how fast, and the tiles."""
+    """What a run is made of: its experiment, but for where and how fast, the tiles, and our version."""
+    from raremap import __version__
+
     data = experiment.model_dump(mode="json")
-    del data["out"], data["scenes"]
-    data["train"] = {k: v for k, v in data["train"].items() if k not in _MANNER}
-    text = json.dumps(data, sort_keys=True) + catalog.fingerprint
+    del data["out"]
+    for section, keys in (("scenes", _PATHS), ("train", _MANNER), ("split", ("places", "holdout"))):
+        data[section] = {k: v for k, v in data[section].items() if k not in keys}
+    text = json.dumps([data, catalog.fingerprint, catalog.bands, catalog.listed, __version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -197,19 +262,15 @@ def _run(
 ) -> str:
     """Train (or go on with) one run, score it on its test places, and put it into the table."""
     from raremap.tiles.splits import uses as uses_of
-    from raremap.workflows.comparison import rare_in
+    from raremap.workflows.rare import rare_indices
     from raremap.workflows.scoring import rows_of, tally
     from raremap.workflows.train import run as train
 
     folder = Path(experiment.out)
-    older = folder / "experiment.yaml"
-    if older.exists() and older.read_text(encoding="utf-8") != experiment.to_yaml():
-        shutil.rmtree(folder)  # an interrupted run of another definition
-    resume = (folder / "checkpoints" / "last.pt").exists()
+    resume = _goes_on(folder, experiment, checksum)
     training = train(catalog, None, experiment, resume=resume, quiet=True)
-    rows = rows_of(uses_of(catalog, experiment.split, warn=False), "test")
-    names = catalog.scheme.names
-    rare = [names.index(n) for n in rare_in(catalog, experiment)]
+    uses = uses_of(catalog, experiment.split, warn=False)
+    rows, names, rare = rows_of(uses, "test"), catalog.scheme.names, rare_indices(catalog)
     network = training.bundle.network(device=experiment.train.device)
     decided, plain = tally(training.bundle, network, catalog, rows, rare)
     places, plain_by_place = plain.summed_by(catalog.table["place"].to_numpy().astype(str)[rows])
@@ -226,28 +287,76 @@ def _run(
         "bias": list(decision.bias),
         "gain": decision.gain,
         "note": decision.note,
+        "imbalance_realised": _imbalance(catalog, uses, experiment, rare),
     }
     table.add(run, checksum, places, dict(zip(WAYS, (plain_by_place, decided_by_place), strict=True)), facts)
     shutil.rmtree(folder / "checkpoints")
     if not keep_bundles:
         shutil.rmtree(folder / "bundle")
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-    before, after = (t.scores(names, ()).macro_f1 for t in (plain, decided))
-    return f"macro-F1 {before:.3f}, with the decision {after:.3f}"
-
-
-def _record_final(experiment: Experiment, design: Design) -> None:
-    import warnings
-
-    from raremap.errors import RaremapWarning
-    from raremap.tiles.holdout import record_use
-
-    times = record_use(experiment.split, {"variants": list(design.variants), "seeds": list(design.seeds)})
-    warnings.warn(
-        f"final figures are taken from the held-out places for the {_th(times)} time",
-        RaremapWarning,
-        stacklevel=3,
+    before, after = (t.scores(names, ()) for t in (plain, decided))
+    return (
+        f"macro-F1 {before.macro_f1:.3f} mIoU {before.miou:.3f}, "
+        f"with the decision {after.macro_f1:.3f} {after.miou:.3f}"
     )
+
+
+def _goes_on(folder: Path, experiment: Experiment, checksum: str) -> bool:
+    """Whether a run's folder holds a training that can go on; what is of other data, or damaged, is cleared."""
+    from raremap.learn import checkpoint
+
+    mark, older, last = folder / "checksum", folder / "experiment.yaml", folder / "checkpoints" / "last.pt"
+    known = mark.exists() and mark.read_text(encoding="utf-8") == checksum
+    same = known and (not older.exists() or older.read_text(encoding="utf-8") == experiment.to_yaml())
+    try:
+        for path in (last, last.with_name("best.pt")):
+            if same and path.exists():
+                checkpoint.load(path)
+    except TrainingError:
+        same = False
+    if folder.exists() and not same:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(checksum, encoding="utf-8")
+    return last.exists()
+
+
+def _imbalance(catalog: Catalog, uses: np.ndarray, experiment: Experiment, rare: Sequence[int]) -> float:
+    """The imbalance ratio that training really had."""
+    from raremap.tiles.thin import imbalance_of, thin
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RaremapWarning)  # the training has told
+        seen = thin(catalog, uses, experiment.thin, rare, experiment.train.seed)
+    return imbalance_of(*seen, rare)
+
+
+@contextmanager
+def _once(told: set[str]) -> Iterator[None]:
+    """Pass on each warning the first time only: dozens of trainings have the same to say."""
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        fresh = {str(w.message): w for w in caught if str(w.message) not in told}
+        told.update(fresh)
+        for w in fresh.values():
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+
+
+def _record_final(experiment: Experiment, folder: Path, coming: Mapping[str, str]) -> None:
+    """Count a use of the held-out places, if it is one."""
+    from raremap.tiles.holdout import record_use, times_used
+
+    if coming and record_use(experiment.split, folder, coming):
+        times = times_used(experiment.split, folder)
+        warnings.warn(
+            f"final figures are taken from the held-out places for the {_th(times)} time",
+            RaremapWarning,
+            stacklevel=4,
+        )
 
 
 def _th(number: int) -> str:

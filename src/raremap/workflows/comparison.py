@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raremap.errors import CatalogError
 from raremap.files import written
 from raremap.measure.interval import Interval, interval
-from raremap.measure.scores import HEADLINES, Metric, f_beta, headline
+from raremap.measure.scores import HEADLINES, Metric, f_beta, headline, null_if_nan
 from raremap.measure.tally import FIELDS, Tally
+from raremap.tiles.holdout import times_used
+from raremap.workflows.rare import rare_in
 from raremap.workflows.runs import WAYS, Design, Run, RunTable
 
 if TYPE_CHECKING:
@@ -26,16 +29,19 @@ _REPLICATES = 2000
 
 @dataclass(frozen=True)
 class Entry:
-    """A variant with one way of deciding, under one thinning, over the seeds and places that it has in full.
+    """A variant with one way of deciding, under one thinning, on the seeds and folds that all variants share.
 
     `scores` are means over seeds of pooled scores, `spread` their standard deviations over seeds;
-    `differences` are to the baseline with the plain argmax, paired by place and seed.
+    `differences` are to the baseline with the plain argmax, paired by place and seed. `imbalance` is the
+    ratio that training really had (see `imbalance_of`).
     """
 
     variant: str
     way: str
     condition: tuple[float, float]
+    imbalance: float
     seeds: tuple[int, ...]
+    folds: tuple[str, ...]
     places: int
     scores: dict[str, float]
     spread: dict[str, float]
@@ -48,14 +54,16 @@ class Entry:
         """JSON-ready form; NaN is null."""
 
         def plain(values: dict[str, float]) -> dict[str, float | None]:
-            return {k: None if np.isnan(v) else float(v) for k, v in values.items()}
+            return {k: null_if_nan(v) for k, v in values.items()}
 
         return {
             "variant": self.variant,
             "decision": self.way,
             "keep": self.condition[0],
             "imbalance": self.condition[1] or None,
+            "imbalance_realised": null_if_nan(self.imbalance),
             "seeds": list(self.seeds),
+            "folds": list(self.folds),
             "places": self.places,
             "scores": plain(self.scores),
             "spread_over_seeds": plain(self.spread),
@@ -91,27 +99,28 @@ class Comparison:
         experiment: Experiment,
         failed: dict[Run, str] | None = None,
     ) -> Comparison:
-        """What a table of runs says about a design; runs that are not there are counted and left out."""
+        """What a table of runs says about a design; runs that are not there are counted and left out.
+
+        Raises `CatalogError` where the runs were tested on different places.
+        """
         names = catalog.scheme.names
-        rare = rare_in(catalog, experiment)
+        rare = rare_in(catalog)
         runs, done = design.runs(), table.done()
         entries: list[Entry] = []
         held: dict[str, int] = {}
         for condition in design.conditions:
-            stacks = {
-                variant: _stacks(table, design, variant, condition, len(names), set(done))
-                for variant in design.variants
-            }
-            reference = stacks[design.baseline]["argmax"]
-            for variant, by_way in stacks.items():
-                for way, stack in by_way.items():
-                    if stack is not None:
-                        seconds = table.mean_seconds(variant, condition)
-                        entries.append(
-                            _entry(variant, way, condition, stack, reference, names, rare, seconds)
-                        )
-            if reference is not None and not held:
-                held = dict(zip(names, reference.holding.tolist(), strict=True))
+            shared = _shared(design, condition, set(done))
+            stacks = _stacks(table, shared, len(names))
+            reference = stacks.get((design.baseline, "argmax"))
+            for (variant, way), stack in stacks.items():
+                runs_shown = shared[variant]
+                facts = {
+                    "folds": tuple(dict.fromkeys(r.fold for r in runs_shown)),
+                    "seconds": table.mean("seconds", runs_shown),
+                    "imbalance": table.mean("imbalance_realised", runs_shown),
+                }
+                entries.append(_entry(variant, way, condition, stack, reference, names, rare, facts))
+                held = held or dict(zip(names, stack.holding.tolist(), strict=True))
         return cls(
             entries=tuple(entries),
             baseline=design.baseline,
@@ -121,7 +130,7 @@ class Comparison:
             holding=held,
             planned=len(runs),
             done=sum(run in done for run in runs),
-            facts=_facts(design, catalog, experiment),
+            facts=_facts(design, catalog, experiment, table.path.parent),
             failed={str(run): text for run, text in (failed or {}).items()},
         )
 
@@ -164,18 +173,34 @@ class Comparison:
         return result
 
 
-def rare_in(catalog: Catalog, experiment: Experiment) -> tuple[str, ...]:
-    """The rare classes, one list for all folds: by the shares over all places that are not held out."""
-    from raremap.balance.census import rare_classes, shares
+def _shared(design: Design, condition: tuple[float, float], done: set[Run]) -> dict[str, list[Run]]:
+    """The runs to show of each variant: the same seeds and folds of all, as many as they share.
 
-    fold = catalog.table["fold"].to_numpy()
-    counts = catalog.counts[fold >= 0] if (fold >= 0).any() else catalog.counts
-    return rare_classes(shares(counts.sum(0)), catalog.scheme.names, experiment.labels.rare)
+    A variant is shown if it has a seed with every fold (or, where none has, as many folds as the best).
+    """
+
+    def has(variant: str, seed: int) -> frozenset[str]:
+        return frozenset(f for f in design.folds if Run(variant, seed, f, *condition) in done)
+
+    most = max(len(has(v, s)) for v in design.variants for s in design.seeds)
+    shown = [v for v in design.variants if most and max(len(has(v, s)) for s in design.seeds) == most]
+    by_seed = {s: frozenset.intersection(*(has(v, s) for v in shown)) for s in design.seeds} if shown else {}
+
+    def seeds_with(folds: frozenset[str]) -> list[int]:
+        return [s for s, there in by_seed.items() if folds <= there]
+
+    chosen = max(
+        by_seed.values(), key=lambda folds: (len(folds) * len(seeds_with(folds)), len(folds)), default=()
+    )
+    if not chosen:
+        return {}
+    folds = [f for f in design.folds if f in chosen]
+    return {v: [Run(v, s, f, *condition) for s in seeds_with(frozenset(folds)) for f in folds] for v in shown}
 
 
 @dataclass(frozen=True)
 class _Stack:
-    """Tallies `[S, P, …]` of the seeds that have every fold, and the places, sorted."""
+    """Tallies `[S, P, …]` of some seeds, and the places, sorted."""
 
     seeds: tuple[int, ...]
     places: np.ndarray
@@ -190,31 +215,29 @@ class _Stack:
         """Places that hold each class."""
         return (self.tallies[0].matrices.sum(2) > 0).sum(0)
 
-    def only(self, seeds: set[int]) -> _Stack:
-        kept = [i for i, s in enumerate(self.seeds) if s in seeds]
-        return _Stack(tuple(self.seeds[i] for i in kept), self.places, tuple(self.tallies[i] for i in kept))
 
-
-def _stacks(
-    table: RunTable,
-    design: Design,
-    variant: str,
-    condition: tuple[float, float],
-    num_classes: int,
-    done: set[Run],
-) -> dict[str, _Stack | None]:
-    out: dict[str, _Stack | None] = {}
-    whole = [s for s in design.seeds if all(Run(variant, s, f, *condition) in done for f in design.folds)]
-    for way in WAYS:
-        tallies, names = [], np.empty(0, str)
-        for seed in whole:
-            parts = [table.tally(Run(variant, seed, f, *condition), way, num_classes) for f in design.folds]
-            names = np.concatenate([p for p, _ in parts])
-            order = np.argsort(names, kind="stable")
-            joined = [np.concatenate([getattr(t, f) for _, t in parts])[order] for f in FIELDS]
-            tallies.append(Tally(*joined))
-            names = names[order]
-        out[way] = _Stack(tuple(whole), names, tuple(tallies)) if tallies else None
+def _stacks(table: RunTable, shared: dict[str, list[Run]], num_classes: int) -> dict[tuple[str, str], _Stack]:
+    """A stack for each variant and way of deciding."""
+    out: dict[tuple[str, str], _Stack] = {}
+    places: np.ndarray | None = None
+    for variant, runs in shared.items():
+        seeds = tuple(dict.fromkeys(run.seed for run in runs))
+        for way in WAYS:
+            tallies = []
+            for seed in seeds:
+                parts = [table.tally(run, way, num_classes) for run in runs if run.seed == seed]
+                names = np.concatenate([p for p, _ in parts])
+                order = np.argsort(names, kind="stable")
+                joined = [np.concatenate([getattr(t, f) for _, t in parts])[order] for f in FIELDS]
+                tallies.append(Tally(*joined))
+                places = names[order] if places is None else places
+                if not np.array_equal(names[order], places):
+                    raise CatalogError(
+                        f"{table.path}: '{variant}' with seed {seed} was tested on other places than the runs "
+                        "before it; remove the file, or choose another -o"
+                    )
+            assert places is not None
+            out[variant, way] = _Stack(seeds, places, tuple(tallies))
     return out
 
 
@@ -226,7 +249,7 @@ def _entry(
     reference: _Stack | None,
     names: tuple[str, ...],
     rare: tuple[str, ...],
-    seconds: float,
+    facts: dict[str, Any],
 ) -> Entry:
     is_rare = np.isin(names, rare)
     dicts = [t.to_dict(names, rare) for t in stack.tallies]
@@ -237,14 +260,9 @@ def _entry(
 
     keys = (*HEADLINES, *_MEANS)
     by_class_keys = ("f1", "iou", "precision", "recall", "area_ratio", *_MEANS)
-    both = None
-    if reference is not None:
-        shared = set(stack.seeds) & set(reference.seeds)
-        if shared and np.array_equal(stack.places, reference.places):
-            both = stack.only(shared), reference.only(shared)
     differences, class_differences = {}, {}
-    if both is not None:
-        holding = both[1].holding
+    if reference is not None:
+        both, holding = (stack, reference), reference.holding
         present = holding > 0
         groups = {
             "macro_f1": present,
@@ -278,7 +296,7 @@ def _entry(
         },
         differences=differences,
         class_differences=class_differences,
-        seconds=seconds,
+        **facts,
     )
 
 
@@ -298,21 +316,24 @@ def _difference(both: tuple[_Stack, _Stack], holding: int, metric: Metric) -> In
     )
 
 
-def _facts(design: Design, catalog: Catalog, experiment: Experiment) -> dict[str, Any]:
+def _facts(design: Design, catalog: Catalog, experiment: Experiment, folder: Path) -> dict[str, Any]:
     import platform
     from importlib import metadata
 
-    train = experiment.train
+    train, final = experiment.train, design.folds == ("holdout",)
+    models = {name: experiment.changed(dict(keys)).model for name, keys in design.variants.items()}
     return {
         "design": {
             "variants": design.variants,
             "seeds": list(design.seeds),
             "folds": list(design.folds),
-            "final": design.folds == ("holdout",),
+            "final": final,
+            "holdout_uses": times_used(experiment.split, folder) if final else None,
+            "thin": experiment.thin.model_dump(mode="json"),
             "steps": train.steps,
             "crops": train.steps * train.batch_size,
             "crop": train.crop,
-            "model": experiment.model.model_dump(mode="json"),
+            "models": {name: model.model_dump(mode="json") for name, model in models.items()},
             "decision": experiment.decision.model_dump(mode="json"),
         },
         "catalog": catalog.fingerprint,

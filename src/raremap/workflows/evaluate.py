@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import RaremapWarning
+from raremap.errors import CatalogError, RaremapWarning
 from raremap.files import written
 from raremap.jobs import progress
+from raremap.measure.decision import Decision
 from raremap.measure.interval import FEW_PLACES
 from raremap.measure.scores import Scores
 from raremap.measure.tally import Tally
+from raremap.tiles.holdout import among
+from raremap.tiles.options import USES
+from raremap.workflows.rare import rare_in
 from raremap.workflows.scoring import check_fits, rows_of, tally
 
 if TYPE_CHECKING:
@@ -103,7 +107,7 @@ class Evaluation:
         rows = [
             ("macro-F1", s.macro_f1, a.macro_f1),
             ("mIoU", s.miou, a.miou),
-            ("F1 of rare classes", s.rare_f1, a.rare_f1),
+            *([("F1 of rare classes", s.rare_f1, a.rare_f1)] if self.rare else []),
             ("F1 of common classes", s.common_f1, a.common_f1),
             ("overall accuracy", s.overall_accuracy, a.overall_accuracy),
             ("balanced accuracy", s.balanced_accuracy, a.balanced_accuracy),
@@ -118,7 +122,7 @@ class Evaluation:
             figures = (s.f1[k], s.iou[k], s.precision[k], s.recall[k])
             text = "".join(f"{v:>{w}.3f}" for v, w in zip(figures, (10, 10, 11, 10), strict=True))
             lines.append(f"{self.names[k] + mark:<24}{text}{s.support[k] / total:>10.3%}")
-        lines += ["* rare"] * any(n in self.rare for n in self.names)
+        lines.append("* rare" if self.rare else "no class is rare")
         lines += [f"note: {r}" for r in self.remarks]
         lines += [str(f) for f in self.files]
         return "\n".join(lines)
@@ -132,18 +136,23 @@ def evaluate(
     device: str = "auto",
     quiet: bool = False,
 ) -> Evaluation:
-    """Score a bundle on the tiles of a use; with `out` (default: beside a bundle's folder) also as files.
+    """Score a bundle on the tiles of a use ("train", "monitor", "calibration" or "test").
 
-    Predictions are those of `predict`: whole scenes in windows, blended. Each pixel of a scene counts
+    With `out` (default: beside a bundle's folder) also as files. Predictions are those of `predict`: whole scenes in windows, blended. Each pixel of a scene counts
     once. Writes evaluation.json and report.html (for other uses than the test, their name is added). On
     another catalog than the bundle was trained on, all places but those that training, monitor or
-    calibration used are the test. Raises `BundleError` where the catalog has other classes or lacks a
+    calibration used, or that are held out, are the test. Raises `BundleError` where the catalog has other classes or lacks a
     band, `CatalogError` where its sources changed or the use has no tile. The scores on test places are kept
     in a bundle that is given by its folder, for its card.
     """
     from raremap.bundle import Bundle
     from raremap.tiles.catalog import Catalog
 
+    if use not in USES:
+        raise CatalogError(
+            f"'{use}' is not among the uses that are scored, {', '.join(USES)}; "
+            "held-out places are scored by `raremap compare --final`, which counts it"
+        )
     folder = Path(bundle) if isinstance(bundle, (str, Path)) else None
     if isinstance(bundle, (str, Path)):
         out = Path(bundle).resolve().parent if out is None else out
@@ -156,7 +165,7 @@ def evaluate(
     rows = rows_of(uses, use)
     names = catalog.scheme.names
     network = bundle.network(device=device)
-    rare = _rare(bundle, catalog, uses)
+    rare = rare_in(catalog)
     with progress("evaluate", len(rows), quiet) as bar:
         decided, plain = tally(bundle, network, catalog, rows, [names.index(n) for n in rare], bar)
     result = Evaluation(
@@ -193,22 +202,13 @@ def _uses(bundle: Bundle, catalog: Catalog) -> tuple[np.ndarray, list[str]]:
         for use in ("train", "monitor", "calibration")
         for p in bundle.info.get("places", {}).get(use, ())
     }
-    uses = np.array([known.get(str(p), "test") for p in catalog.table["place"]], object)
+    places, split = catalog.table["place"].to_numpy().astype(str), bundle.info.get("split", {})
+    uses = np.array([known.get(p, "test") for p in places], object)
+    if split.get("fold") != "holdout":
+        uses[among(places, split.get("holdout") or ()) | (catalog.table["fold"].to_numpy() < 0)] = "holdout"
     remark = "not the catalog of the training: every place whose name it did not use counts as test"
     warnings.warn(remark, RaremapWarning, stacklevel=3)
     return uses, [remark]
-
-
-def _rare(bundle: Bundle, catalog: Catalog, uses: np.ndarray) -> tuple[str, ...]:
-    from raremap.balance.census import rare_classes, shares
-
-    train = catalog.counts[uses == "train"].sum(0)
-    known = (
-        shares(train)
-        if train.sum()
-        else np.asarray(bundle.prior or np.nan_to_num(shares(catalog.counts.sum(0))))
-    )
-    return rare_classes(known, catalog.scheme.names, catalog.scheme.rare)
 
 
 def _facts(bundle: Bundle, network: Network, catalog: Catalog, uses: np.ndarray) -> dict[str, Any]:
@@ -272,7 +272,10 @@ def _remarks(e: Evaluation) -> list[str]:
         out.append(
             f"no class is held by {FEW_PLACES} places, which an interval needs (the fewest: {least}, {held[least]})"
         )
-    way = (e.facts["fitted_decision"] or {}).get("way", {})
+    decision = e.facts["fitted_decision"]
+    if decision and (scarce := Decision.from_dict(decision).scarce(e.names)):
+        out.append(scarce)
+    way = (decision or {}).get("way", {})
     for key, now in e.facts["predict"].items():
         if key in way and way[key] != now:
             out.append(f"the decision was fitted with {key} {way[key]}, this was predicted with {now}")

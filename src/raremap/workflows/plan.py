@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from raremap.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from raremap.balance.diagnosis import Diagnosis
     from raremap.balance.plan import SamplingPlan
     from raremap.config import Experiment
@@ -63,16 +65,27 @@ def plan_experiment(experiment: Experiment, quiet: bool = False) -> Planning:
     return Planning(made, diagnosis, path, page)
 
 
-def _made(catalog: Catalog, experiment: Experiment, quiet: bool) -> tuple[SamplingPlan, Catalog]:
-    """The plan, and the catalog as training sees it."""
-    from raremap.balance.make import make_plan
+def seen_by_training(catalog: Catalog, experiment: Experiment) -> tuple[Catalog, np.ndarray]:
+    """The catalog and the uses of its tiles as training sees them: thinned, where the experiment says so."""
+    from raremap.tiles.options import ThinOptions
     from raremap.tiles.splits import uses as uses_of
-    from raremap.workflows.train import _thinned
+    from raremap.tiles.thin import thin
+    from raremap.workflows.rare import rare_indices
 
     if catalog.scheme != experiment.labels:
         raise ConfigError(
             "the catalog was prepared with other labels than the experiment's; run `raremap prepare` again"
         )
-    seen, uses = _thinned(catalog, uses_of(catalog, experiment.split), experiment)
+    uses = uses_of(catalog, experiment.split)
+    if experiment.thin == ThinOptions():
+        return catalog, uses
+    return thin(catalog, uses, experiment.thin, rare_indices(catalog), experiment.train.seed)
+
+
+def _made(catalog: Catalog, experiment: Experiment, quiet: bool) -> tuple[SamplingPlan, Catalog]:
+    """The plan, and the catalog as training sees it."""
+    from raremap.balance.make import make_plan
+
+    seen, uses = seen_by_training(catalog, experiment)
     train = experiment.train
     return make_plan(seen, uses == "train", experiment.balance, train.crop, train.seed, quiet), seen

@@ -187,5 +187,11 @@ def _moved(bundle: Bundle, prior: Mapping[str, float] | str | Path) -> Decision:
         raise BundleError(
             f"bundle {bundle.name} does not say which class shares it has learned; none can be moved"
         )
+    unknown = [n for n, new, old in zip(names, values, bundle.prior, strict=True) if new > 0 and old <= 0]
+    if unknown:
+        raise ConfigError(
+            f"class shares give '{unknown[0]}' {shares[unknown[0]]:g}, but bundle {bundle.name} has learned from no "
+            "pixel of it and cannot tell where it is; give it 0"
+        )
     decision = bundle.decision or Decision((0.0,) * len(names))
     return decision.moved_to(tuple(map(float, values)), bundle.prior)

@@ -26,7 +26,7 @@ def catalog_of(experiment: Experiment, quiet: bool = False) -> Catalog:
     """The run folder's catalog where it fits the experiment and its files, else a new one."""
     from raremap.scene.sources import find_scenes
     from raremap.tiles.catalog import Catalog
-    from raremap.tiles.places import assign_places
+    from raremap.tiles.places import assign_places, digest_of_lists
 
     e = experiment
     path = Path(e.out) / "catalog.parquet"
@@ -42,7 +42,7 @@ def catalog_of(experiment: Experiment, quiet: bool = False) -> Catalog:
     bands = e.scenes.use is None or tuple(e.scenes.use) == catalog.bands
     if (catalog.scheme, catalog.tile_options, listed) != (e.labels, e.tiles, sources) or not bands:
         return prepare(e, quiet)
-    if catalog.split == e.split:
+    if (catalog.split, catalog.listed) == (e.split, digest_of_lists(e.split, e.scenes.root)):
         return catalog
     catalog = assign_places(catalog, e.split, e.scenes.root)
     catalog.save(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,11 @@ class Run:
     def condition(self) -> tuple[float, float]:
         """How its training labels were thinned."""
         return self.keep, self.imbalance
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return str(self).replace(" ", "-")
 
     def __str__(self) -> str:
         thinned = f" keep {self.keep:g}" if self.keep < 1 else ""
@@ -119,14 +125,10 @@ class RunTable:
                 target.reshape(-1)[row[field]["at"]] = row[field]["count"]
         return np.array([row["place"] for row in rows], str), out
 
-    def mean_seconds(self, variant: str, condition: tuple[float, float]) -> float:
-        """Mean time of a variant's runs under one thinning."""
-        runs: dict[Run, float] = {}
-        for row in self.frame[[*KEY, "seconds"]].to_dict("records"):
-            run = Run(*(row[k] for k in KEY))
-            if run.variant == variant and run.condition == condition:
-                runs[run] = row["seconds"]
-        return sum(runs.values()) / len(runs)
+    def mean(self, column: str, runs: Collection[Run]) -> float:
+        """Mean over some runs of what is known of each."""
+        rows = self.frame.drop_duplicates(KEY).to_dict("records")
+        return float(np.mean([row[column] for row in rows if Run(*(row[k] for k in KEY)) in runs]))
 
 
 def _sparse(counts: np.ndarray) -> dict[str, np.ndarray]:

@@ -89,10 +89,10 @@ def tally(
     """What is counted of each tile with the bundle's decision, and with the plain argmax; objects of `rare` classes."""
     k = bundle.scheme.num_classes
     position = {int(r): i for i, r in enumerate(rows)}
-    plain = Tally.empty(len(rows), k)
+    plain = Tally.empty(len(rows), k, np.int32)
     decision = bundle.decision
     decides = decision is not None and (decision.fitted or decision.softens)
-    decided = Tally.empty(len(rows), k) if decides else plain
+    decided = Tally.empty(len(rows), k, np.int32) if decides else plain
     whole = WholeTiles(catalog, layers=3)
     for part in scored(bundle, network, catalog, rows, progress):
         at = position[part.row]

@@ -46,10 +46,12 @@ class Training:
 
     def __str__(self) -> str:
         decision = self.bundle.decision
+        scarce = decision.scarce(self.bundle.scheme.names) if decision else ""
         return (
             f"trained {self.steps} steps in {self.seconds:.0f} s; best at step {self.best_step}: "
             f"macro-F1 {self.monitor_macro_f1:.3f} on monitor places\n"
             f"decision: {decision.note if decision else 'argmax'}\n"
+            f"{f'note: {scarce}' + chr(10) if scarce else ''}"
             f"bundle: {self.path}"
         )
 
@@ -61,7 +63,7 @@ def train(
     resume: bool = False,
     quiet: bool = False,
 ) -> Bundle:
-    """Train on a catalog with a sampling plan (None: every training tile alike) and give the bundle.
+    """Train on a catalog with a sampling plan (None: made by `experiment.balance`) and give the bundle.
 
     The run folder `experiment.out` gets the resolved experiment, versions, uses, plan, checkpoints,
     metrics.csv, TensorBoard logs and the bundle.
@@ -82,24 +84,26 @@ def run(
     """Train and say how it went; see `train`."""
     import time
 
-    from raremap.balance.plan import SamplingPlan
+    from raremap.balance.make import make_plan
     from raremap.bundle import Bundle
     from raremap.learn.fit import check_resumable, fit
-    from raremap.tiles.splits import uses as uses_of
     from raremap.workflows.calibrate import fit_decision_for
+    from raremap.workflows.plan import seen_by_training
 
     started = time.perf_counter()
     out = Path(experiment.out)
-    if catalog.scheme != experiment.labels:
+    before = _seconds_before(out) if resume else 0.0
+    seen, uses = seen_by_training(catalog, experiment)
+    crop, seed = experiment.train.crop, experiment.train.seed
+    if plan is None:
+        plan = make_plan(seen, uses == "train", experiment.balance, crop, seed, quiet)
+    elif plan.grid is not None and plan.grid.size != crop:
         raise ConfigError(
-            "the catalog was prepared with other labels than the experiment's; run `raremap prepare` again"
+            f"the plan was made for crops of {plan.grid.size} pixels, train.crop is {crop}; make the plan again"
         )
-    uses = uses_of(catalog, experiment.split)
-    seen, uses = _thinned(catalog, uses, experiment)
-    plan = plan or SamplingPlan.uniform(seen, uses == "train")
     if resume:
         check_resumable(seen, plan, out)
-    _start(out, experiment, catalog, uses, resume)
+    _start(out, experiment, catalog, uses, resume, before)
     plan.save(out / "plan.parquet")
     result = fit(
         seen,
@@ -137,25 +141,22 @@ def run(
     )
     bundle = bundle.with_decision(decision)
     path = bundle.save(out / "bundle")
-    return Training(
-        bundle, path, result.steps, result.best_step, result.best_macro_f1, time.perf_counter() - started
-    )
+    seconds = before + time.perf_counter() - started
+    return Training(bundle, path, result.steps, result.best_step, result.best_macro_f1, seconds)
 
 
-def _thinned(catalog: Catalog, uses: np.ndarray, experiment: Experiment) -> tuple[Catalog, np.ndarray]:
-    """What training sees of the catalog."""
-    from raremap.balance.census import rare_classes, shares
-    from raremap.tiles.options import ThinOptions
-    from raremap.tiles.thin import thin
-
-    if experiment.thin == ThinOptions():
-        return catalog, uses
-    names = catalog.scheme.names
-    rare = rare_classes(shares(catalog.counts[uses == "train"].sum(0)), names, catalog.scheme.rare)
-    return thin(catalog, uses, experiment.thin, [names.index(n) for n in rare], experiment.train.seed)
+def _seconds_before(out: Path) -> float:
+    """How long the parts of a stopped training took, up to its last checkpoint."""
+    started, last = out / "versions.json", out / "checkpoints" / "last.pt"
+    if not started.exists() or not last.exists():
+        return 0.0
+    earlier = json.loads(started.read_text(encoding="utf-8")).get("seconds_before", 0.0)
+    return earlier + max(0.0, last.stat().st_mtime - started.stat().st_mtime)
 
 
-def _start(out: Path, experiment: Experiment, catalog: Catalog, uses: np.ndarray, resume: bool) -> None:
+def _start(
+    out: Path, experiment: Experiment, catalog: Catalog, uses: np.ndarray, resume: bool, before: float
+) -> None:
     """Write down what is trained on what; refuse to resume another experiment's run."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -176,6 +177,7 @@ def _start(out: Path, experiment: Experiment, catalog: Catalog, uses: np.ndarray
         versions[name] = metadata.version(name)
     provenance = {
         "versions": versions,
+        "seconds_before": before,
         "catalog": catalog.fingerprint,
         "sources": {name: scene.fingerprint for name, scene in catalog.scenes.items()},
     }
