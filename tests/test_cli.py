@@ -98,7 +98,7 @@ def test_the_whole_path(capsys, work):
         ("train {w}/e.yaml --set out={w}/fresh --resume", "nothing to resume"),
         ("train {w}/e.yaml --set out={w}/m --set model.encoder=resnet19", "did you mean 'resnet18'?"),
         ("evaluate nowhere --catalog {w}/run/catalog.parquet", "bundle nowhere does not exist"),
-        ("evaluate {w}/run/bundle --catalog {w}/run/catalog.parquet --use tset", "no tile in the use 'tset'"),
+        ("evaluate {w}/run/bundle --catalog {w}/run/catalog.parquet --use tset", "'tset' is not among the uses"),
         ("predict nowhere x.tif -o m.tif", "bundle nowhere does not exist"),
         ("predict {w}/run/bundle nowhere.tif -o {w}/m.tif", "nowhere.tif does not exist"),
         ("predict {w}/run/bundle {w}/data/mask/s0.tif -o {w}/m.tif", "has no band 'red'"),

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from raremap.config import Experiment
+from raremap.config import Experiment, preset, preset_names
 from raremap.errors import ConfigError
 
 BASE = """
@@ -76,6 +76,15 @@ def test_a_missing_file():
 )
 def test_every_example_is_valid(path):
     Experiment.load(path)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_sets_every_key_of_the_sections_it_names(tmp_path, name):
+    keys = preset(name)
+    resolved = load(tmp_path, BASE + f"preset: {name}\n").model_dump()
+    # A comparison puts it over any experiment; the decision, which it leaves aside there, may be short.
+    for section in set(keys) - {"decision"}:
+        assert set(keys[section]) == set(resolved[section])
 
 
 def test_a_preset_is_the_start_and_the_file_goes_before_it(tmp_path):

@@ -49,7 +49,9 @@ rm.predict(bundle, folder + "/scene.tif", folder + "/map.tif", quiet=True)
     assert not _loaded(code) & {"lightning", "pytorch_lightning"}
 
 
-@pytest.mark.parametrize("name", ["prepare", "census", "train", "evaluate", "predict", "simulate", "demo"])
+@pytest.mark.parametrize(
+    "name", ["prepare", "census", "plan", "train", "evaluate", "predict", "simulate", "demo"]
+)
 def test_every_verb_has_help_with_an_example(name):
     done = subprocess.run(
         [sys.executable, "-m", "raremap", name, "--help"], capture_output=True, text=True, check=True

@@ -21,7 +21,9 @@ def scored(x, q, pooled, score):
     """What the loop compares, tile by tile, from its definition."""
     if score == "density":
         p = pooled / pooled.sum()
-        return np.array([((t / t.sum()) * np.divide(q, p, where=q > 0, out=np.zeros(len(q)))).sum() for t in x])
+        return np.array(
+            [((t / t.sum()) * np.divide(q, p, where=q > 0, out=np.zeros(len(q)))).sum() for t in x]
+        )
     return np.array([divergence(q, pooled) - divergence(q, pooled + t) for t in x])
 
 

@@ -46,6 +46,23 @@ def test_honest_probabilities_keep_their_temperature() -> None:
     assert np.abs(np.log(kept)).max() < 0.15
 
 
+@pytest.mark.parametrize(("k", "scale"), [(3, 3.0), (3, 4.0), (6, 4.0), (2, 3.0)])
+def test_the_temperature_of_a_network_that_is_far_too_sure_is_found(k: int, scale: float) -> None:
+    rng = np.random.default_rng(0)
+    n = 30_000
+    scores = rng.normal(0, 2.5, (n, k))
+    scores[:, 0] += 4 * (k == 2)
+    probs = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    truth = (probs.cumsum(1) < rng.random((n, 1))).sum(1).clip(max=k - 1)
+    place = rng.integers(0, 8, n)
+    sure = np.exp(scale * (scores - scores.max(1, keepdims=True)))
+    sure = (sure / sure.sum(1, keepdims=True)).astype(np.float32)
+    kept = keep_pixels(k, n * k, 0)
+    for p in range(8):
+        kept.add(sure[place == p].T, truth[place == p], p)
+    assert fit_decision(*kept.arrays(), DecisionOptions()).temperature == pytest.approx(scale, rel=0.04)
+
+
 @pytest.mark.parametrize("metric", ["macro_f1", "miou"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_bias_is_within_a_tenth_of_a_point_of_an_exhaustive_search(seed: int, metric: str) -> None:
@@ -65,8 +82,13 @@ def test_the_bias_is_within_a_tenth_of_a_point_of_an_exhaustive_search(seed: int
     assert value(best_bias(logs, truth, np.ones(600), score)) > best - 0.001
 
 
-def test_without_imbalance_the_bias_stays_zero() -> None:
-    assert not any(fit_decision(*honest(4000, 8, s), DecisionOptions()).fitted for s in range(5))
+@pytest.mark.parametrize("k", [2, 3])
+def test_without_imbalance_a_bias_is_seldom_kept_and_is_small(k: int) -> None:
+    fits = [fit_decision(*honest(3000, 6, s, k), DecisionOptions()) for s in range(60)]
+    kept = [np.ptp(d.bias) for d in fits if d.fitted]
+    # One standard error: chance passes in about one of seven, and what passes is next to nothing.
+    assert len(kept) <= 12
+    assert max(kept) < 0.5
 
 
 def test_a_bias_is_shrunk_where_the_class_has_few_objects() -> None:
@@ -135,6 +157,22 @@ def test_given_shares_move_probabilities_by_bayes() -> None:
     assert moved.fitted
     ruled_out = moved.moved_to((1.0, 0.0), prior=(0.9, 0.1))
     assert not ruled_out.apply(learned[:, None]).any()
+    np.testing.assert_array_equal(ruled_out.posterior(learned), np.stack([np.ones(50), np.zeros(50)]))
+
+
+def test_a_class_that_had_no_share_cannot_be_given_one() -> None:
+    with pytest.raises(ValueError, match="for a class that had none"):
+        Decision((0.0,) * 3).moved_to((0.8, 0.1, 0.1), prior=(0.9, 0.1, 0.0))
+    same = Decision((0.0,) * 3).moved_to((0.6, 0.4, 0.0), prior=(0.6, 0.4, 0.0))
+    probs = np.array([0.5, 0.2, 0.3], np.float32)[:, None, None]
+    np.testing.assert_allclose(same.posterior(probs).ravel(), [5 / 7, 2 / 7, 0], rtol=1e-6)
+
+
+def test_classes_in_fewer_than_two_calibration_places_are_told() -> None:
+    decision = Decision((0.0,) * 3, held=(9, 1, 0))
+    assert "fewer than two calibration places hold b (1), c (0)" in decision.scarce(("a", "b", "c"))
+    assert Decision((0.0,) * 3, held=(9, 2, 3)).scarce(("a", "b", "c")) == ""
+    assert Decision((0.0,) * 3).scarce(("a", "b", "c")) == ""
 
 
 def test_temperature_changes_probabilities_and_not_the_classes() -> None:

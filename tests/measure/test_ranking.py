@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from raremap.labels import IGNORE
-from raremap.measure.ranking import average_precision, calibration_error, probability_counts
+from raremap.measure.ranking import BINS, average_precision, calibration_error, probability_counts
 
 
 def pixels(seed: int, n: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -29,6 +29,32 @@ def test_average_precision_is_scikit_learns_on_labelled_pixels(seed: int) -> Non
     for c in range(3):
         theirs = average_precision_score(truth[labelled] == c, probs[c, labelled])
         assert ours[c] == pytest.approx(theirs, abs=0.004)
+
+
+@pytest.mark.parametrize("share", [0.002, 0.05])
+@pytest.mark.parametrize(
+    ("shift", "scale"),
+    [(0, 1), (-4, 1), (-8, 1), (-12, 1), (-16, 1), (12, 1), (0, 0.25), (0, 4), (-6, 2), (-6, 0.5)],
+)
+def test_it_is_scikit_learns_however_small_or_sure_the_same_scores_make_the_probabilities(
+    share: float, shift: float, scale: float
+) -> None:
+    rng = np.random.default_rng(0)
+    truth = (rng.random(200_000) < share).astype(np.uint8)
+    odds = (rng.normal(0, 1, len(truth)) + 2.5 * truth) * scale + shift
+    probs = (1 / (1 + np.exp(np.stack([odds, -odds])))).astype(np.float32)
+    for probs_of in (probs, np.stack([probs[0] / 2, probs[1], probs[0] / 2])):  # of three classes too
+        ours = average_precision(probability_counts(probs_of, truth))[1]
+        assert ours == pytest.approx(average_precision_score(truth, odds), abs=0.004)
+
+
+def test_inside_a_step_precision_is_integrated_over_recall() -> None:
+    # 4 pixels, 3 of them hits, then 8 pixels with 1 hit: by hand, 3/4·3/4 and 1/4·∫(3+t)/(4+8t) dt.
+    counts = np.zeros((1, BINS, 2))
+    counts[0, 300], counts[0, 200], counts[0, 10] = (1, 3), (7, 1), (50, 0)
+    t = (np.arange(100_000) + 0.5) / 100_000
+    by_hand = 0.75 * 0.75 + 0.25 * np.mean((3 + t) / (4 + 8 * t))
+    assert average_precision(counts)[0] == pytest.approx(by_hand, abs=1e-9)
 
 
 def test_counts_of_parts_add_up_to_those_of_the_whole() -> None:

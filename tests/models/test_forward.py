@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -63,3 +65,24 @@ def test_a_network_gets_normalised_pixels_with_zero_where_invalid(dtype):
     assert np.allclose(seen[0].numpy(), expected, atol=1e-5)
     assert np.allclose(probs[:, 0], 1 / (1 + np.exp(-2 * expected[:, 0])), atol=1e-6)
     assert np.array_equal(before, image, equal_nan=dtype == np.float32)
+
+
+def test_a_lane_computes_alone_and_other_threads_as_usual() -> None:
+    network = TorchNetwork(torch.nn.Conv2d(1, 2, 1), Normalization.identity(1), device="cpu")
+    network.lanes = network._threads = max(2, torch.get_num_threads())
+    found = []
+
+    def lane() -> None:
+        network.enter_lane()
+        torch.ones(1000).sum()
+        found.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    try:
+        for target in (lane, lane, lambda: found.append(torch.get_num_threads())):
+            thread = threading.Thread(target=target)
+            thread.start()
+            thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert found == [1, 1, network._threads]

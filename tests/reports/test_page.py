@@ -14,7 +14,7 @@ from raremap.errors import OutputError
 from raremap.measure.decision import Decision
 from raremap.measure.tally import Tally
 from raremap.reports.figures import curves
-from raremap.reports.page import _confusion, _shares, write_report
+from raremap.reports.page import _confusion, share_axis, write_report
 from raremap.reports.pictures import Panel
 
 NAMES = ("grass", "forest", "open <b>mine</b>", "snow")
@@ -154,7 +154,7 @@ def test_rows_of_the_confusion_are_shares_of_the_true_class() -> None:
 
 
 def test_shares_lie_on_a_logarithmic_axis_and_a_missing_class_is_named() -> None:
-    shares = _shares({"train": {"a": 99, "b": 1}, "test": {"a": 10, "b": 0}, "monitor": {"a": 0, "b": 0}})
+    shares = share_axis({"train": {"a": 99, "b": 1}, "test": {"a": 10, "b": 0}, "monitor": {"a": 0, "b": 0}})
     assert shares["uses"] == ["train", "test"]
     b, a = shares["rows"]
     assert (b["name"], b["missing"], [d["at"] for d in b["dots"]]) == ("b", ["test"], [0.0])

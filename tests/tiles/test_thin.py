@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.workflows.scenes import make
 
+from raremap.errors import RaremapWarning
 from raremap.labels import IGNORE
 from raremap.tiles.options import SplitOptions, ThinOptions
 from raremap.tiles.reader import TileReader
 from raremap.tiles.splits import uses as uses_of
-from raremap.tiles.thin import thin
+from raremap.tiles.thin import imbalance_of, thin
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +74,41 @@ def test_a_tile_of_every_class_stays(tmp_path: Path) -> None:
     counts[:, 2] = 0
     counts[train[3], 2] = 7  # one tile alone holds the rare class
     table = catalog.table.assign(counts=list(counts))
-    from dataclasses import replace
-
     for seed in range(5):
         _, thinned = thin(replace(catalog, table=table), uses, ThinOptions(keep=0.1), [2], seed)
         assert thinned[train[3]] == "train"
+
+
+@pytest.mark.parametrize("keep", [0.05, 0.1, 0.15])
+def test_a_tile_of_every_class_stays_where_that_takes_more_than_the_share(catalog, keep: float) -> None:
+    rows = np.flatnonzero(uses_of(catalog) == "train")[:20]
+    uses, counts = np.full(len(catalog), "test", object), np.zeros_like(catalog.counts)
+    uses[rows] = "train"
+    counts[rows, [0, 0, 0, 0, 1, 2] * 3 + [0, 0]] = 100  # a tile holds one class
+    pure = replace(catalog, table=catalog.table.assign(counts=list(counts)))
+    for seed in range(5):
+        thinned = thin(pure, uses, ThinOptions(keep=keep), [2], seed)[1]
+        assert (counts[thinned == "train"].sum(0) > 0).all()
+        assert (thinned == "train").sum() == 3
+
+
+def test_a_ratio_below_the_natural_one_changes_nothing_and_that_is_told(catalog) -> None:
+    uses = uses_of(catalog)
+    total = catalog.counts[uses == "train"].sum(0)
+    natural = total[0] / total[2]
+    with pytest.warns(RaremapWarning, match=rf"imbalance 5 changes nothing .*: water \({natural:.0f}\)"):
+        thinned, same = thin(catalog, uses, ThinOptions(imbalance=5), [2], seed=0)
+    np.testing.assert_array_equal(thinned.counts, catalog.counts)
+    assert imbalance_of(thinned, same, [2]) == pytest.approx(natural)
+
+
+def test_the_realised_imbalance_is_counted_by_hand(catalog) -> None:
+    uses = uses_of(catalog)
+    seen = thin(catalog, uses, ThinOptions(imbalance=100), [2], seed=0)
+    total = seen[0].counts[uses == "train"].sum(0)
+    assert imbalance_of(*seen, [2]) == pytest.approx(total[0] / total[2])
+    assert imbalance_of(*seen, [1, 2]) == pytest.approx(np.sqrt(total[0] / total[1] * total[0] / total[2]))
+    assert np.isnan(imbalance_of(*seen, []))
 
 
 def test_without_thinning_nothing_changes(catalog) -> None:

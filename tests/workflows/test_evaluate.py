@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,10 +158,35 @@ def test_on_another_catalog_what_training_did_not_use_is_the_test(data: tuple[Ca
 
 
 def test_a_use_without_tiles_is_told_with_those_that_are_there(data: tuple[Catalog, Known]) -> None:
-    with pytest.raises(
-        CatalogError, match="no tile in the use 'tset'; there are: calibration, monitor, test, train"
-    ):
-        evaluate(trained_on(data[0]), data[0], use="tset")
+    for use in ("tset", "holdout", "dropped"):
+        with pytest.raises(CatalogError, match=f"'{use}' is not among the uses .*compare --final"):
+            evaluate(trained_on(data[0]), data[0], use=use)
+
+
+def test_held_out_places_stay_so_on_a_catalog_that_was_made_again(tmp_path: Path) -> None:
+    split = SplitOptions(places=1, folds=3, monitor=0.2, calibration=0.4, holdout=["s1", "s4"])
+    stub = trained_on(make(tmp_path / "a", scenes=12, split=split)[0])
+    tests = set(stub.info["places"]["test"])
+    for again in (split, SplitOptions(places=1, folds=3)):  # whether or not the new catalog says so itself
+        other, _ = make(tmp_path / again.model_dump_json()[-9:-1], scenes=12, overlap=0.25, split=again)
+        with pytest.warns(RaremapWarning, match="not the catalog of the training"):
+            assert set(evaluate(stub, other).places) == tests
+    final = Stub(info={**stub.info, "split": {**stub.info["split"], "fold": "holdout"}})
+    final.info["places"] = {"train": [f"s{i}" for i in range(12) if i not in (1, 4)]}
+    with pytest.warns(RaremapWarning, match="not the catalog of the training"):
+        assert set(evaluate(final, other).places) == {"s1", "s4"}
+
+
+def test_where_no_class_is_rare_it_says_so(data: tuple[Catalog, Known]) -> None:
+    text = str(replace(evaluate(trained_on(data[0]), data[0]), rare=()))
+    assert "no class is rare" in text
+    assert "nan" not in text
+
+
+def test_classes_of_one_calibration_place_are_told_in_the_terminal(data: tuple[Catalog, Known]) -> None:
+    decision = Decision((0.0,) * 3, held=(2, 2, 1))
+    text = str(evaluate(trained_on(data[0], decision=decision), data[0]))
+    assert "note: fewer than two calibration places hold water (1)" in text
 
 
 def test_other_classes_than_the_bundles_are_refused(data: tuple[Catalog, Known]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,14 @@ def test_shares_that_make_no_sense_are_refused_in_one_line(
     with pytest.raises(ConfigError, match=message):
         predict(bundle(), scene, tmp_path / "map.tif", prior=path, quiet=True)
     assert not (tmp_path / "map.tif").exists()
+
+
+def test_a_class_that_was_never_learned_is_given_no_share(scene: Path, tmp_path: Path) -> None:
+    never = replace(bundle(), prior=(1.0, 0.0))
+    with pytest.raises(ConfigError, match=r"class shares give 'water' 0\.1, but bundle .* no pixel of it"):
+        predict(never, scene, tmp_path / "map.tif", prior={"meadow": 0.9, "water": 0.1}, quiet=True)
+    predict(never, scene, tmp_path / "map.tif", prior={"meadow": 1, "water": 0}, quiet=True)
+    assert set(np.unique(classes(tmp_path / "map.tif"))) == {1}
 
 
 def test_shares_cannot_be_moved_from_unknown_ones(scene: Path, tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ class TorchNetwork:
     def enter_lane(self) -> None:
         """Let this thread compute alone; threads made later get the usual number."""
         if self.lanes > 1:
+            # A thread's first computation takes the usual number, and would undo what was set before it.
+            torch.get_num_threads()
             torch.set_num_threads(1)  # of this thread, and of those made from now on
             usual = threading.Thread(target=torch.set_num_threads, args=(self._threads,))
             usual.start()
