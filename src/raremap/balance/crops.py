@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
+from raremap.balance.mixture import lean
 from raremap.labels import IGNORE
 from raremap.tiles.windows import offsets
 
@@ -120,13 +120,13 @@ def even_chance(grid: CropGrid) -> np.ndarray:
     return some / np.maximum(_by_tile(grid, some), 1.0)
 
 
-def aim(grid: CropGrid, weights: np.ndarray, target: np.ndarray, cap: float) -> CropGrid:
+def aim(grid: CropGrid, weights: np.ndarray, target: np.ndarray, cap: float, share: float = 1.0) -> CropGrid:
     """Chances that bring the pixels of all crops nearest to the target, tiles drawn by `weights` `[N]`.
 
     Lowers KL(q ‖ P), P ∝ Σ w v x pooled over pixels, over the chances v inside tiles; none is more than `cap`
-    times the even one. As in expectation-maximisation each round replaces -Σ q_c log P_c by the bound
-    `Σ (b v - a log v)` that touches it, a = v Σ_c q_c x_c/N_c and b = Σ_c x_c/T, and solves that in each tile:
-    KL never rises, and is never above that of even chances.
+    times the even one. Each round is a step of expectation-maximisation as for the tile weights, in each tile by
+    itself: KL never rises, and is never above that of even chances. A tile of nothing that the target asks for
+    is left even. With `share` below 1 the rest of the crops lie anywhere, so that no ground is lost.
     """
     counts = grid.counts.astype(np.float64)
     size = counts.sum(1)
@@ -143,59 +143,8 @@ def aim(grid: CropGrid, weights: np.ndarray, target: np.ndarray, cap: float) -> 
             break
         last = kl
         ratio = np.divide(target, pooled, out=np.zeros(len(target)), where=pooled > 0)
-        _lean(grid.first, chance * (counts @ ratio), size / pooled.sum(), cap * even, chance)
-    return replace(grid, chance=best)
-
-
-@numba.njit(cache=True)
-def _lean(first, gain, cost, cap, chance):  # pragma: no cover
-    """In each tile the chances that minimise `Σ (cost v - gain log v)`, at most `cap`, summing to 1."""
-    for tile in range(len(first) - 1):
-        start, stop = first[tile], first[tile + 1]
-        total, full, base, top = 0.0, 0.0, np.inf, -np.inf
-        for j in range(start, stop):
-            if gain[j] > 0.0:
-                total += gain[j]
-                full += cap[j]
-                base, top = min(base, cost[j]), max(top, cost[j])
-        if total <= 0.0:
-            continue  # nothing of the target is in this tile: its crops are all alike
-        # v = gain / (cost - base + t), or the cap where that is less or has no bound: the sum falls with t.
-        low, high, t = base - top, total, total
-        for _ in range(100):
-            held, slope = 0.0, 0.0
-            for j in range(start, stop):
-                if gain[j] > 0.0:
-                    under = cost[j] - base + t
-                    if gain[j] >= cap[j] * under:
-                        held += cap[j]
-                    else:
-                        held += gain[j] / under
-                        slope += gain[j] / under**2
-            if full <= 1.0 or abs(held - 1.0) < 1e-13:
-                break
-            if held > 1.0:
-                low = t
-            else:
-                high = t
-            t = t + (held - 1.0) / slope if slope > 0.0 else low
-            if not low < t < high:
-                t = (low + high) / 2
-        held, room = 0.0, 0.0
-        for j in range(start, stop):
-            chance[j] = 0.0
-            if gain[j] > 0.0:
-                under = cost[j] - base + t
-                most = full <= 1.0 or gain[j] >= cap[j] * under
-                chance[j] = cap[j] if most else gain[j] / under
-            held += chance[j]
-            room += cap[j] - chance[j]
-        for j in range(start, stop):
-            if held > 1.0:
-                chance[j] /= held
-            elif room > 0.0:
-                # Where all that help are full, the others share the rest.
-                chance[j] += (cap[j] - chance[j]) * ((1.0 - held) / room)
+        lean(grid.first, chance * (counts @ ratio), size / pooled.sum(), cap * even, chance)
+    return replace(grid, chance=share * best + (1 - share) * even)
 
 
 def _by_tile(grid: CropGrid, values: np.ndarray) -> np.ndarray:

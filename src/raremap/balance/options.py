@@ -81,9 +81,10 @@ CopyPaste = Annotated[CopyPasteOptions | None, BeforeValidator(_on_or_off)]
 
 
 class _Stream(Options):
-    """`aim`: where the crop is smaller than the tile, its position is drawn by the target too."""
+    """`aim`: where the crop is smaller than the tile, the share of crops whose position is drawn by the target
+    too; the others lie anywhere (true: 1, false: 0)."""
 
-    aim: bool = False
+    aim: float = Field(default=0.0, ge=0, le=1)
 
 
 class Uniform(_Stream):
@@ -100,7 +101,7 @@ class _Targeted(_Stream):
         default=4.0, ge=1, description="a tile's weight, times the natural one, at most"
     )
     copy_paste: CopyPaste = None
-    aim: bool = True
+    aim: float = Field(default=1.0, ge=0, le=1)
 
 
 class Diao(_Targeted):

@@ -86,7 +86,7 @@ class SamplingPlan:
         weights = draws.weights
         grid = self.grid
         if grid is not None:
-            grid = aim(grid, weights, target, _cap(self.options))
+            grid = aim(grid, weights, target, _cap(self.options), self.options.aim)
         return replace(
             self,
             weights=weights,

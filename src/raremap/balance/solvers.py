@@ -76,12 +76,12 @@ def solve(
 def _mixture(options: Mixture, counts: np.ndarray, target: np.ndarray, composite: np.ndarray) -> Draws:
     tiles = ~composite
     number = int(tiles.sum())
-    densities, cap = _densities(counts), _most(options, composite) / number
+    cap = _most(options, composite) / number
     weights = np.zeros(len(counts))
-    solved = solve_mixture(densities[tiles], target, cap[tiles], options.rho, options.gap)
+    solved = solve_mixture(counts[tiles], target, cap[tiles], options.rho, options.gap)
     weights[tiles] = solved.weights
     if composite.any():
-        further = solve_mixture(densities, target, cap, options.rho, options.gap)
+        further = solve_mixture(counts, target, cap, options.rho, options.gap)
         if further.objective < solved.objective - options.gap:
             solved, weights = further, further.weights
     note = f"{solved.iterations} steps, at most {solved.gap:.2g} nats from the optimum"
