@@ -244,8 +244,8 @@ def drawn_shares(samples, number):
     "options",
     [
         Uniform(aim=True),
-        Mixture(kind="mixture"),
-        Mixture(kind="mixture", target={"shares": {"water": 0.6}}, max_repeats=2),
+        Mixture(kind="mixture", aim=1),
+        Mixture(kind="mixture", aim=1, target={"shares": {"water": 0.6}}, max_repeats=2),
         InverseFrequency(kind="inverse_frequency", aim=True),
     ],
     ids=["uniform, aimed", "mixture", "mixture to a share", "inverse frequency, aimed"],
@@ -289,7 +289,9 @@ def test_whole_tiles_hold_the_shares_that_the_plan_says(tmp_path):
     catalog = ground.make(tmp_path)
     chosen = np.ones(len(catalog), bool)
     target = {"shares": {"water": 0.345}}
-    plan = make_plan(catalog, chosen, Mixture(kind="mixture", target=target, gap=1e-6), crop=32, seed=0)
+    plan = make_plan(
+        catalog, chosen, Mixture(kind="mixture", aim=1, target=target, gap=1e-6), crop=32, seed=0
+    )
     assert plan.grid is None
     assert not np.allclose(plan.shares, SamplingPlan.uniform(catalog, chosen).shares, atol=1e-3)
     samples = TrainSamples(

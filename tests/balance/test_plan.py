@@ -83,7 +83,7 @@ def test_a_plan_is_read_back_as_it_was_written(catalog, tmp_path, kind, crop):
 def test_a_plan_with_composites_and_crops_is_read_back_and_renders_the_same(tmp_path, kind):
     catalog = little.catalog_of(tmp_path / "data", [little.village(i) for i in range(8)])
     pasted = little.options(share=1.0, repeats=2)
-    options = options_of(kind, copy_paste=pasted.model_dump(mode="json"))
+    options = options_of(kind, aim=1, copy_paste=pasted.model_dump(mode="json"))
     plan = make_plan(catalog, np.ones(len(catalog), bool), options, 32, 0)
     assert plan.composite.sum() > 0
     assert plan.weights[plan.composite].sum() > 0
@@ -153,7 +153,7 @@ def test_repeats_never_count_ignored_pixels_or_places_of_another_use(numbered, k
 def test_crops_count_no_ignored_pixel_and_no_place_of_another_use(numbered):
     catalog, folder = numbered
     chosen = np.arange(len(catalog)) % 3 != 1
-    plan = make_plan(catalog, chosen, Mixture(kind="mixture"), 16, 0)
+    plan = make_plan(catalog, chosen, Mixture(kind="mixture", aim=1), 16, 0)
     assert plan.grid is not None
     rows = plan.rows(catalog)
     assert len(plan.grid.first) == len(rows) + 1
@@ -202,7 +202,7 @@ def test_another_target_draws_the_same_rows_by_other_weights(kind):
 
 
 def test_aimed_crops_follow_another_target(catalog):
-    plan = make_plan(catalog, train(catalog), Diao(kind="diao", budget=0), 16, 0)
+    plan = make_plan(catalog, train(catalog), Diao(kind="diao", budget=0, aim=1), 16, 0)
     more = plan.toward(np.array([0.1, 0.1, 0.8]))
     assert more.weights.tolist() == plan.weights.tolist(), "no repeat is allowed"
     assert more.shares[2] > plan.shares[2] > plan.natural[2]

@@ -17,8 +17,8 @@ from raremap.learn import checkpoint
 from raremap.workflows.prepare import catalog_of
 from raremap.workflows.train import run
 
-DYNAMIC = "balance={kind: mixture, target: {gamma: 1, momentum: 0.5, inertia: 0}}"
-PASTED = "balance={kind: diao, target: {gamma: 1}, copy_paste: {classes: [slide], share: 1, min_area: 2}, budget: 2}"
+DYNAMIC = "balance={kind: mixture, aim: 1, target: {gamma: 1, momentum: 0.5, inertia: 0}}"
+PASTED = "balance={kind: diao, aim: 0.5, target: {gamma: 1}, copy_paste: {classes: [slide], share: 1, min_area: 2}, budget: 2}"
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def test_the_table_and_the_page_are_written_and_told(data, tmp_path):
-    balance = {**DIAO, "kind": "mixture"}
+    balance = {**DIAO, "kind": "mixture", "aim": 1}
     experiment = project.experiment(data, tmp_path / "run", "train.crop=16", balance=balance)
     result = plan_experiment(experiment, quiet=True)
     assert result.diagnosis.composites > 0

@@ -94,14 +94,13 @@ class Uniform(_Stream):
 
 
 class _Targeted(_Stream):
-    """Solvers that come near to a target; with `aim` on by default, and composites by request."""
+    """Solvers that come near to a target; composites by request."""
 
     target: TargetOptions = TargetOptions()
     max_repeats: float = Field(
         default=4.0, ge=1, description="a tile's weight, times the natural one, at most"
     )
     copy_paste: CopyPaste = None
-    aim: float = Field(default=1.0, ge=0, le=1)
 
 
 class Diao(_Targeted):
