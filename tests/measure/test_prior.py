@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.special import logit
 
-from raremap.measure.losses import cross_entropy, dice, prior_offset
+from raremap.measure import terms
 from raremap.measure.options import CeDice, CrossEntropy
+from raremap.measure.terms import prior_offset
 
 NATURAL = torch.tensor([0.98, 0.02])
 STREAM = torch.tensor([0.8, 0.2])
@@ -68,7 +69,9 @@ def test_the_natural_stream_with_tau_0_is_plain_cross_entropy_and_absent_classes
     absent = torch.tensor([1.0, 0.0])
     assert torch.isfinite(prior_offset(absent, absent, 0.5)).all()
     logits, mask = torch.randn(1, 2, 3, 3), torch.randint(0, 2, (1, 3, 3))
-    assert CrossEntropy()(logits, mask, prior=NATURAL, natural=NATURAL)["ce"] == cross_entropy(logits, mask)
+    assert CrossEntropy()(logits, mask, prior=NATURAL, natural=NATURAL)["ce"] == terms.CrossEntropy()(
+        logits, mask
+    )
 
 
 def test_dice_of_a_stream_is_that_of_natural_ground() -> None:
@@ -81,5 +84,5 @@ def test_dice_of_a_stream_is_that_of_natural_ground() -> None:
     n1 = len(rare)
     natural = torch.tensor([(50 - n1) / 50, n1 / 50])
     stream = torch.tensor([(50 - n1) / (50 + 2 * n1), 3 * n1 / (50 + 2 * n1)])
-    terms = CeDice()(three, labels, prior=stream, natural=natural)
-    assert float(terms["dice"]) == pytest.approx(float(dice(logits, mask)), abs=1e-6)
+    found = CeDice()(three, labels, prior=stream, natural=natural)
+    assert float(found["dice"]) == pytest.approx(float(terms.Dice()(logits, mask)), abs=1e-6)

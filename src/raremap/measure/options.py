@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raremap.measure.weights import WeightKind
+from raremap.measure import terms
+from raremap.measure.terms import Prior
 from raremap.options import Options
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from raremap.measure.terms import View
 
 
 class _Loss(Options):
@@ -21,15 +24,15 @@ class _Loss(Options):
     and the weights are, 1 balanced scores. With null it works on plain logits, and the stream moves the map.
     """
 
-    weights: WeightKind = "none"
+    weights: Literal["none", "ins", "sqrt_ins"] = "none"
     tau: float | None = Field(default=0.0, ge=0, le=1)
 
-    def _offset(self, weight: Tensor | None, prior: Tensor | None, natural: Tensor | None) -> Tensor | None:
-        from raremap.measure.losses import prior_offset
+    def _view(self, logits: Tensor, mask: Tensor, prior: Tensor | None, natural: Tensor | None) -> View:
+        from raremap.measure.terms import View
 
         if self.tau is None or prior is None or natural is None:
-            return None
-        return prior_offset(prior, natural, self.tau, weight)
+            return View(logits, mask)
+        return View(logits, mask, prior=Prior(prior, natural, self.tau))
 
 
 class CrossEntropy(_Loss):
@@ -49,9 +52,7 @@ class CrossEntropy(_Loss):
 
         Class weights, the stream's and the natural class shares are `[K]`.
         """
-        from raremap.measure.losses import cross_entropy
-
-        return {"ce": cross_entropy(logits, mask, weight, self._offset(weight, prior, natural))}
+        return {"ce": terms.CrossEntropy().of(self._view(logits, mask, prior, natural), weight)}
 
 
 class CeDice(_Loss):
@@ -77,13 +78,11 @@ class CeDice(_Loss):
 
         Class weights, the stream's and the natural class shares are `[K]`.
         """
-        from raremap.measure.losses import cross_entropy, dice
-
-        worth = None
-        if self.tau is not None and prior is not None and natural is not None:
-            worth = natural / prior.clamp(min=1e-9)
-        ce = cross_entropy(logits, mask, weight, self._offset(weight, prior, natural))
-        return {"ce": self.ce * ce, "dice": self.dice * dice(logits, mask, worth)}
+        view = self._view(logits, mask, prior, natural)
+        return {
+            "ce": self.ce * terms.CrossEntropy().of(view, weight),
+            "dice": self.dice * terms.Dice().of(view),
+        }
 
 
 LossOptions = Annotated[CrossEntropy | CeDice, Field(discriminator="kind")]

@@ -37,7 +37,7 @@ def test_ignored_pixels_change_nothing(term, seed) -> None:
     ignored = mask == IGNORE
     other = torch.where(ignored.unsqueeze(1), torch.randn_like(logits) * 50, logits)
     strange = {
-        name: torch.where(ignored.unsqueeze(1) if m.ndim == 4 else ignored, torch.inf, m)
+        name: torch.where(ignored.unsqueeze(1) if m.ndim == 4 else ignored, 1e4, m)
         for name, m in maps.items()
     }
     value, grad = gradient(term, logits, mask, **maps)

@@ -79,7 +79,9 @@ def test_focal_is_of_the_softmax_and_smps_is_not() -> None:
     logits, mask, _ = batch()
     sigmoid = smp.losses.FocalLoss("multiclass", ignore_index=IGNORE, alpha=None)(logits, mask)
     assert t.Focal()(logits, mask).item() != pytest.approx(float(sigmoid), rel=0.05)
-    assert t.Focal(gamma=0)(logits, mask).item() == pytest.approx(float(t.CrossEntropy()(logits, mask)), rel=1e-6)
+    assert t.Focal(gamma=0)(logits, mask).item() == pytest.approx(
+        float(t.CrossEntropy()(logits, mask)), rel=1e-6
+    )
 
 
 def test_seesaw_is_the_authors_code() -> None:
