@@ -3,8 +3,8 @@
     python benchmarks/losses.py [--quick] [--rounds 9] [--threads 2] [--batch 4] [--classes 6] [--size 512]
 
 All contenders take turns in one process on the same logits and mask (a tenth of it ignored), so that other work
-on the machine meets all of them; times are medians over rounds, ratios medians over the rounds' own
-ratios. Memory is the peak of the process above what it held before, logits included, in a process of its own where
+on the machine meets all of them. Times are medians over rounds, ratios medians over the rounds' own ratios, by
+the clock and by processor time; on a busy machine run it with one thread and read the latter. Memory is the peak of the process above what it held before, logits included, in a process of its own where
 freed blocks go back at once. Ends with what the distance maps cost a worker, and one JSON line.
 """
 
@@ -83,13 +83,13 @@ def contenders(batch: int, k: int, size: int) -> tuple[Tensor, dict[str, Loss]]:
     return logits, losses
 
 
-def step(loss: Loss, logits: Tensor) -> tuple[float, float]:
-    """Milliseconds of forward and backward, and the value."""
+def step(loss: Loss, logits: Tensor) -> tuple[float, float, float]:
+    """Milliseconds of forward and backward, by the clock and of the processor, and the value."""
     z = logits.clone().requires_grad_()
-    started = time.perf_counter()
+    clock, processor = time.perf_counter(), time.process_time()
     value = loss(z)
     value.backward()
-    return 1e3 * (time.perf_counter() - started), value.item()
+    return 1e3 * (time.perf_counter() - clock), 1e3 * (time.process_time() - processor), value.item()
 
 
 def peaks(logits: Tensor, losses: dict[str, Loss]) -> dict[str, float]:
@@ -149,11 +149,11 @@ def main() -> None:
         print(json.dumps(peaks(logits, losses)))
         return
 
-    times: dict[str, list[float]] = {name: [] for name in losses}
-    values = {name: step(loss, logits)[1] for name, loss in losses.items()}
+    values = {name: step(loss, logits)[-1] for name, loss in losses.items()}
+    times: dict[str, list[tuple[float, ...]]] = {name: [] for name in losses}
     for _ in range(rounds):
         for name, loss in losses.items():
-            times[name].append(step(loss, logits)[0])
+            times[name].append(step(loss, logits)[:2])
     for peer, name in SAME.items():
         assert abs(values[peer] - values[name]) < 1e-4 * values[peer], (peer, values[peer], values[name])
     # A fixed threshold keeps freed blocks out of the heap, where they would hide what the next one needs.
@@ -161,9 +161,14 @@ def main() -> None:
     command = [sys.executable, __file__, *sys.argv[1:], "--memory-only"]
     memory = json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
 
-    def ratio(name: str, to: str) -> float:
-        return round(statistics.median(a / b for a, b in zip(times[name], times[to], strict=True)), 2)
+    def median(name: str, clock: int) -> float:
+        return round(statistics.median(t[clock] for t in times[name]), 1)
 
+    def ratio(name: str, to: str, clock: int) -> float:
+        pairs = zip(times[name], times[to], strict=True)
+        return round(statistics.median(a[clock] / b[clock] for a, b in pairs), 2)
+
+    kinds = {"clock": 0, "processor": 1}
     figures = {
         "versions": {
             p: metadata.version(p) for p in ("raremap", "torch", "numpy", "segmentation-models-pytorch")
@@ -173,20 +178,29 @@ def main() -> None:
         "load": os.getloadavg()[0],
         "rounds": rounds,
         "shape": list(logits.shape),
-        "ms": {name: round(statistics.median(ms), 1) for name, ms in times.items()},
-        "to_torch_ce": {name: ratio(name, "torch CE") for name in losses},
-        "peak_mib": memory,
-        "lovasz_speedup": ratio("smp Lovász", "Lovász"),
+        "ms": {kind: {name: median(name, i) for name in losses} for kind, i in kinds.items()},
+        "to_torch_ce": {
+            kind: {name: ratio(name, "torch CE", i) for name in losses} for kind, i in kinds.items()
+        },
+        "lovasz_speedup": {kind: ratio("smp Lovász", "Lovász", i) for kind, i in kinds.items()},
         "lovasz_values": [values["smp Lovász"], values["Lovász"]],
+        "peak_mib": memory,
         "maps_ms": {str(n): maps_ms(args.classes, n, rounds) for n in (128, 512)},
         "quick": args.quick,
     }
-    print(f"{list(logits.shape)}, forward and backward, {figures['threads']} threads, {rounds} rounds")
-    print(f"{'':<26}{'ms':>8}{'× torch CE':>12}{'peak MiB':>10}")
+    print(
+        f"{list(logits.shape)}, forward and backward, {figures['threads']} threads, {rounds} rounds, "
+        f"load {figures['load']:.1f}"
+    )
+    print(f"{'':<26}{'by the clock':>20}{'by the processor':>20}{'peak':>10}")
     for name in losses:
+        row = "".join(f"{median(name, i):>11} ms{ratio(name, 'torch CE', i):>6}" for i in kinds.values())
         most = f"   at most {MOST[name]}" if name in MOST else ""
-        print(f"{name:<26}{figures['ms'][name]:>8}{figures['to_torch_ce'][name]:>12}{memory[name]:>10}{most}")
-    print(f"Lovász is {figures['lovasz_speedup']} times as fast as smp's, at least 4 wanted")
+        print(f"{name:<26}{row}{memory[name]:>6} MiB{most}")
+    faster = figures["lovasz_speedup"]
+    print(
+        f"Lovász against smp's: {faster['clock']} times as fast by the clock, {faster['processor']} by the processor; 4 wanted"
+    )
     for n, cost in figures["maps_ms"].items():
         print(f"maps of a crop of {n}², one core: " + ", ".join(f"{k} {v} ms" for k, v in cost.items()))
     print(json.dumps(figures))

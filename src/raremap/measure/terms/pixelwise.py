@@ -40,7 +40,7 @@ class CrossEntropy(Term):
 
         weight = self._weight(view, weight)
         if not view.hard:
-            return _mean(view, weight, lambda log_p: -log_p)
+            return _cost(view, weight, lambda log_p: log_p)
         total = F.nll_loss(view.scores(weight), view.mask, weight, ignore_index=view.ignore, reduction="sum")
         return total / view.pixel_weights(weight).sum().clamp(min=1e-12)
 
@@ -59,12 +59,12 @@ class Focal(Term):
         """The term of a batch."""
         import torch
 
-        def cost(log_p: Tensor) -> Tensor:
+        def score(log_p: Tensor) -> Tensor:
             # Below 1 the power's slope at p = 1 is infinite, and infinite times log 1 is NaN.
             missing = -torch.expm1(log_p) if self.gamma >= 1 else (-torch.expm1(log_p)).clamp(min=1e-12)
-            return -(missing**self.gamma) * log_p
+            return missing**self.gamma * log_p
 
-        return _mean(view, self._weight(view, weight), cost)
+        return _cost(view, self._weight(view, weight), score)
 
 
 class Poly(Term):
@@ -78,7 +78,7 @@ class Poly(Term):
         import torch
 
         weight = self._weight(view, weight)
-        return _mean(view, weight, lambda log_p: -log_p - self.epsilon * torch.expm1(log_p))
+        return _cost(view, weight, lambda log_p: log_p + self.epsilon * torch.expm1(log_p))
 
 
 class LogCosh(Term):
@@ -148,13 +148,16 @@ def log_cosh(x: Tensor) -> Tensor:
     return x + F.softplus(-2 * x) - math.log(2)
 
 
-def _mean(view: View, weight: Tensor | None, cost: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean over pixels of a cost of log p_y, or over areas, of a cost of each class's log p."""
+def _cost(view: View, weight: Tensor | None, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Minus the mean over pixels of a score of log p_y, or over areas, of each class's log p; score(0) is 0."""
     log_probs = view.scores(weight)
+    if view.hard and weight is None:
+        # Ignored pixels have log p 0: nothing to multiply them out of.
+        return -score(view.own(log_probs)).sum() / view.labelled.sum().clamp(min=1)
     if view.hard:
-        return view.mean(cost(view.own(log_probs)), view.pixel_weights(weight))
+        return -view.mean(score(view.own(log_probs)), view.pixel_weights(weight))
     area = view.fractions if weight is None else view.fractions * weight.view(1, -1, 1, 1)
-    return view.mean(cost(log_probs), area)
+    return -view.mean(score(log_probs), area)
 
 
 def _mapped(view: View, weight: Tensor | None, pixel_weight: Tensor) -> Tensor:
