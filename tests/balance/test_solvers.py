@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from raremap.balance.options import BalanceOptions
-from raremap.balance.solvers import capped, solve
+from raremap.balance.mixture import fill
+from raremap.balance.solvers import solve
 
 KINDS = (
     "uniform",
@@ -179,7 +180,7 @@ def test_inverse_frequency_weighs_tiles_by_their_densities():
 def test_capped_weights_keep_their_proportions_below_the_cap(weights, times):
     w = np.array(weights) / sum(weights)
     cap = times / len(w)
-    found = capped(w, cap)
+    found = fill(w.copy(), np.full(len(w), cap))
     assert found.sum() == pytest.approx(1)
     assert found.max() <= cap * (1 + 1e-9)
     below = found < cap * (1 - 1e-9)

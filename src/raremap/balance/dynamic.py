@@ -23,7 +23,11 @@ class Follower:
     """
 
     def __init__(self, plan: SamplingPlan, names: tuple[str, ...]) -> None:
-        self._options, self._names, self._natural = target_of(plan.options), names, plan.natural
+        options = target_of(plan.options)
+        # Classes without a training pixel have left the target, and making the plan has said so.
+        there = {n: s for n, s in options.shares.items() if plan.natural[names.index(n)] > 0}
+        self._options = options.model_copy(update={"shares": there})
+        self._names, self._natural = names, plan.natural
         self.moving = np.full(len(names), np.nan)
         self.target = plan.target
 

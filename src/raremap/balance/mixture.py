@@ -52,7 +52,7 @@ def solve_mixture(
     if caps.sum() < 1 - 1e-9:
         raise ValueError(f"weights of at most {caps.max():.3g} on {n} tiles cannot sum to 1")
     w = np.full(n, 1 / n) if start is None else np.asarray(start, np.float64).copy()
-    w = _fill(np.maximum(w, 1e-300), caps)
+    w = fill(np.maximum(w, 1e-300), caps)
     pooled, scored, mu, whole = np.zeros(len(target)), np.zeros(n), 0.0, np.array([0, n])
     left, value, step = np.inf, np.inf, 0
     for step in range(iterations + 1):
@@ -78,7 +78,7 @@ def solve_mixture(
         if rho:
             mu = _penalised(w * scored, cost, caps, rho, w, mu)
         elif even:
-            w = _fill(w * scored, caps)
+            w = fill(w * scored, caps)
         else:
             lean(whole, w * scored, cost, caps, w)
     return Solution(w, value, max(0.0, left), step)
@@ -178,7 +178,7 @@ def _score(x, ratio, scored):  # pragma: no cover
 
 
 @numba.njit(cache=True)
-def _fill(a, caps):  # pragma: no cover
+def fill(a, caps):  # pragma: no cover
     """`min(cap, a/μ)` with the μ that makes it sum to 1."""
     n = len(a)
     mu = a.sum()

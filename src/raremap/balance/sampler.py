@@ -55,8 +55,8 @@ class Stream:
         self._plans = [(0, plan, WeightedOrder(plan.weights, seed))]
 
     def follow(self, plan: SamplingPlan, draw: int) -> None:
-        """From this draw on, the plan is in force; it has the same rows."""
-        self._plans = [p for p in self._plans if p[0] < draw]
+        """From this draw on, the plan is in force; it has the same rows. The one before it is kept, older ones are not."""
+        self._plans = [p for p in self._plans if p[0] < draw][-1:]
         self._plans.append((draw, plan, WeightedOrder(plan.weights, self._seed)))
 
     def __getitem__(self, draw: int) -> tuple[SamplingPlan, int]:

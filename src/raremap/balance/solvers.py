@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from raremap.balance.greedy import solve_greedy
-from raremap.balance.mixture import solve_mixture
+from raremap.balance.mixture import fill, solve_mixture
 from raremap.balance.options import (
     BalanceOptions,
     Copies,
@@ -138,25 +138,10 @@ def _inverse_frequency(options: InverseFrequency, counts: np.ndarray) -> Draws:
     natural = counts.sum(0) / counts.sum()
     worth = np.where(natural > 0, np.where(natural > 0, natural, 1.0) ** -options.power, 0.0)
     weights = _densities(counts) @ worth
-    weights = capped(weights / weights.sum(), options.max_repeats / len(counts))
+    weights = fill(weights, np.full(len(counts), options.max_repeats / len(counts)))
     return Draws(
         weights * len(counts), f"largest weight {weights.max() * len(counts):.1f} times the natural one"
     )
-
-
-def capped(weights: np.ndarray, cap: float) -> np.ndarray:
-    """Weights that sum to 1, each at most `cap`, in proportion where they are below.
-
-    >>> capped(np.array([0.8, 0.1, 0.1]), 0.5).tolist()
-    [0.5, 0.25, 0.25]
-    """
-    full = np.zeros(len(weights), bool)
-    while (over := (weights > cap * (1 + 1e-12)) & ~full).any():
-        full |= over
-        left = weights[~full].sum()
-        scale = (1 - cap * full.sum()) / left if left > 0 else 0.0
-        weights = np.where(full, cap, weights * scale)
-    return weights
 
 
 def _densities(counts: np.ndarray) -> np.ndarray:

@@ -27,19 +27,6 @@ class _Loss(Options):
     weights: Literal["none", "ins", "sqrt_ins"] = "none"
     tau: float | None = Field(default=0.0, ge=0, le=1)
 
-    def _view(self, logits: Tensor, mask: Tensor, prior: Tensor | None, natural: Tensor | None) -> View:
-        from raremap.measure.terms import View
-
-        if self.tau is None or prior is None or natural is None:
-            return View(logits, mask)
-        return View(logits, mask, prior=Prior(prior, natural, self.tau))
-
-
-class CrossEntropy(_Loss):
-    """Cross-entropy, the mean over labelled pixels of the whole batch."""
-
-    kind: Literal["ce"] = "ce"
-
     def __call__(
         self,
         logits: Tensor,
@@ -52,7 +39,23 @@ class CrossEntropy(_Loss):
 
         Class weights, the stream's and the natural class shares are `[K]`.
         """
-        return {"ce": terms.CrossEntropy().of(self._view(logits, mask, prior, natural), weight)}
+        from raremap.measure.terms import View
+
+        if self.tau is None or prior is None or natural is None:
+            return self._terms(View(logits, mask), weight)
+        return self._terms(View(logits, mask, prior=Prior(prior, natural, self.tau)), weight)
+
+    def _terms(self, view: View, weight: Tensor | None) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class CrossEntropy(_Loss):
+    """Cross-entropy, the mean over labelled pixels of the whole batch."""
+
+    kind: Literal["ce"] = "ce"
+
+    def _terms(self, view: View, weight: Tensor | None) -> dict[str, Tensor]:
+        return {"ce": terms.CrossEntropy().of(view, weight)}
 
 
 class CeDice(_Loss):
@@ -66,19 +69,7 @@ class CeDice(_Loss):
     ce: float = Field(default=1.0, ge=0)
     dice: float = Field(default=1.0, ge=0)
 
-    def __call__(
-        self,
-        logits: Tensor,
-        mask: Tensor,
-        weight: Tensor | None = None,
-        prior: Tensor | None = None,
-        natural: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Terms, whose sum is the loss, of logits `[B, K, H, W]` and class index `[B, H, W]`.
-
-        Class weights, the stream's and the natural class shares are `[K]`.
-        """
-        view = self._view(logits, mask, prior, natural)
+    def _terms(self, view: View, weight: Tensor | None) -> dict[str, Tensor]:
         return {
             "ce": self.ce * terms.CrossEntropy().of(view, weight),
             "dice": self.dice * terms.Dice().of(view),
