@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from raremap.balance.options import BalanceOptions
 from raremap.balance.mixture import fill
+from raremap.balance.options import BalanceOptions
 from raremap.balance.solvers import solve
 
 KINDS = (
