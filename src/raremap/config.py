@@ -18,7 +18,8 @@ from raremap.errors import ConfigError, nearest
 from raremap.labels import LabelScheme
 from raremap.learn.options import OptimizerOptions, TrainOptions
 from raremap.maps.options import PredictOptions
-from raremap.measure.options import CrossEntropy, DecisionOptions, LossOptions
+from raremap.measure.losses import CrossEntropy, LossOptions, written_out
+from raremap.measure.options import DecisionOptions
 from raremap.models.options import ModelOptions
 from raremap.options import Options
 from raremap.scene.sources import ScenesOptions
@@ -89,11 +90,12 @@ class Experiment(Options):
         cls, data: dict[str, Any], overrides: Sequence[str] = (), source: str = "experiment"
     ) -> Experiment:
         """The experiment of nested keys; `source` names them in errors."""
-        data = dict(data)
+        data = _written_out(data)
         if "preset" in data:
             data = _merge(preset(str(data.pop("preset"))), data)
         for text in overrides:
             _override(data, text)
+        data = _written_out(data)
         try:
             return cls(**data)
         except ValidationError as error:
@@ -101,13 +103,19 @@ class Experiment(Options):
 
     def changed(self, data: dict[str, Any], source: str = "experiment") -> Experiment:
         """This experiment with nested keys on top; a choice of another `kind` replaces its section."""
-        return Experiment.from_dict(_merge(self.model_dump(mode="json"), data), source=source)
+        data = _merge(self.model_dump(mode="json"), _written_out(data))
+        return Experiment.from_dict(data, source=source)
 
     def to_yaml(self) -> str:
         """The resolved experiment as YAML that `load` reads back."""
         import yaml
 
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _written_out(data: dict[str, Any]) -> dict[str, Any]:
+    """Keys with every shorthand written out, so that sections can be laid over each other."""
+    return {**data, "loss": written_out(data["loss"])} if "loss" in data else dict(data)
 
 
 def preset_names() -> list[str]:
@@ -127,7 +135,7 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`; a choice of another `kind` replaces the whole section."""
+    """`over` on top of `base`; a choice of another `kind` replaces the whole section, and so do `terms` of a loss."""
     out = dict(base)
     for key, value in over.items():
         below = out.get(key)
@@ -136,16 +144,39 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
             and isinstance(value, dict)
             and value.get("kind", below.get("kind")) == below.get("kind")
         )
-        out[key] = _merge(below, value) if same_kind and isinstance(below, dict) else value
+        out[key] = _merge(below, value) if same_kind and isinstance(below, dict) and key != "terms" else value
     return out
 
 
 def keys_of(text: str) -> dict[str, Any]:
-    """Nested keys of overrides with spaces between, `a.b=c d=e`."""
+    """Nested keys of overrides with spaces between; within brackets and quotes a space is part of the value.
+
+    >>> keys_of("loss={focal: 0.5, iou: 0.5} train.steps=9")
+    {'loss': {'focal': 0.5, 'iou': 0.5}, 'train': {'steps': 9}}
+    """
     data: dict[str, Any] = {}
-    for part in text.split():
+    for part in _split(text):
         _override(data, part)
     return data
+
+
+def _split(text: str) -> list[str]:
+    """Words of a text; a space within brackets or quotes parts none."""
+    words, depth, quote = [""], 0, ""
+    for char in text:
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char in "{[":
+            depth += 1
+        elif char in "}]":
+            depth -= 1
+        elif char.isspace() and depth <= 0:
+            words.append("")
+            continue
+        words[-1] += char
+    return [word for word in words if word]
 
 
 def _override(data: dict[str, Any], text: str) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from raremap.balance.plan import SamplingPlan
+    from raremap.batches.distance import BoundaryMaps
     from raremap.scene.normalize import Normalization
     from raremap.tiles.catalog import Catalog
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class TrainSamples:
     """Sample i of a training: `{"image": float32 [C, crop, crop], "mask": int64 [crop, crop], "prior": float32 [K]}`.
 
-    Everything random about it follows from (seed, i). Tiles smaller than the crop are filled up with 0
+    With `maps` those are among it, made of the mask as it is after augmentation. Everything random about it follows from (seed, i). Tiles smaller than the crop are filled up with 0
     and `IGNORE`. A crop without a labelled pixel is drawn again, up to `tries` times. `prior` are the class
     shares of the stream that the draw is of.
     """
@@ -40,12 +41,14 @@ class TrainSamples:
         crop: int,
         augmentation: AugmentOptions,
         seed: int,
+        maps: BoundaryMaps | None = None,
         tries: int = 5,
     ) -> None:
         self._reader, self._stream, self._normalization = reader, stream, normalization
         self._rows, self._windows = stream.plan.rows(catalog), catalog.windows
         self._tiles = int((~stream.plan.composite).sum())
         self._crop, self._augmentation, self._seed, self._tries = crop, augmentation, seed, tries
+        self._maps = maps
 
     def __getitem__(self, draw: int) -> dict[str, np.ndarray]:
         rng = draw_rng(self._seed, draw)
@@ -64,11 +67,12 @@ class TrainSamples:
             mask = np.pad(mask, ((0, short[0]), (0, short[1])), constant_values=IGNORE)
             valid = np.pad(valid, ((0, short[0]), (0, short[1])))
         image, mask = augment(image, mask, valid, self._augmentation, rng)
-        return {
+        sample = {
             "image": np.ascontiguousarray(image),
             "mask": np.ascontiguousarray(mask),
             "prior": plan.shares.astype(np.float32),
         }
+        return sample if self._maps is None else sample | self._maps(sample["mask"])
 
     def _cut(self, plan: SamplingPlan, entry: int) -> Cut:
         """What gives the pixels of a window, in scene coordinates, of a row of the plan."""

@@ -9,10 +9,9 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from raremap.balance.dynamic import Follower
 from raremap.balance.make import target_of
 from raremap.balance.sampler import Stream
 from raremap.batches.dataset import TrainSamples
+from raremap.batches.distance import BoundaryMaps
 from raremap.batches.loader import TrainBatches
 from raremap.batches.options import AugmentOptions
 from raremap.errors import RaremapError, TrainingError
@@ -33,9 +33,8 @@ from raremap.learn.history import History
 from raremap.learn.monitor import Monitor
 from raremap.learn.norms import natural_tiles
 from raremap.learn.options import OptimizerOptions, TrainOptions
-from raremap.measure.options import CeDice, CrossEntropy
+from raremap.measure.losses import LossOptions
 from raremap.measure.scores import Scores
-from raremap.measure.weights import class_weights
 from raremap.models.forward import best_device, has_bf16
 from raremap.models.options import ModelOptions
 from raremap.scene.normalize import Normalization, NormalizeOptions
@@ -45,6 +44,7 @@ from raremap.tiles.reader import TileReader
 if TYPE_CHECKING:
     from raremap.balance.plan import SamplingPlan
     from raremap.learn.task import SegmentationTask
+    from raremap.measure.objective import Objective
     from raremap.tiles.catalog import Catalog
 
 log = logging.getLogger("raremap")
@@ -73,16 +73,18 @@ def fit(
     *,
     model: ModelOptions,
     normalize: NormalizeOptions,
-    loss: CrossEntropy | CeDice,
+    loss: LossOptions,
     optimizer: OptimizerOptions,
     train: TrainOptions,
     augment: AugmentOptions,
     out: Path,
+    rare: Sequence[int] = (),
     resume: bool = False,
     quiet: bool = False,
 ) -> Fit:
     """Train on the tiles of a plan and keep the weights that score best on monitor places.
 
+    `rare` are class numbers, for terms of the loss that are of the rare classes only.
     Writes metrics.csv, tensorboard/ and checkpoints/ under `out`. With `resume` it goes on from the last
     checkpoint and ends with the weights of an unbroken run. Raises `TrainingError`.
     """
@@ -99,13 +101,24 @@ def fit(
         network = model.build(len(catalog.bands), catalog.scheme.num_classes)
         network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         stream = Stream(plan, train.seed)
-        samples = TrainSamples(reader, catalog, stream, normalization, train.crop, augment, train.seed)
+        objective = loss.build(
+            catalog.scheme.num_classes,
+            names=catalog.scheme.names,
+            shares=plan.shares,
+            natural=plan.natural,
+            counts=catalog.counts[tiles],
+            rare=rare,
+        )
+        maps = None
+        if objective.maps:
+            boundary = objective.boundary
+            maps = BoundaryMaps(objective.num_classes, objective.maps, boundary.numbers, boundary.clip)
+        samples = TrainSamples(reader, catalog, stream, normalization, train.crop, augment, train.seed, maps)
         settled = natural_tiles(tiles, train.norm_tiles, train.seed)
         monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names, settled)
-        weights = class_weights(loss.weights, plan.shares)
         of = _identity(catalog, plan)
         run = _Run(
-            network, monitor, catalog.scheme.names, loss, optimizer, train, device, out, stream, of, weights
+            network, monitor, catalog.scheme.names, objective, optimizer, train, device, out, stream, of
         )
         if resume:
             run.restore()
@@ -148,23 +161,19 @@ class _Run:
         network: nn.Module,
         monitor: Monitor,
         names: tuple[str, ...],
-        loss: CrossEntropy | CeDice,
+        loss: Objective,
         optimizer: OptimizerOptions,
         train: TrainOptions,
         device: torch.device,
         out: Path,
         stream: Stream,
         of: str = "",
-        weights: np.ndarray | None = None,
     ) -> None:
         from raremap.learn.task import SegmentationTask
 
-        self._weights, self._loss = weights, loss
-        tensor = partial(torch.tensor, dtype=torch.float32, device=device)
-        weight = None if loss.weights == "none" else tensor(weights)
-        weighted = partial(loss, weight=weight, natural=tensor(stream.plan.natural))
+        self._loss = loss.to(device)
         self.task: SegmentationTask = SegmentationTask(
-            network, weighted, optimizer, train.steps, len(names), self._after
+            network, loss, optimizer, train.steps, len(names), self._after
         )
         self._monitor, self._names, self._train, self._device = monitor, names, train, device
         self._folder, self._out, self._of = out / "checkpoints", out, of
@@ -213,8 +222,7 @@ class _Run:
         columns = [
             "step",
             "loss",
-            "ce",
-            "dice",
+            *self._loss.logged_names,
             "lr",
             "macro_f1",
             "miou",
@@ -286,7 +294,8 @@ class _Run:
     def _score(self, step: int) -> None:
         assert self._history is not None
         assert self._bar is not None
-        values: dict[str, float] = {**self.task.means(), "lr": self.task.optimizer.param_groups[0]["lr"]}
+        values: dict[str, float] = {**self.task.means(), **self._loss.logged()}
+        values["lr"] = self.task.optimizer.param_groups[0]["lr"]
         scores = self._monitor(self.task.network, self._device, self._bf16)
         self.task.monitored(scores.macro_f1)
         if scores.macro_f1 > self._best_f1:
@@ -322,21 +331,13 @@ class _Run:
         return Fit(
             network,
             normalization,
-            self._prior(),
+            self._loss.learned_prior(
+                self._stream.plan.natural, self.task.delivered.cpu().numpy().astype(np.float64)
+            ),
             self.task.step,
             self._best_step,
             self._best_f1,
         )
-
-    def _prior(self) -> np.ndarray:
-        """The class shares that the network takes for granted."""
-        if self._loss.tau is None:
-            shares = self.task.delivered.cpu().numpy().astype(np.float64)
-            shares = shares if self._weights is None else shares * self._weights
-        else:
-            natural = self._stream.plan.natural
-            shares = np.where(natural > 0, np.where(natural > 0, natural, 1.0) ** (1 - self._loss.tau), 0.0)
-        return shares / max(shares.sum(), 1e-12)
 
 
 def _note(step: int, loss: float, scores: Scores) -> str:

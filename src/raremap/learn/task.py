@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from raremap.errors import TrainingError
 from raremap.labels import IGNORE
 from raremap.learn.options import OptimizerOptions
+from raremap.measure.objective import Objective
+
+# What comes with a batch for the loss beside its mask.
+_MAPS = ("distance", "edge", "center")
 
 
 class SegmentationTask(lightning.LightningModule):
@@ -23,14 +27,14 @@ class SegmentationTask(lightning.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        loss: Callable[..., dict[str, Tensor]],
+        loss: Objective,
         optimizer: OptimizerOptions,
         steps: int,
         num_classes: int,
         after_step: Callable[[int], None],
     ) -> None:
         super().__init__()
-        self.network, self._loss, self._options, self._steps = network, loss, optimizer, steps
+        self.network, self.loss, self._options, self._steps = network, loss, optimizer, steps
         self._after_step = after_step
         self.step = 0
         self.delivered: Tensor
@@ -44,7 +48,9 @@ class SegmentationTask(lightning.LightningModule):
         """The loss of one batch."""
         mask = batch["mask"]
         logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
-        terms = self._loss(logits, mask, prior=batch["prior"].mean(0))
+        self.loss.advance(self.step / self._steps)
+        maps = {name: batch[name] for name in _MAPS if name in batch}
+        terms = self.loss(logits, mask, batch["prior"].mean(0), **maps)
         total = torch.stack(list(terms.values())).sum()
         k = len(self.delivered)
         self.delivered += torch.bincount(mask[mask != IGNORE], minlength=k)[:k]
@@ -84,7 +90,10 @@ class SegmentationTask(lightning.LightningModule):
     def _make_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
         o = self._options
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[o.kind]
-        optimizer = kind(self.network.parameters(), lr=o.lr, weight_decay=o.weight_decay)
+        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
+        if of_loss := list(self.loss.parameters()):
+            groups.append({"params": of_loss, "weight_decay": 0.0})
+        optimizer = kind(groups, lr=o.lr, weight_decay=o.weight_decay)
         if o.schedule == "onecycle":
             # One step more than is taken: the schedule refuses to be asked beyond its end.
             scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -103,6 +112,7 @@ class SegmentationTask(lightning.LightningModule):
         return {
             "step": self.step,
             "network": self.network.state_dict(),
+            "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "delivered": self.delivered,
@@ -114,6 +124,7 @@ class SegmentationTask(lightning.LightningModule):
         """Go back to a `progress_state`."""
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
+        self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])

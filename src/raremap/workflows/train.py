@@ -89,6 +89,7 @@ def run(
     from raremap.learn.fit import check_resumable, fit
     from raremap.workflows.calibrate import fit_decision_for
     from raremap.workflows.plan import seen_by_training
+    from raremap.workflows.rare import rare_in
 
     started = time.perf_counter()
     out = Path(experiment.out)
@@ -116,6 +117,7 @@ def run(
         train=experiment.train,
         augment=experiment.augment,
         out=out,
+        rare=[catalog.scheme.names.index(n) for n in rare_in(catalog)],
         resume=resume,
         quiet=quiet,
     )
