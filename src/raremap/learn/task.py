@@ -15,7 +15,7 @@ from raremap.learn.options import OptimizerOptions
 from raremap.measure.objective import Objective
 
 # What comes with a batch for the loss beside its mask.
-_MAPS = ("distance", "edge", "center")
+_MAPS = ("distance", "edge", "center", "worth")
 
 
 class SegmentationTask(lightning.LightningModule):

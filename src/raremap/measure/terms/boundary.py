@@ -44,8 +44,8 @@ class Boundary(Term):
                 f"the map 'distance' is {tuple(distance.shape)}; the boundary term expects {tuple(probs.shape)}, "
                 "a map for each of its classes"
             )
-        by_class = (probs * (distance * view.labelled.unsqueeze(1))).sum((0, 2, 3))
-        by_class = by_class / view.labelled.sum().clamp(min=1)
+        by_class = (probs * (distance * view.ones.unsqueeze(1))).sum((0, 2, 3))
+        by_class = by_class / view.ones.sum().clamp(min=1e-12)
         weight = self._weight(view, weight)
         if weight is None:
             return by_class.mean()
