@@ -124,7 +124,7 @@ def fit(
             run.restore()
         else:
             run.clear()
-        if run.task.step < train.steps:
+        if run.task.step < train.steps and not run.settled():
             reader.load(np.concatenate([rows, monitor_rows]))
             run.go(samples, quiet)
         return run.result(normalization)
@@ -173,8 +173,9 @@ class _Run:
 
         self._loss = loss.to(device)
         self.task: SegmentationTask = SegmentationTask(
-            network, loss, optimizer, train.steps, len(names), self._after
+            network, loss, optimizer, train.steps, len(names), self._after, train.ema
         )
+        self._clip = optimizer.clip
         self._monitor, self._names, self._train, self._device = monitor, names, train, device
         self._folder, self._out, self._of = out / "checkpoints", out, of
         self._best_f1, self._best_step = -1.0, 0
@@ -246,12 +247,13 @@ class _Run:
                     enable_progress_bar=False,
                     enable_model_summary=False,
                     num_sanity_val_steps=0,
+                    gradient_clip_val=self._clip,
                 )
                 if first:
                     checkpoint.restore_random(self._resumed)
                 self.task.train()
                 _fit(lightning, trainer, self.task, loader)
-                if trainer.interrupted or self.task.step < t.steps:
+                if trainer.interrupted or (self.task.step < t.steps and not self.settled()):
                     raise KeyboardInterrupt
         finally:
             self._history.close()
@@ -277,12 +279,21 @@ class _Run:
         )
         return off < 0.01
 
+    def settled(self) -> bool:
+        """Whether as many scores in a row as `patience` allows were no better."""
+        patience, every = self._train.patience, self._train.monitor_steps
+        return patience is not None and (self.task.step - self._best_step) // every >= patience
+
     def _after(self, step: int) -> None:
         assert self._bar is not None
         self._bar.advance()
         last = step == self._train.steps
         if step % self._train.monitor_steps == 0 or last:
             self._score(step)
+            if self.settled():
+                last = True
+                self.task.trainer.should_stop = True
+                self._bar.note(f"step {step}: no better score since step {self._best_step}; training ends")
         if step % self._train.checkpoint_steps == 0 or last:
             state = {
                 "task": self.task.progress_state(),
@@ -296,14 +307,14 @@ class _Run:
         assert self._bar is not None
         values: dict[str, float] = {**self.task.means(), **self._loss.logged()}
         values["lr"] = self.task.optimizer.param_groups[0]["lr"]
-        scores = self._monitor(self.task.network, self._device, self._bf16)
-        self.task.monitored(scores.macro_f1)
+        scores = self._monitor(self.task.scored, self._device, self._bf16)
+        self.task.schedule.monitored(scores.macro_f1)
         if scores.macro_f1 > self._best_f1:
             self._best_f1, self._best_step = scores.macro_f1, step
             checkpoint.save(
                 self._folder / "best.pt",
                 {
-                    "network": self.task.network.state_dict(),
+                    "network": self.task.scored.state_dict(),
                     "step": step,
                     "macro_f1": scores.macro_f1,
                 },
@@ -325,9 +336,10 @@ class _Run:
         return {f"{part}/{n}": float(v[i]) for part, v in parts.items() for i, n in enumerate(self._names)}
 
     def result(self, normalization: Normalization) -> Fit:
+        network = self.task.scored
         if self._best_step:
-            self.task.network.load_state_dict(checkpoint.load(self._folder / "best.pt")["network"])
-        network = self.task.network.cpu().eval()
+            network.load_state_dict(checkpoint.load(self._folder / "best.pt")["network"])
+        network = network.cpu().eval()
         return Fit(
             network,
             normalization,

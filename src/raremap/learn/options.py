@@ -10,15 +10,26 @@ from raremap.options import Options
 
 
 class OptimizerOptions(Options):
-    """AdamW or Adam, with a one-cycle rate (peak `lr`), a rate that falls on a plateau of the monitor's macro-F1, or a constant one."""
+    """An optimizer of torch, and how its rate moves.
 
-    kind: Literal["adamw", "adam"] = "adamw"
+    `schedule`: one-cycle (peak `lr`), `cosine` or `poly` (up in a straight line over the share `warmup` of the
+    steps, then down to 0 by a cosine, or by a power), `plateau` (falls by `factor` where the monitor's macro-F1 no
+    longer rises) or constant. `momentum` is of sgd and rmsprop. `clip` is the largest norm of a gradient, null: any.
+    """
+
+    kind: Literal["adamw", "adam", "nadam", "adagrad", "rmsprop", "sgd"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
-    schedule: Literal["onecycle", "plateau", "constant"] = "onecycle"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    clip: float | None = Field(default=None, gt=0)
+    schedule: Literal["onecycle", "cosine", "poly", "plateau", "constant"] = "onecycle"
     warmup: float = Field(
-        default=0.3, gt=0, lt=1, description="share of the steps before the peak of one-cycle"
+        default=0.3,
+        ge=0,
+        lt=1,
+        description="share of the steps before the peak of one-cycle, cosine and poly",
     )
+    power: float = Field(default=0.9, gt=0)
     patience: int = Field(
         default=3, ge=0, description="monitor evaluations without gain before a plateau's rate falls"
     )
@@ -32,7 +43,9 @@ class TrainOptions(Options):
     batches in the process on a CPU and in up to eight workers beside a GPU. Scores on the monitor places
     are taken every `monitor_every` steps (default a tenth of all), a checkpoint is written as often.
     Before each of them the batch norms' statistics are taken anew from `norm_tiles` whole training tiles,
-    drawn alike (0: they stay those of the stream's crops).
+    drawn alike (0: they stay those of the stream's crops). With `ema` the weights that are scored and kept are a
+    moving average, which keeps that share of itself at every step. With `patience` training ends after so many
+    scores without a better one.
     """
 
     steps: int = Field(default=2000, ge=1)
@@ -46,6 +59,8 @@ class TrainOptions(Options):
     monitor_every: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
     norm_tiles: int = Field(default=16, ge=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    patience: int | None = Field(default=None, ge=1)
 
     @property
     def monitor_steps(self) -> int:

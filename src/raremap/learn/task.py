@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raremap.errors import TrainingError
 from raremap.labels import IGNORE
+from raremap.learn.optim import Average, Schedule, make_optimizer
 from raremap.learn.options import OptimizerOptions
 from raremap.measure.objective import Objective
 
@@ -32,9 +33,10 @@ class SegmentationTask(lightning.LightningModule):
         steps: int,
         num_classes: int,
         after_step: Callable[[int], None],
+        ema: float | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.loss, self._options, self._steps = network, loss, optimizer, steps
+        self.network, self.loss, self._steps = network, loss, steps
         self._after_step = after_step
         self.step = 0
         self.delivered: Tensor
@@ -42,7 +44,9 @@ class SegmentationTask(lightning.LightningModule):
         # Sums since the last report, kept on the device: reading a number every step would stall a GPU.
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
-        self.optimizer, self.scheduler = self._make_optimizer()
+        self.optimizer = make_optimizer(optimizer, network, loss)
+        self.schedule = Schedule(self.optimizer, optimizer, steps)
+        self.average = None if ema is None else Average(network, ema)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """The loss of one batch."""
@@ -62,8 +66,9 @@ class SegmentationTask(lightning.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the step, move the rate, and hand over to `after_step`."""
         self.step += 1
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.OneCycleLR) and self.step < self._steps:
-            self.scheduler.step()
+        self.schedule.after_step()
+        if self.average is not None:
+            self.average.follow(self.network, self.step)
         self._after_step(self.step)
 
     def means(self) -> dict[str, float]:
@@ -78,34 +83,14 @@ class SegmentationTask(lightning.LightningModule):
             )
         return values
 
-    def monitored(self, macro_f1: float) -> None:
-        """Tell a plateau schedule the latest score."""
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(macro_f1)
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is scored and kept: the one that trains, or the average of its weights."""
+        return self.network if self.average is None else self.average.network
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer; its schedule is moved by `on_train_batch_end`."""
         return self.optimizer
-
-    def _make_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
-        o = self._options
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[o.kind]
-        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
-        if of_loss := list(self.loss.parameters()):
-            groups.append({"params": of_loss, "weight_decay": 0.0})
-        optimizer = kind(groups, lr=o.lr, weight_decay=o.weight_decay)
-        if o.schedule == "onecycle":
-            # One step more than is taken: the schedule refuses to be asked beyond its end.
-            scheduler = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, max_lr=o.lr, total_steps=max(2, self._steps), pct_start=o.warmup
-            )
-        elif o.schedule == "plateau":
-            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimizer, mode="max", factor=o.factor, patience=o.patience
-            )
-        else:
-            scheduler = None
-        return optimizer, scheduler
 
     def progress_state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -114,7 +99,8 @@ class SegmentationTask(lightning.LightningModule):
             "network": self.network.state_dict(),
             "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "schedule": self.schedule.state_dict(),
+            "average": self.average and self.average.state_dict(),
             "delivered": self.delivered,
             "sums": self._sums,
             "summed": self._summed,
@@ -126,7 +112,8 @@ class SegmentationTask(lightning.LightningModule):
         self.network.load_state_dict(state["network"])
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler:
-            self.scheduler.load_state_dict(state["scheduler"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.delivered.copy_(state["delivered"])
         self._sums, self._summed = state["sums"], state["summed"]
