@@ -127,3 +127,21 @@ def test_what_the_scores_take_for_granted() -> None:
 
 def test_hialf_has_the_parts_of_its_source() -> None:
     assert set(Hialf().parts()) == {"focal", "dice", "boundary"}
+
+
+def test_factors_of_the_outer_loop_weigh_classes_of_pixel_terms_and_the_terms() -> None:
+    logits, mask, _ = batch(k=3)
+    objective = loss_of({"ce": 1, "dice": 2}).build(3)
+    classes, factors = torch.tensor([0.5, 1.0, 1.5]), torch.tensor([2.0, 1.0])
+    expected = 2 * terms.CrossEntropy()(logits, mask, classes) + terms.Dice()(logits, mask)
+    before = objective(logits, mask)
+    inner = objective.inner(logits, mask, None, classes, factors)
+    assert float(inner) == pytest.approx(float(expected), rel=1e-6)
+    assert {k: float(v) for k, v in objective(logits, mask).items()} == {
+        k: float(v) for k, v in before.items()
+    }
+    objective.set(classes, factors)
+    assert float(sum(objective(logits, mask).values())) == pytest.approx(float(expected), rel=1e-6)
+    again = loss_of({"ce": 1, "dice": 2}).build(3)
+    again.load_state_dict(objective.state_dict())
+    assert float(sum(again(logits, mask).values())) == pytest.approx(float(expected), rel=1e-6)

@@ -63,10 +63,19 @@ class Hybrid(nn.Module):
             s = self.uncertainty.clamp(-_LIMIT, _LIMIT)
             factors = self.base * self._ramp(values)
             return 0.5 * factors * torch.exp(-s) * values, {"uncertainty": 0.5 * (factors * s).sum()}
-        scaled = values / self.scale
+        scaled = self.scaled(values)
         if self.training and self._o.weighting == "gradnorm" and self._due() and logits.requires_grad:
             self._even_pull(scaled, logits)
         return self.current().to(values.device) * scaled, {}
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """Terms `[T]` on their own scale."""
+        return values / self.scale
+
+    @property
+    def follows_outer(self) -> bool:
+        """Whether λ is for the outer loop to set."""
+        return self._o.weighting == "outer"
 
     def current(self) -> Tensor:
         """λ `[T]` as it is now, the ramp included."""

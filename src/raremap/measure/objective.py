@@ -35,7 +35,11 @@ class Objective(nn.Module):
         super().__init__()
         self.names, self.num_classes, self.tau = tuple(parts), num_classes, tau
         self.options = {name: part.term for name, part in parts.items()}
-        self._factors = [part.factor for part in parts.values()]
+        self.factors: Tensor
+        self.class_factors: Tensor
+        self.register_buffer("factors", torch.tensor([part.factor for part in parts.values()]))
+        self.register_buffer("class_factors", torch.ones(num_classes))
+        self._classes_moved = False
         built = {name: part.term.build(num_classes) for name, part in parts.items()}
         self._terms = built
         self.kept = nn.ModuleDict({name: term for name, term in built.items() if isinstance(term, nn.Module)})
@@ -56,9 +60,17 @@ class Objective(nn.Module):
         """The options that distance maps are made by: those of the boundary term, or its defaults."""
         return next((t for t in self.options.values() if isinstance(t, Boundary)), Boundary())
 
-    def class_weights(self, name: str) -> Tensor | None:
-        """Class weights `[K]` of a term; None where it has none."""
-        return getattr(self, f"weights_{name}") if name in self._weighted else None
+    def class_weights(self, name: str, factors: Tensor | None = None) -> Tensor | None:
+        """Class weights `[K]` of a term; None where it has none.
+
+        Those of the options, times `factors` `[K]` (those in force) in terms that are means over pixels.
+        """
+        weight = getattr(self, f"weights_{name}") if name in self._weighted else None
+        if factors is None and self._classes_moved:
+            factors = self.class_factors
+        if factors is None or self.options[name].region:
+            return weight
+        return factors if weight is None else weight * factors
 
     def view(self, logits: Tensor, target: Tensor, prior: Tensor | None = None, **maps: Tensor) -> View:
         """A batch as the terms see it, with the class shares `[K]` of its stream."""
@@ -81,7 +93,55 @@ class Objective(nn.Module):
         if self.balance is not None:
             weighed, more = self.balance(values, logits)
             return dict(zip(self.names, weighed.unbind(), strict=True)) | more
-        return {n: f * v for n, f, v in zip(self.names, self._factors, values.unbind(), strict=True)}
+        return dict(zip(self.names, (self.factors * values).unbind(), strict=True))
+
+    def inner(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        prior: Tensor | None,
+        classes: Tensor,
+        terms: Tensor,
+        **maps: Tensor,
+    ) -> Tensor:
+        """The loss with other class factors `[K]` and term weights `[T]`, differentiable by them; it changes nothing here."""
+        training = self.training
+        self.eval()
+        try:
+            view = self.view(logits, target, prior, **maps)
+            values = torch.stack(
+                [self._terms[n].of(view, self.class_weights(n, classes)) for n in self.names]
+            )
+            return ((values if self.balance is None else self.balance.scaled(values)) * terms).sum()
+        finally:
+            self.train(training)
+
+    @property
+    def term_weights(self) -> Tensor:
+        """What the terms are multiplied by now, `[T]`, beside their scale and a ramp."""
+        return self.factors if self.balance is None else self.balance.lam
+
+    @property
+    def learns_terms(self) -> bool:
+        """Whether the outer loop may set the weights of the terms: nothing else moves them."""
+        return len(self.names) > 1 and (self.balance is None or self.balance.follows_outer)
+
+    def set(self, classes: Tensor, terms: Tensor | None = None) -> None:
+        """Take class factors `[K]` and term weights `[T]` from the outer loop."""
+        self.class_factors.copy_(classes)
+        self._classes_moved = bool((self.class_factors != 1).any())
+        if terms is not None and self.balance is not None:
+            self.balance.set(terms)
+        elif terms is not None:
+            self.factors.copy_(terms)
+
+    def get_extra_state(self) -> dict[str, bool]:
+        """Whether class factors are in force."""
+        return {"classes_moved": self._classes_moved}
+
+    def set_extra_state(self, state: dict[str, bool]) -> None:
+        """Back to what `get_extra_state` gave."""
+        self._classes_moved = state["classes_moved"]
 
     def advance(self, share: float) -> None:
         """Say how much of the training is done, from 0 to 1."""
@@ -107,7 +167,7 @@ class Objective(nn.Module):
         it is these, times the class weights of the first term that has some.
         """
         if self.tau is None:
-            first = next((self.class_weights(n) for n in self._weighted), None)
+            first = next((w for w in map(self.class_weights, self.names) if w is not None), None)
             shares = delivered if first is None else delivered * first.double().cpu().numpy()
         else:
             shares = np.where(natural > 0, np.where(natural > 0, natural, 1.0) ** (1 - self.tau), 0.0)
