@@ -30,7 +30,8 @@ def dem(path: Path, processing: str, *arguments: str) -> np.ndarray:
     made = gdal.GDALDEMProcessing(
         str(out).encode(), source, processing.encode(), None, options, ctypes.byref(fault)
     )
-    assert made and not fault.value
+    assert made
+    assert not fault.value
     gdal.GDALClose(pointer(made))
     gdal.GDALClose(source)
     with rasterio.open(out) as file:

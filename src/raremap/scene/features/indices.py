@@ -26,8 +26,7 @@ def _sum(bands: Sequence[np.ndarray], offset: float) -> np.ndarray:
 def stretched(bands: Sequence[np.ndarray], low: Sequence[float], high: Sequence[float]) -> np.ndarray:
     """(x − low) / (high − low) of each band, float32 `[n, h, w]`; 0 where low and high are one."""
     out = np.zeros((len(bands), *bands[0].shape), np.float32)
-    for layer, band, least, greatest in zip(out, bands, low, high, strict=True):
+    for i, (band, least, greatest) in enumerate(zip(bands, low, high, strict=True)):
         if greatest > least:
-            np.subtract(band, np.float32(least), out=layer)
-            layer /= np.float32(greatest - least)
+            out[i] = (band - np.float32(least)) / np.float32(greatest - least)
     return out

@@ -235,8 +235,8 @@ class Median(_Filter):
 
     @property
     def survives(self) -> tuple[int, ...]:
-        # Code 5 changes rows with columns: an even window lies along that diagonal.
-        return ALL if self.size % 2 else (0, 5)
+        # Code 7 changes rows with columns: an even window lies along that diagonal.
+        return ALL if self.size % 2 else (0, 7)
 
     def __call__(self, pixels: Pixels) -> np.ndarray:
         from raremap.scene.features.filters import median
@@ -505,7 +505,7 @@ class Hillshade(_Terrain):
     @property
     def survives(self) -> tuple[int, ...]:
         # A flip along the sun's own direction.
-        along = {0: 4, 180: 4, 90: 6, 270: 6, 45: 7, 225: 7, 135: 5, 315: 5}
+        along = {0: 4, 180: 4, 90: 6, 270: 6, 45: 5, 225: 5, 135: 7, 315: 7}
         if self.altitude == 90:
             return ALL
         return (0, *([along[int(self.azimuth) % 360]] if self.azimuth % 45 == 0 else []))
