@@ -69,7 +69,7 @@ def test_features_give_the_map_that_bands_in_the_file_give(tmp_path):
         evaluate(each, catalog_of(e, quiet=True), quiet=True)
         for each, e in ((bundle, experiment), (bands, other))
     )
-    np.testing.assert_array_equal(one.plain.matrix, two.plain.matrix)
+    np.testing.assert_array_equal(one.plain.matrices, two.plain.matrices)
 
     item = json.loads((tmp_path / "a/bundle/model.json").read_text())["properties"]
     assert [f["kind"] for f in item["raremap:features"]] == [
