@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from raremap.balance.plan import SamplingPlan
     from raremap.learn.task import SegmentationTask
     from raremap.measure.objective import Objective
+    from raremap.scene.features.options import Feature
     from raremap.tiles.catalog import Catalog
 
 log = logging.getLogger("raremap")
@@ -55,7 +56,7 @@ class Fit:
     """A trained network with the weights of its best step on the monitor places.
 
     `prior` are the class shares that the scores have learned: those of the labelled pixels that the loss
-    received, times its class weights.
+    received, times its class weights. `features` have the numbers that were taken from the training tiles.
     """
 
     module: nn.Module
@@ -64,6 +65,7 @@ class Fit:
     steps: int
     best_step: int
     best_macro_f1: float
+    features: tuple[Feature, ...] = ()
 
 
 def fit(
@@ -73,6 +75,7 @@ def fit(
     *,
     model: ModelOptions,
     normalize: NormalizeOptions,
+    features: Sequence[Feature] = (),
     loss: LossOptions,
     optimizer: OptimizerOptions,
     train: TrainOptions,
@@ -90,15 +93,16 @@ def fit(
     """
     device = best_device(train.device)
     rows, monitor_rows = plan.rows(catalog), np.flatnonzero(uses == "monitor")
-    reader = TileReader(catalog, np.concatenate([rows, monitor_rows]))
+    reader = TileReader(catalog, np.concatenate([rows, monitor_rows]), features=features)
     tiles = rows[~plan.composite]
-    normalization = fit_normalization((reader.whole(int(r))[:2] for r in tiles), catalog.bands, normalize)
+    features, channels = reader.fit_features(tiles), reader.channels.names
+    normalization = fit_normalization((reader.sample(int(r))[:2] for r in tiles), channels, normalize)
     with (
         _threads(train.threads),
         torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []),
     ):
         torch.manual_seed(train.seed)
-        network = model.build(len(catalog.bands), catalog.scheme.num_classes)
+        network = model.build(len(channels), catalog.scheme.num_classes)
         network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         stream = Stream(plan, train.seed)
         objective = loss.build(
@@ -127,7 +131,7 @@ def fit(
         if run.task.step < train.steps and not run.settled():
             reader.load(np.concatenate([rows, monitor_rows]))
             run.go(samples, quiet)
-        return run.result(normalization)
+        return replace(run.result(normalization), features=features)
 
 
 @contextmanager

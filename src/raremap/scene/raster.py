@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import rasterio
@@ -85,6 +85,28 @@ def _rio(window: Window) -> RioWindow:
 def grid_of(file: rasterio.DatasetReader) -> Grid:
     """The grid of an open file."""
     return Grid(file.height, file.width, file.crs, file.transform)
+
+
+class Image(Protocol):
+    """A scene that is read by window: an `ImageReader`, or one with features."""
+
+    paths: tuple[str, ...]
+    grid: Grid
+    bands: tuple[str, ...]
+    dtype: np.dtype
+    nodata: float | None
+
+    def read(self, window: Window, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Image `[C, h, w]` and validity `[h, w]` of a window."""
+        ...
+
+    def close(self) -> None:
+        """Close the files; the next read opens them again."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class ImageReader:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from raremap.errors import SceneError
 from raremap.options import Options
+from raremap.scene.features.options import Feature
 from raremap.scene.normalize import NormalizeOptions
 
 
@@ -21,7 +22,8 @@ class ScenesOptions(Options):
     `images` are patterns such as `data/img/*.tif`; each match is a scene of one multi-band file. With
     `band_files` a scene is one file a band: `{B2: "data/*_B2.tif", B3: "data/*_B3.tif"}`. An image and
     its mask are those whose wildcards stand for the same text: `Tile */images/*.jpg` goes with
-    `Tile */masks/*.png`. `bands` names the stored bands where the files do not; `use` picks some of them.
+    `Tile */masks/*.png`. `bands` names the stored bands where the files do not; `use` picks some of them, and
+    `features` are made of those, after them.
     """
 
     root: str | None = None
@@ -31,6 +33,7 @@ class ScenesOptions(Options):
     bands: list[str] | None = None
     use: list[str] | None = None
     nodata: float | None = None
+    features: tuple[Feature, ...] = ()
     normalize: NormalizeOptions = NormalizeOptions()
 
     @model_validator(mode="after")

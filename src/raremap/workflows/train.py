@@ -87,12 +87,15 @@ def run(
     from raremap.balance.make import make_plan
     from raremap.bundle import Bundle
     from raremap.learn.fit import check_resumable, fit
+    from raremap.scene.features.channels import Channels
     from raremap.workflows.calibrate import fit_decision_for
     from raremap.workflows.plan import seen_by_training
     from raremap.workflows.rare import rare_in
 
     started = time.perf_counter()
     out = Path(experiment.out)
+    # Before anything takes time.
+    Channels.of(catalog.bands, experiment.scenes.features, (s.grid for s in catalog.scenes.values()))
     before = _seconds_before(out) if resume else 0.0
     seen, uses = seen_by_training(catalog, experiment)
     crop, seed = experiment.train.crop, experiment.train.seed
@@ -112,6 +115,7 @@ def run(
         plan,
         model=experiment.model,
         normalize=experiment.scenes.normalize,
+        features=experiment.scenes.features,
         loss=experiment.loss,
         optimizer=experiment.optimizer,
         train=experiment.train,
@@ -125,6 +129,7 @@ def run(
         module=result.module,
         scheme=catalog.scheme,
         bands=catalog.bands,
+        features=result.features,
         normalization=result.normalization,
         options=experiment.model,
         prior=tuple(float(p) for p in result.prior),
