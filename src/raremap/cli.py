@@ -298,25 +298,12 @@ def _experiment(path: Path, overrides: list[str] | None, root: Path | None) -> A
 def _show(result: Any, as_json: bool) -> None:
     """Print a result: its JSON object and nothing else, or its text."""
     if as_json:
+        from raremap.plain import plain
+
         data = result.to_dict() if hasattr(result, "to_dict") else result
-        print(json.dumps(_plain(data), allow_nan=False))
+        print(json.dumps(plain(data), allow_nan=False))
     else:
         print(result)
-
-
-def _plain(data: Any) -> Any:
-    """JSON-ready data: numbers of libraries as numbers, NaN as null, paths as text."""
-    if isinstance(data, dict):
-        return {str(k): _plain(v) for k, v in data.items()}
-    if isinstance(data, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in data]
-    if hasattr(data, "tolist"):
-        return _plain(data.tolist())
-    if isinstance(data, float):
-        return data if data == data and abs(data) != float("inf") else None
-    if isinstance(data, (str, int, bool)) or data is None:
-        return data
-    return str(data)
 
 
 def _warn(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:

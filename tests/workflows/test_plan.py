@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import rasterio
 from tests import project
+from tests.command import raremap
 
 import raremap as rm
-from raremap import cli
 from raremap.balance.diagnosis import diagnose
 from raremap.balance.plan import SamplingPlan
 from raremap.errors import ConfigError, OutputError, RaremapWarning, SplitError
@@ -133,19 +133,6 @@ def test_a_folder_that_is_not_writable_is_told(data, tmp_path):
             plan_experiment(experiment, quiet=True)
     finally:
         tmp_path.chmod(0o700)
-
-
-def raremap(capsys, *words: object) -> tuple[int, str, str]:
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr("sys.argv", ["raremap", *map(str, words)])
-        patch.setattr("warnings.showwarning", warnings.showwarning)
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-    out = capsys.readouterr()
-    return code, out.out, out.err
 
 
 def test_the_verb_prints_one_json_object(capsys, data, tmp_path):

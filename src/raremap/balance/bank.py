@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from raremap.balance.cut import Patch, plausibility
-from raremap.errors import CatalogError
+from raremap.errors import CatalogError, reason
 from raremap.files import written
 
 _KEY = b"raremap.objects"
@@ -155,10 +155,9 @@ class ObjectBank:
             )
             return cls(frame, bands, **arrays, classes=classes, patches=patches)
         except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
-            reason = (
-                f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0][:100]
-            )
-            raise CatalogError(f"{path} is not an object bank ({reason}); make the plan again") from None
+            raise CatalogError(
+                f"{path} is not an object bank ({reason(error)}); make the plan again"
+            ) from None
 
 
 def _unpacked(buffers: Sequence[Any], dtype: str, bands: int, height: int, width: int) -> Patch:
