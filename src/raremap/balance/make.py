@@ -39,6 +39,7 @@ def make_plan(
     if (natural > 0).sum() == 1:
         _warn(f"all training labels are of class {names[int(natural.argmax())]}: there is nothing to balance")
     target = target_shares(natural, names, target_of(options))
+    # Not `workflows.rare`, whose shares are of all folds: which classes are pasted must not follow from test places.
     rare = _indices(rare_classes(natural, names, catalog.scheme.rare), names, "rare")
     if isinstance(options, Copies) and options.classes:
         rare = _indices(options.classes, names, "balance.classes")
