@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from tests.batches import ground
 from tests.rasters import write
 
-from raremap.balance.crops import CropCounter, CropGrid, aim, coverage, even_chance
+from raremap.balance.crops import CropCounter, CropGrid, aim, coverage, even_chance, pixel_chances
 from raremap.balance.make import make_plan
 from raremap.balance.mixture import lean
 from raremap.balance.options import InverseFrequency, Mixture, Uniform
@@ -217,6 +217,26 @@ def test_what_a_crop_of_a_tile_holds_on_average_is_weighed_by_its_chance():
     grid = CropGrid(4, 1, np.array([0, 2, 3]), *np.zeros((2, 3), int), counts, np.array([0.25, 0.75, 1]))
     assert grid.seen().tolist() == [[5.5, 4.5], [0, 8]]
     assert even_chance(replace(grid, counts=counts * [[0], [1], [1]])).tolist() == [0, 1, 1]
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 24), st.integers(0, 2**31))
+def test_pixels_are_seen_as_often_as_the_crops_that_hold_them(height, width, size, seed):
+    rng = np.random.default_rng(seed)
+    mask = rng.choice(np.array([0, 1, IGNORE], np.uint8), (height, width))
+    mask[0, 0] = 1
+    counter = CropCounter(size, 2)
+    counter.add(mask)
+    grid = aim(counter.grid(), np.ones(1), np.array([0.2, 0.8]), 4)
+    expected = np.zeros(mask.shape)
+    shifts = range(-(grid.step // 2), grid.step - grid.step // 2)
+    for top, left, chance in zip(grid.top, grid.left, grid.chance, strict=True):
+        for down, right in itertools.product(shifts, shifts):
+            r = min(max(top + down, 0), max(0, height - size))
+            c = min(max(left + right, 0), max(0, width - size))
+            expected[r : r + size, c : c + size] += chance / len(shifts) ** 2
+    seen = pixel_chances(grid, 0, mask.shape, grid.chance)
+    assert seen == pytest.approx(expected)
+    assert [seen[mask == c].sum() for c in (0, 1)] == pytest.approx(grid.seen()[0].tolist(), rel=1e-5)
 
 
 def patches(seed, height, width, spots):

@@ -114,6 +114,19 @@ class CropCounter:
         return replace(grid, chance=even_chance(grid))
 
 
+def pixel_chances(grid: CropGrid, entry: int, shape: tuple[int, int], chance: np.ndarray) -> np.ndarray:
+    """How likely each pixel `[h, w]` of the plan's row `entry` is to lie in a crop, by chances `[M]` of positions."""
+    here = slice(int(grid.first[entry]), int(grid.first[entry + 1]))
+    (tops, row), (lefts, col) = (np.unique(v[here], return_inverse=True) for v in (grid.top, grid.left))
+    p = np.zeros((len(tops), len(lefts)))
+    np.add.at(p, (row, col), chance[here])
+    down, across = (
+        coverage(starts, length, grid.size, grid.step)
+        for starts, length in zip((tops, lefts), shape, strict=True)
+    )
+    return down.T @ p @ across
+
+
 def even_chance(grid: CropGrid) -> np.ndarray:
     """The same chance `[M]` for all positions of a tile that hold a labelled pixel."""
     some = (grid.counts.sum(1) > 0).astype(np.float64)

@@ -26,8 +26,9 @@ from raremap.reports.page import render, share_axis
 from raremap.reports.pictures import class_uri, photo_uri
 
 if TYPE_CHECKING:
-    from raremap.balance.diagnosis import Diagnosis, Sources
+    from raremap.balance.diagnosis import Diagnosis
     from raremap.balance.plan import SamplingPlan
+    from raremap.balance.sources import Sources
 
 _TILES, _COMPOSITES = "#2C7FB8", "#D95F0E"
 # A line of more points is no finer on a page.
