@@ -15,6 +15,7 @@ from tests.command import raremap
 
 import raremap as rm
 from raremap.balance.diagnosis import diagnose
+from raremap.balance.locations import COVER
 from raremap.balance.plan import SamplingPlan
 from raremap.errors import ConfigError, OutputError, RaremapWarning, SplitError
 from raremap.tiles.splits import uses
@@ -115,6 +116,22 @@ def test_without_an_object_that_qualifies_diao_goes_without_composites(data, tmp
     assert result.diagnosis.composites == 0
     assert result.diagnosis.after.kl_target_from < result.diagnosis.before.kl_target_from
     assert "none could be made" in result.page.read_text(encoding="utf-8")
+
+
+def test_where_no_place_is_found_for_any_object_the_reasons_are_told(data, tmp_path):
+    # A slide has 36 pixels, of a tile's 1,024 no more than 30 may be covered.
+    balance = {"kind": "diao", "copy_paste": {**DIAO["copy_paste"], "cover": 0.03}}
+    result = plan_experiment(project.experiment(data, tmp_path / "run", balance=balance), quiet=True)
+    assert (result.diagnosis.composites, set(result.diagnosis.refused)) == (0, {COVER})
+    refused = f"{COVER} ({result.diagnosis.refused[COVER]:,})"
+    assert f"refused: {COVER} ({result.diagnosis.refused[COVER]})" in str(result)
+    assert refused in result.page.read_text(encoding="utf-8")
+    again = SamplingPlan.load(result.path)
+    assert (
+        diagnose(again, rm.Catalog.load(tmp_path / "run/catalog.parquet")).refused == result.diagnosis.refused
+    )
+    assert (again.bank, len(again.composites or ())) == (None, 0)
+    assert not list((tmp_path / "run").glob("*objects*"))
 
 
 def test_a_folder_that_cannot_be_made_is_told(data, tmp_path):

@@ -103,7 +103,8 @@ def _composites(
         return None, None
     bank = build_bank(catalog, rows, classes.tolist(), options, seed, quiet)
     composites = propose(catalog, rows, bank, target, options, seed, quiet)
-    return (bank, composites) if len(composites) else (None, None)
+    # Without one, what was refused is still to be told; the objects serve nothing.
+    return (bank if len(composites) else None), composites
 
 
 def _crops(

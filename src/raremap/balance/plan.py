@@ -26,7 +26,8 @@ class SamplingPlan:
 
     `tile_ids` (of a composite: its background), `weights` that sum to 1, `repeats` (1: once a pass over the
     training tiles), `counts` `[N, K]` labelled pixels; `natural` and `target` class shares `[K]`. `grid` says
-    where crops lie, None where any position of a tile is as likely as another. `note` is what the solver said,
+    where crops lie, None where any position of a tile is as likely as another. `composites` is None where none
+    were asked for. `note` is what the solver said,
     `path` KL(q ‖ P) after each repeat of a greedy solver.
     """
 

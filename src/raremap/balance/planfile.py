@@ -44,12 +44,13 @@ def save(plan: SamplingPlan, path: str | Path) -> Path:
         "counts": _fixed(plan.counts, k),
     }
     c = plan.composites
-    if c is not None and plan.bank is not None:
+    if c is not None:
         tiles = len(plan.weights) - len(c)
         columns["background"] = np.where(plan.composite, np.concatenate([np.full(tiles, -1), c.row]), -1)
         values = (c.objects, c.code, c.scale, c.top, c.left)
         for (name, kind), lists in zip(_PASTED.items(), values, strict=True):
             columns[name] = _ragged([np.empty(0, kind)] * tiles + [np.asarray(v, kind) for v in lists])
+    if plan.bank is not None:
         plan.bank.save(objects_path(path))
     if plan.grid is not None:
         g = plan.grid
@@ -98,7 +99,7 @@ def load(path: str | Path) -> SamplingPlan:
             rare=np.array(meta["rare"], bool),
             options=options,
             composites=composites,
-            bank=None if composites is None else ObjectBank.load(objects_path(path)),
+            bank=None if not composites else ObjectBank.load(objects_path(path)),
             grid=None if meta["crop"] is None else _grid(table, meta["crop"], counts.shape[1]),
             note=meta["note"],
             path=None if meta["path"] is None else np.array(meta["path"]),

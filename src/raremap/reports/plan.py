@@ -161,13 +161,14 @@ def _target(t: TargetOptions) -> str:
 
 
 def _composites(plan: SamplingPlan, d: Diagnosis) -> str:
+    reasons = ", ".join(f"{reason} ({n:,})" for reason, n in d.refused.items())
+    refused = f" Refused places and backgrounds, by reason: {reasons}." if reasons else ""
     if plan.bank is None or not d.composites:
-        return "Composites were asked for; none could be made, and the plan goes without."
-    refused = ", ".join(f"{reason} ({n:,})" for reason, n in d.refused.items())
+        return f"Composites were asked for; none could be made, and the plan goes without.{refused}"
     return (
         f"{counted(d.composites, 'composite')} of {counted(len(plan.bank.pastable), 'whole object')} from training "
         f"places entered as further tiles; {d.composites_drawn:,} are drawn and make up {_percent(d.composite_share)} of "
-        f"the stream." + (f" Refused places and backgrounds, by reason: {refused}." if refused else "")
+        f"the stream.{refused}"
     )
 
 
