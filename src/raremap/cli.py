@@ -134,6 +134,8 @@ def plan(
 ) -> None:
     """What training will see: plan.parquet, and a page of shares, repeats and composites.
 
+    In the folder of a finished run planned.parquet: what it was trained on stays.
+
     Example: raremap plan examples/naip.yaml --set balance="{kind: diao, copy_paste: true}"
     """
     from raremap.workflows.plan import plan_experiment

@@ -49,6 +49,26 @@ def test_the_table_and_the_page_are_written_and_told(data, tmp_path):
     assert json.loads(json.dumps(told, allow_nan=False)) == told
 
 
+def test_looking_at_a_plan_alters_no_file_of_a_training(data, tmp_path):
+    project.train(data, tmp_path / "run", "train.steps=2")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    # Other tiles and places, so that the run's catalog does not fit either.
+    split = {"block_m": 1000, "folds": 2, "monitor": 0.2, "calibration": 0.2}
+    other = project.experiment(
+        data, tmp_path / "run", tiles={"size": 32, "overlap": 0.5}, split=split, balance=DIAO
+    )
+    result = plan_experiment(other, quiet=True)
+    assert len(result.plan.weights) > len(SamplingPlan.load(tmp_path / "run/plan.parquet").weights)
+    after = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    fresh = {p.name for p in set(after) - set(before)}
+    assert fresh == {"planned.parquet", "planned.objects.parquet", "planned.html"}
+    assert {p: after[p] for p in before} == before
+    assert (result.path.name, result.page.name) == ("planned.parquet", "planned.html")
+    moved = project.experiment(data, tmp_path / "run", split={**split, "folds": 3, "monitor": 0.25})
+    plan_experiment(moved, quiet=True)
+    assert (tmp_path / "run/catalog.parquet").read_bytes() == before[tmp_path / "run/catalog.parquet"]
+
+
 def test_the_same_experiment_gives_the_same_bytes(data, tmp_path):
     made = [
         plan_experiment(project.experiment(data, tmp_path / n / "run", "train.crop=16", balance=DIAO), True)

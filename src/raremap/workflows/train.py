@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from raremap.config import Experiment
     from raremap.tiles.catalog import Catalog
 
+RECORD = "versions.json"
+"""The file that a training writes first: where it is, a run folder has been trained in."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -147,7 +150,7 @@ def run(
 
 def _seconds_before(out: Path) -> float:
     """How long the parts of a stopped training took, up to its last checkpoint."""
-    started, last = out / "versions.json", out / "checkpoints" / "last.pt"
+    started, last = out / RECORD, out / "checkpoints" / "last.pt"
     if not started.exists() or not last.exists():
         return 0.0
     earlier = json.loads(started.read_text(encoding="utf-8")).get("seconds_before", 0.0)
@@ -181,7 +184,7 @@ def _start(
         "catalog": catalog.fingerprint,
         "sources": {name: scene.fingerprint for name, scene in catalog.scenes.items()},
     }
-    with written(out / "versions.json") as path:
+    with written(out / RECORD) as path:
         path.write_text(json.dumps(provenance, indent=1), encoding="utf-8")
     frame = catalog.table[["tile_id", "place", "fold"]].copy()
     frame["use"] = uses
