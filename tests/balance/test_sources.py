@@ -93,7 +93,7 @@ def test_pasted_pixels_belong_to_the_place_and_the_object_they_were_cut_from(
     assert (d.composites, d.composites_drawn, d.composite_share) == (1, 1, 0.25)
     assert d.refused == {"no room": 3}
     # Where crops lie evenly at every pixel, nothing changes.
-    whole = CropGrid(16, 4, np.arange(5), *np.zeros((2, 4), int), plan.counts, np.ones(4))
+    whole = CropGrid(16, 4, np.arange(5), *np.zeros((2, 4), int), plan.counts, np.zeros(4), np.ones(4))
     assert diagnose(replace(plan, grid=whole), catalog).objects.stream[1] == pytest.approx(
         d.objects.stream[1]
     )
@@ -123,6 +123,7 @@ def test_aimed_crops_count_by_the_chance_to_be_seen(catalog):
         top=np.array([8, 4, 8]),
         left=np.array([8, 4, 8]),
         counts=np.array([[62, 2], [56, 8], [64, 0]], np.float32),
+        empty=np.zeros(3),
         chance=np.ones(3),
     )
     d = diagnose(houses.plan_of(catalog, [1, 1, 1], grid=grid), catalog)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from raremap.balance.coverage import delivered
 from raremap.balance.crops import pixel_chances
 from raremap.balance.paste import paste_mask
 from raremap.jobs import tracked
@@ -80,6 +81,7 @@ class ObjectPass:
         self._natural: list[list[np.ndarray]] = [[] for _ in range(k)]
         self._stream: list[list[np.ndarray]] = [[] for _ in range(k)]
         self._found = np.zeros(k, np.int64)
+        self._drawn = None if plan.grid is None else plan.grid.drawn()
         # Bank index → the number of the same object among those found.
         self._number: dict[int, int] = {}
         # (row of the plan, bank index) → contribution.
@@ -98,7 +100,7 @@ class ObjectPass:
             return
         reader = TileReader(catalog, np.array(order), memory=0)
         for row in tracked(order, "count objects", len(order), quiet):
-            mask = reader.whole(row)[2]
+            mask = reader.labels(row)
             seen = np.zeros(mask.shape)
             for i in entries[row]:
                 if plan.weights[i] > 0:
@@ -136,8 +138,10 @@ class ObjectPass:
         """What each pixel of the tile itself contributes in a row of the plan; pasted ones are put in `given`."""
         plan = self._plan
         seen = np.ones(mask.shape)
-        if plan.grid is not None:
-            seen = pixel_chances(plan.grid, entry, mask.shape, plan.grid.chance)
+        if plan.grid is not None and self._drawn is not None:
+            seen = pixel_chances(plan.grid, entry, mask.shape, plan.grid.chance) * self._drawn[entry]
+        elif plan.crop is not None:
+            seen = delivered(mask, plan.crop)
         seen = seen * plan.weights[entry]
         if not plan.composite[entry] or plan.composites is None or plan.bank is None:
             return seen
@@ -172,8 +176,7 @@ def place_sources(
     natural, stream = np.zeros((len(names), k)), np.zeros((len(names), k))
     tiles = ~plan.composite
     np.add.at(natural, inverse[tiles], plan.counts[tiles])
-    seen = plan.counts if plan.grid is None else plan.grid.seen()
-    np.add.at(stream, inverse, plan.weights[:, None] * seen)
+    np.add.at(stream, inverse, plan.weights[:, None] * plan.delivered)
     whole = stream.copy()
     if plan.bank is not None:
         position = {n: i for i, n in enumerate(names.tolist())}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raremap.balance.coverage import TRIES
 from raremap.balance.sampler import Stream, draw_rng
 from raremap.batches.augment import augment
 from raremap.batches.options import AugmentOptions
@@ -27,7 +28,7 @@ class TrainSamples:
     """Sample i of a training: `{"image": float32 [C, crop, crop], "mask": int64 [crop, crop], "prior": float32 [K]}`.
 
     Everything random about it follows from (seed, i). Tiles smaller than the crop are filled up with 0
-    and `IGNORE`. A crop without a labelled pixel is drawn again, up to `tries` times. `prior` are the class
+    and `IGNORE`. A crop without a labelled pixel is drawn again, up to `TRIES` crops in all. `prior` are the class
     shares of the stream that the draw is of.
     """
 
@@ -40,19 +41,18 @@ class TrainSamples:
         crop: int,
         augmentation: AugmentOptions,
         seed: int,
-        tries: int = 5,
     ) -> None:
         self._reader, self._stream, self._normalization = reader, stream, normalization
         self._rows, self._windows = stream.plan.rows(catalog), catalog.windows
         self._tiles = int((~stream.plan.composite).sum())
-        self._crop, self._augmentation, self._seed, self._tries = crop, augmentation, seed, tries
+        self._crop, self._augmentation, self._seed = crop, augmentation, seed
 
     def __getitem__(self, draw: int) -> dict[str, np.ndarray]:
         rng = draw_rng(self._seed, draw)
         plan, entry = self._stream[draw]
         cut = self._cut(plan, entry)
         image, valid, mask = cut(self._place(plan, entry, rng))
-        for _ in range(self._tries - 1):
+        for _ in range(TRIES - 1):
             if (mask != IGNORE).any():
                 break
             image, valid, mask = cut(self._place(plan, entry, rng))

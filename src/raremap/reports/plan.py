@@ -106,8 +106,13 @@ def sentences(plan: SamplingPlan, d: Diagnosis, crop: int) -> list[str]:
             "by the same target."
         )
     else:
+        middle = (
+            ""
+            if plan.cropped is None
+            else ", so the middle of a tile is seen more often than its border: the stream's shares are those of crops"
+        )
         out.append(
-            f"A crop of {crop} × {crop} lies anywhere in its tile, each position as likely as another."
+            f"A crop of {crop} × {crop} lies anywhere in its tile, each position as likely as another{middle}."
         )
     return out
 
@@ -226,7 +231,8 @@ def _path_figure(plan: SamplingPlan) -> tuple[str, str] | None:
         axes.set_xlabel("repeats added")
         axes.set_ylabel("nats")
         axes.set_ylim(0, 1.06 * float(path.max()))
-        then = "" if plan.grid is None else ", before crops are aimed"
+        tiles = "" if plan.cropped is None else ", of whole tiles"
+        then = tiles if plan.grid is None else ", before crops are aimed"
         return f"KL(target ‖ stream) while repeats are added{then}", svg_of(figure, "path")
 
 

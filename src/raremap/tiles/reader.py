@@ -27,6 +27,8 @@ class TileReader:
         self._open: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
         self._process = os.getpid()
         self._kept: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        # Share of usable pixels, which rounds to 1 for no tile of less than 2²⁴ pixels that lacks one.
+        self._valid = catalog.table["valid"].to_numpy(float)
         windows = [catalog.windows[r] for r in rows]
         with catalog.open_image(str(catalog.scene_names[rows[0]])) as image:
             per_pixel = len(image.bands) * image.dtype.itemsize + 2
@@ -50,6 +52,12 @@ class TileReader:
             self._kept[row] = tile
         return self._kept[row]
 
+    def labels(self, row: int) -> np.ndarray:
+        """Class index `[h, w]` of a tile, as `whole` has it; without its imagery where all of that is valid."""
+        if row in self._kept or not self._valid[row] >= 1:
+            return self.whole(row)[2]
+        return self._index(row, self._catalog.windows[row])
+
     def crop(self, row: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same of a window inside a tile, in scene coordinates."""
         if not self._keep:
@@ -59,13 +67,16 @@ class TileReader:
         return image[:, rows, cols], valid[rows, cols], mask[rows, cols]
 
     def _window(self, row: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        image, mask = self._scene(str(self._catalog.scene_names[row]))
-        pixels, valid = image.read(window)
-        index = mask.read(window)
+        pixels, valid = self._scene(str(self._catalog.scene_names[row]))[0].read(window)
+        index = self._index(row, window)
         index[~valid] = IGNORE
+        return pixels, valid, index
+
+    def _index(self, row: int, window: Window) -> np.ndarray:
+        index = self._scene(str(self._catalog.scene_names[row]))[1].read(window)
         if row in self._catalog.hidden:
             index[np.isin(index, self._catalog.hidden[row])] = IGNORE
-        return pixels, valid, index
+        return index
 
     def _scene(self, name: str) -> tuple[Any, Any]:
         if self._process != os.getpid():

@@ -100,9 +100,9 @@ def run(
     crop, seed = experiment.train.crop, experiment.train.seed
     if plan is None:
         plan = make_plan(seen, uses == "train", experiment.balance, crop, seed, quiet)
-    elif plan.grid is not None and plan.grid.size != crop:
+    elif plan.crop is not None and plan.crop != crop:
         raise ConfigError(
-            f"the plan was made for crops of {plan.grid.size} pixels, train.crop is {crop}; make the plan again"
+            f"the plan was made for crops of {plan.crop} pixels, train.crop is {crop}; make the plan again"
         )
     if resume:
         check_resumable(seen, plan, out)
