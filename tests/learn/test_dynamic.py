@@ -91,6 +91,24 @@ def test_the_number_of_images_seen_does_not_change_with_the_plan(folder, tmp_pat
     assert all(0.9 * 3 * 4 * 1024 < d <= 3 * 4 * 1024 for d in delivered.values()), delivered
 
 
+@pytest.mark.parametrize("aim", [0, 1])
+def test_what_the_loss_received_is_what_the_plan_says(folder, tmp_path, aim):
+    balance = f"balance={{kind: mixture, aim: {aim}}}"
+    more = (
+        "train.steps=40",
+        "train.batch_size=48",
+        "train.monitor_every=40",
+        "model.decoder_channels=[4, 4, 4]",
+    )
+    training = project.train(folder, tmp_path, *SHORT, balance, *more)
+    plan = SamplingPlan.load(training.path.parent / "plan.parquet")
+    state = torch.load(training.path.parent / "checkpoints/last.pt", weights_only=True)
+    received = state["task"]["delivered"].numpy() / int(state["task"]["delivered"].sum())
+    assert received == pytest.approx(plan.shares, rel=0.06)
+    tiles = plan.weights @ plan.counts
+    assert np.abs(received / (tiles / tiles.sum()) - 1).max() > 0.12, "whole tiles say something else"
+
+
 def test_one_class_in_training_is_told(folder, tmp_path):
     experiment = project.experiment(folder, tmp_path, "balance={kind: diao}")
     catalog = catalog_of(experiment, quiet=True)
