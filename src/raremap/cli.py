@@ -134,6 +134,8 @@ def plan(
 ) -> None:
     """What training will see: plan.parquet, and a page of shares, repeats and composites.
 
+    In the folder of a finished run planned.parquet: what it was trained on stays.
+
     Example: raremap plan examples/naip.yaml --set balance="{kind: diao, copy_paste: true}"
     """
     from raremap.workflows.plan import plan_experiment
@@ -298,25 +300,12 @@ def _experiment(path: Path, overrides: list[str] | None, root: Path | None) -> A
 def _show(result: Any, as_json: bool) -> None:
     """Print a result: its JSON object and nothing else, or its text."""
     if as_json:
+        from raremap.plain import plain
+
         data = result.to_dict() if hasattr(result, "to_dict") else result
-        print(json.dumps(_plain(data), allow_nan=False))
+        print(json.dumps(plain(data), allow_nan=False))
     else:
         print(result)
-
-
-def _plain(data: Any) -> Any:
-    """JSON-ready data: numbers of libraries as numbers, NaN as null, paths as text."""
-    if isinstance(data, dict):
-        return {str(k): _plain(v) for k, v in data.items()}
-    if isinstance(data, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in data]
-    if hasattr(data, "tolist"):
-        return _plain(data.tolist())
-    if isinstance(data, float):
-        return data if data == data and abs(data) != float("inf") else None
-    if isinstance(data, (str, int, bool)) or data is None:
-        return data
-    return str(data)
 
 
 def _warn(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raremap.balance.coverage import TRIES
 from raremap.balance.sampler import Stream, draw_rng
 from raremap.batches.augment import augment, drawn_turn
 from raremap.batches.options import AugmentOptions
@@ -26,8 +27,8 @@ class TrainSamples:
 
     With `maps` those are among it, made of the mask as it is after augmentation. Everything random about it
     follows from (seed, i). Tiles smaller than the crop are filled up with 0 and `IGNORE`. A crop without a
-    labelled pixel is drawn again, up to `tries` times. `prior` are the class shares of the stream that the
-    draw is of.
+    labelled pixel is drawn again, up to `TRIES` crops in all. `prior` are the class shares of the stream that
+    the draw is of.
 
     Features are made of what the sample shows: of a composite after the paste, of a turned crop as if the
     scene had lain so.
@@ -43,20 +44,18 @@ class TrainSamples:
         augmentation: AugmentOptions,
         seed: int,
         maps: BoundaryMaps | None = None,
-        tries: int = 5,
     ) -> None:
         self._reader, self._stream, self._normalization = reader, stream, normalization
         self._rows, self._windows = stream.plan.rows(catalog), catalog.windows
         self._tiles = int((~stream.plan.composite).sum())
-        self._crop, self._augmentation, self._seed, self._tries = crop, augmentation, seed, tries
-        self._maps = maps
+        self._crop, self._augmentation, self._seed, self._maps = crop, augmentation, seed, maps
 
     def __getitem__(self, draw: int) -> dict[str, np.ndarray]:
         rng = draw_rng(self._seed, draw)
         plan, entry = self._stream[draw]
         row, over = self._tile(plan, entry)
         cut = self._reader.cut(row, self._place(plan, entry, rng), over)
-        for _ in range(self._tries - 1):
+        for _ in range(TRIES - 1):
             if (cut.mask != IGNORE).any():
                 break
             cut = self._reader.cut(row, self._place(plan, entry, rng), over)

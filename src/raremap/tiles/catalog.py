@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import CatalogError
+from raremap.errors import CatalogError, reason
 from raremap.files import written
 from raremap.labels import LabelScheme
 from raremap.scene.grid import Grid
@@ -207,11 +207,8 @@ class Catalog:
             scheme = LabelScheme(**meta["labels"])
             counts = table.column("counts").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-            reason = (
-                f"key {error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0][:100]
-            )
             raise CatalogError(
-                f"{path} is not a raremap catalog ({reason}); make it with `raremap prepare`"
+                f"{path} is not a raremap catalog ({reason(error)}); make it with `raremap prepare`"
             ) from None
         frame["counts"] = list(counts)
         scenes = {

@@ -70,6 +70,8 @@ class TileReader:
         self._open: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
         self._process = os.getpid()
         self._kept: dict[int, Tile] = {}
+        # Share of usable pixels, which rounds to 1 for no tile of less than 2²⁴ pixels that lacks one.
+        self._valid = catalog.table["valid"].to_numpy(float)
         windows = [self._around(r) for r in rows]
         scenes = dict.fromkeys(str(catalog.scene_names[r]) for r in rows)
         with catalog.open_image(next(iter(scenes))) as image:
@@ -101,6 +103,12 @@ class TileReader:
     def whole(self, row: int) -> Tile:
         """Image `[C, h, w]` as stored, validity and class index `[h, w]` (`IGNORE` where invalid) of a tile."""
         return self.crop(row, self._catalog.windows[row])
+
+    def labels(self, row: int) -> np.ndarray:
+        """Class index `[h, w]` of a tile, as `whole` has it; without its imagery where all of that is valid."""
+        if row in self._kept or not self._valid[row] >= 1:
+            return self.whole(row)[2]
+        return self._index(row, self._catalog.windows[row])
 
     def crop(self, row: int, window: Window) -> Tile:
         """The same of a window in a tile or its surroundings, in scene coordinates."""
@@ -153,13 +161,16 @@ class TileReader:
         return self.channels.grown(self._catalog.windows[row], self._grid(row))
 
     def _window(self, row: int, window: Window) -> Tile:
-        image, mask = self._scene(str(self._catalog.scene_names[row]))
-        pixels, valid = image.read(window)
-        index = mask.read(window)
+        pixels, valid = self._scene(str(self._catalog.scene_names[row]))[0].read(window)
+        index = self._index(row, window)
         index[~valid] = IGNORE
+        return pixels, valid, index
+
+    def _index(self, row: int, window: Window) -> np.ndarray:
+        index = self._scene(str(self._catalog.scene_names[row]))[1].read(window)
         if row in self._catalog.hidden:
             index[np.isin(index, self._catalog.hidden[row])] = IGNORE
-        return pixels, valid, index
+        return index
 
     def _scene(self, name: str) -> tuple[Any, Any]:
         if self._process != os.getpid():

@@ -13,8 +13,9 @@ import numpy as np
 from raremap.errors import CatalogError
 from raremap.files import written
 from raremap.measure.interval import Interval, interval
-from raremap.measure.scores import HEADLINES, Metric, f_beta, headline, null_if_nan
+from raremap.measure.scores import HEADLINES, Metric, f_beta, headline
 from raremap.measure.tally import FIELDS, Tally
+from raremap.plain import plain
 from raremap.tiles.holdout import times_used
 from raremap.workflows.rare import rare_in
 from raremap.workflows.runs import WAYS, Design, Run, RunTable
@@ -52,22 +53,18 @@ class Entry:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; NaN is null."""
-
-        def plain(values: dict[str, float]) -> dict[str, float | None]:
-            return {k: null_if_nan(v) for k, v in values.items()}
-
         return {
             "variant": self.variant,
             "decision": self.way,
             "keep": self.condition[0],
             "imbalance": self.condition[1] or None,
-            "imbalance_realised": null_if_nan(self.imbalance),
+            "imbalance_realised": plain(self.imbalance),
             "seeds": list(self.seeds),
             "folds": list(self.folds),
             "places": self.places,
             "scores": plain(self.scores),
             "spread_over_seeds": plain(self.spread),
-            "by_class": {n: plain(v) for n, v in self.by_class.items()},
+            "by_class": plain(self.by_class),
             "differences": {k: v.to_dict() for k, v in self.differences.items()},
             "class_differences": {k: v.to_dict() for k, v in self.class_differences.items()},
             "seconds_per_run": self.seconds,

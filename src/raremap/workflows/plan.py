@@ -43,18 +43,24 @@ def plan(catalog: Catalog, experiment: Experiment, quiet: bool = False) -> Sampl
 
 
 def plan_experiment(experiment: Experiment, quiet: bool = False) -> Planning:
-    """Prepare the catalog where the run folder has none that fits; write `OUT/plan.parquet` and `OUT/plan.html`."""
+    """Prepare the catalog where the run folder has none that fits; write `OUT/plan.parquet` and `OUT/plan.html`.
+
+    To look at a plan alters no training: in the folder of one the files are `planned.parquet` and
+    `planned.html`, plan.parquet stays what was trained on, and a catalog that fits no more stays, too.
+    """
     from raremap.balance.diagnosis import diagnose
     from raremap.reports.plan import write_plan_page
     from raremap.workflows.planviews import views
     from raremap.workflows.prepare import catalog_of
+    from raremap.workflows.train import RECORD
 
-    made, seen = _made(catalog_of(experiment, quiet=quiet), experiment, quiet)
-    diagnosis = diagnose(made, seen, quiet)
     out = Path(experiment.out)
-    path = made.save(out / "plan.parquet")
+    trained = (out / RECORD).exists()
+    made, seen = _made(catalog_of(experiment, quiet=quiet, save=not trained), experiment, quiet)
+    diagnosis = diagnose(made, seen, quiet)
+    path = made.save(out / ("planned.parquet" if trained else "plan.parquet"))
     page = write_plan_page(
-        out / "plan.html",
+        path.with_suffix(".html"),
         made,
         diagnosis,
         views(made, seen),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import CatalogError
+from raremap.errors import CatalogError, reason
 from raremap.files import written
 from raremap.measure.tally import FIELDS, Tally
 
@@ -83,7 +83,7 @@ class RunTable:
                 self.frame[[*KEY, "of", "decision", "place", *FIELDS]]
             except Exception as error:  # whatever damaged bytes make the readers raise
                 raise CatalogError(
-                    f"{path} is not a table of runs ({str(error).splitlines()[0][:100]}); remove it, or choose another -o"
+                    f"{path} is not a table of runs ({reason(error)}); remove it, or choose another -o"
                 ) from None
 
     def done(self) -> dict[Run, str]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from raremap.config import Experiment
     from raremap.tiles.catalog import Catalog
 
+RECORD = "versions.json"
+"""The file that a training writes first: where it is, a run folder has been trained in."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -101,9 +104,9 @@ def run(
     crop, seed = experiment.train.crop, experiment.train.seed
     if plan is None:
         plan = make_plan(seen, uses == "train", experiment.balance, crop, seed, quiet)
-    elif plan.grid is not None and plan.grid.size != crop:
+    elif plan.crop is not None and plan.crop != crop:
         raise ConfigError(
-            f"the plan was made for crops of {plan.grid.size} pixels, train.crop is {crop}; make the plan again"
+            f"the plan was made for crops of {plan.crop} pixels, train.crop is {crop}; make the plan again"
         )
     if resume:
         check_resumable(seen, plan, out)
@@ -154,7 +157,7 @@ def run(
 
 def _seconds_before(out: Path) -> float:
     """How long the parts of a stopped training took, up to its last checkpoint."""
-    started, last = out / "versions.json", out / "checkpoints" / "last.pt"
+    started, last = out / RECORD, out / "checkpoints" / "last.pt"
     if not started.exists() or not last.exists():
         return 0.0
     earlier = json.loads(started.read_text(encoding="utf-8")).get("seconds_before", 0.0)
@@ -188,7 +191,7 @@ def _start(
         "catalog": catalog.fingerprint,
         "sources": {name: scene.fingerprint for name, scene in catalog.scenes.items()},
     }
-    with written(out / "versions.json") as path:
+    with written(out / RECORD) as path:
         path.write_text(json.dumps(provenance, indent=1), encoding="utf-8")
     frame = catalog.table[["tile_id", "place", "fold"]].copy()
     frame["use"] = uses
