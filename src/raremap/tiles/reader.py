@@ -65,7 +65,16 @@ class TileReader:
         index[~valid] = IGNORE
         if row in self._catalog.hidden:
             index[np.isin(index, self._catalog.hidden[row])] = IGNORE
+        if row in self._catalog.points:
+            index[~self._points_in(row, window)] = IGNORE
         return pixels, valid, index
+
+    def _points_in(self, row: int, window: Window) -> np.ndarray:
+        """Which pixels of a window inside a tile are points."""
+        tile = self._catalog.windows[row]
+        points = np.zeros((tile.height, tile.width), bool)
+        points.ravel()[self._catalog.points[row]] = True
+        return points[window.slices(within=tile)]
 
     def _scene(self, name: str) -> tuple[Any, Any]:
         if self._process != os.getpid():

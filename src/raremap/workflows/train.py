@@ -93,7 +93,7 @@ def run(
     started = time.perf_counter()
     out = Path(experiment.out)
     before = _seconds_before(out) if resume else 0.0
-    seen, uses = seen_by_training(catalog, experiment)
+    seen, uses = seen_by_training(catalog, experiment, quiet)
     crop, seed = experiment.train.crop, experiment.train.seed
     if plan is None:
         plan = make_plan(seen, uses == "train", experiment.balance, crop, seed, quiet)

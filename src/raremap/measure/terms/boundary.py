@@ -27,6 +27,7 @@ class Boundary(Term):
     """
 
     maps: ClassVar[tuple[str, ...]] = ("distance",)
+    regional: ClassVar[bool] = True
     kind: Literal["boundary"] = "boundary"
     only: tuple[int, ...] | None = None
     clip: float | None = Field(default=20.0, gt=0)

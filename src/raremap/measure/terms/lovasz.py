@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from raremap.measure.terms.term import Classes, Term, class_mean
 
@@ -21,6 +21,7 @@ class Lovasz(Term):
     prior in the view pixels count by their worth.
     """
 
+    regional: ClassVar[bool] = True
     kind: Literal["lovasz"] = "lovasz"
     classes: Classes = "present"
 

@@ -112,6 +112,7 @@ class BoundaryCE(Term):
     """
 
     maps: ClassVar[tuple[str, ...]] = ("edge",)
+    regional: ClassVar[bool] = True
     kind: Literal["boundary_ce"] = "boundary_ce"
     w: float = Field(default=10.0, ge=0)
     sigma: float = Field(default=5.0, gt=0)
@@ -131,6 +132,7 @@ class CenterCE(Term):
     """
 
     maps: ClassVar[tuple[str, ...]] = ("center",)
+    regional: ClassVar[bool] = True
     kind: Literal["center_ce"] = "center_ce"
     w: float = Field(default=1.0, ge=0)
 
