@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -118,7 +118,7 @@ class _Points(Options):
         from raremap.labels import IGNORE
         from raremap.tiles.points import drawn
 
-        kept = drawn(mask, self, rng)
+        kept = drawn(mask, cast("PointOptions", self), rng)
         out = mask.copy()
         out[~kept] = IGNORE
         return out
@@ -198,3 +198,17 @@ class PerObjectPoints(_Points):
 
 
 PointOptions = Annotated[UniformPoints | PerClassPoints | PerObjectPoints, Field(discriminator="kind")]
+
+
+def points_text(points: PointOptions | None) -> str:
+    """Points in a few words, `per_object count=5 margin=2`, without what is by default; nothing for dense labels."""
+    import json
+
+    if points is None:
+        return ""
+    own = points.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+    # The count is what one wants to read, whether it is the default or not.
+    own = {**({"count": points.count} if points.count is not None else {}), **own}
+    # Spaces stand between keys, so those in the names of classes are written as YAML and JSON escape them.
+    words = {k: json.dumps(v, separators=(",", ":")).replace(" ", "\\u0020") for k, v in own.items()}
+    return " ".join([points.kind, *(f"{k}={v}" for k, v in words.items())])

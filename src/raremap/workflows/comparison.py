@@ -17,7 +17,7 @@ from raremap.measure.scores import HEADLINES, Metric, f_beta, headline, null_if_
 from raremap.measure.tally import FIELDS, Tally
 from raremap.tiles.holdout import times_used
 from raremap.workflows.rare import rare_in
-from raremap.workflows.runs import WAYS, Design, Run, RunTable
+from raremap.workflows.runs import WAYS, Condition, Design, Run, RunTable
 
 if TYPE_CHECKING:
     from raremap.config import Experiment
@@ -38,7 +38,7 @@ class Entry:
 
     variant: str
     way: str
-    condition: tuple[float, float]
+    condition: Condition
     imbalance: float
     seeds: tuple[int, ...]
     folds: tuple[str, ...]
@@ -61,6 +61,7 @@ class Entry:
             "decision": self.way,
             "keep": self.condition[0],
             "imbalance": self.condition[1] or None,
+            "points": self.condition[2] or None,
             "imbalance_realised": null_if_nan(self.imbalance),
             "seeds": list(self.seeds),
             "folds": list(self.folds),
@@ -173,7 +174,7 @@ class Comparison:
         return result
 
 
-def _shared(design: Design, condition: tuple[float, float], done: set[Run]) -> dict[str, list[Run]]:
+def _shared(design: Design, condition: Condition, done: set[Run]) -> dict[str, list[Run]]:
     """The runs to show of each variant: the same seeds and folds of all, as many as they share.
 
     A variant is shown if it has a seed with every fold (or, where none has, as many folds as the best).
@@ -244,7 +245,7 @@ def _stacks(table: RunTable, shared: dict[str, list[Run]], num_classes: int) -> 
 def _entry(
     variant: str,
     way: str,
-    condition: tuple[float, float],
+    condition: Condition,
     stack: _Stack,
     reference: _Stack | None,
     names: tuple[str, ...],

@@ -89,7 +89,9 @@ def run(
     from raremap.learn.fit import check_resumable, fit
     from raremap.workflows.calibrate import fit_decision_for
     from raremap.workflows.plan import seen_by_training
+    from raremap.workflows.shares import with_true_shares
 
+    _check_connected(experiment)
     started = time.perf_counter()
     out = Path(experiment.out)
     before = _seconds_before(out) if resume else 0.0
@@ -130,6 +132,10 @@ def run(
         nodata=experiment.scenes.nodata,
         info=_info(out, experiment, catalog, uses, result),
     )
+    if experiment.points is not None and experiment.points.estimates:
+        bundle = with_true_shares(
+            bundle, seen, uses, experiment.loss.tau, experiment.train.device, seed, quiet
+        )
     decision = fit_decision_for(
         bundle,
         catalog,
@@ -143,6 +149,13 @@ def run(
     path = bundle.save(out / "bundle")
     seconds = before + time.perf_counter() - started
     return Training(bundle, path, result.steps, result.best_step, result.best_macro_f1, seconds)
+
+
+def _check_connected(experiment: Experiment) -> None:
+    """Raise `ConfigError` for what the training step does not call yet, rather than train without it."""
+    for key in ("pseudo", "festa"):
+        if getattr(experiment, key) is not None:
+            raise ConfigError(f"'{key}' is not part of the training step yet; leave it out")
 
 
 def _seconds_before(out: Path) -> float:
@@ -204,5 +217,6 @@ def _info(
         "split": {**experiment.split.model_dump(mode="json"), "holdout": held_out(experiment.split) or None},
         "places": places,
         "loss": experiment.loss.model_dump(mode="json"),
+        **({"points": experiment.points.model_dump(mode="json")} if experiment.points else {}),
         "seed": experiment.train.seed,
     }
