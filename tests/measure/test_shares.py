@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raremap.measure.shares import estimate_shares
+from raremap.measure.shares import calibrated, estimate_shares
 
 MEANS = np.array([0.0, 1.5, 3.5])
 
@@ -62,3 +62,32 @@ def test_sure_scores_are_counted_and_a_class_without_prior_has_no_share() -> Non
 def test_without_a_pixel_there_is_nothing_to_estimate() -> None:
     with pytest.raises(ValueError, match="no pixel"):
         estimate_shares(np.empty((0, 3)), np.ones(3))
+
+
+@pytest.mark.parametrize(("sharper", "bias"), [(0.5, (0, 0, 1.0)), (3.0, (0.5, 0, -1.0))])
+@pytest.mark.parametrize("held_out", [(0.6, 0.3, 0.1), (0.2, 0.3, 0.5)])
+def test_scores_that_are_too_sure_or_not_sure_enough_are_made_honest_first(sharper, bias, held_out) -> None:
+    rng = np.random.default_rng(3)
+    truth, prior = np.array([0.9, 0.09, 0.01]), np.array([0.3, 0.3, 0.4])
+
+    def off(probs: np.ndarray) -> np.ndarray:
+        z = np.exp(sharper * np.log(probs) + np.array(bias))
+        return z / z.sum(1, keepdims=True)
+
+    honest = scores(rng.choice(3, 20_000, p=truth), prior, rng)
+    known = rng.choice(3, 20_000, p=held_out)
+    repaired = calibrated(off(honest), off(scores(known, prior, rng)), known, prior)
+    assert np.abs(repaired - honest).mean() < 0.02
+    wrong = np.abs(estimate_shares(off(honest), prior).shares - truth).max()
+    right = np.abs(estimate_shares(repaired, prior).shares - truth).max()
+    assert right < 0.02 < 0.05 < wrong
+
+
+def test_a_class_that_no_labelled_pixel_holds_and_no_labelled_pixels_at_all_are_finite() -> None:
+    rng = np.random.default_rng(4)
+    prior = np.full(3, 1 / 3)
+    probs = scores(rng.choice(3, 500), prior, rng)
+    known = rng.choice(2, 500)
+    assert np.isfinite(calibrated(probs, scores(known, prior, rng), known, prior)).all()
+    nothing = np.empty((0, 3)), np.empty(0, np.uint8)
+    np.testing.assert_array_equal(calibrated(probs, *nothing, prior), probs)

@@ -21,7 +21,7 @@ from raremap.workflows.compare import compare, read_points
 from raremap.workflows.plan import plan, seen_by_training
 from raremap.workflows.prepare import catalog_of
 from raremap.workflows.runs import RunTable
-from raremap.workflows.shares import unlabelled_scores, with_true_shares
+from raremap.workflows.shares import sampled_scores, with_true_shares
 from raremap.workflows.train import run
 
 POINTS: dict[str, Any] = {"kind": "per_class", "count": 4}
@@ -66,7 +66,7 @@ def test_with_given_shares_the_bundle_has_the_prior_of_the_ground(folder, tmp_pa
 
 
 def test_without_shares_they_are_estimated_and_put_into_the_scores(folder, tmp_path) -> None:
-    """Every class has as many points, so that the slides seem to cover a third; the scores know better."""
+    """The slides have a seventh of the points and a thirty-sixth of the ground; the scores know better."""
     exp = experiment(folder, tmp_path, train={"steps": 60, "batch_size": 8, "crop": 32, "threads": 1})
     catalog = catalog_of(exp, quiet=True)
     training = run(catalog, None, exp, False, True)
@@ -75,12 +75,12 @@ def test_without_shares_they_are_estimated_and_put_into_the_scores(folder, tmp_p
     truth = counts / counts.sum()
     found = np.array(list(training.bundle.info["shares_estimated"].values()))
     points = seen.counts[uses == "train"].sum(0)
-    assert np.abs(found - truth).max() < 0.35 * np.abs(points / points.sum() - truth).max()
+    assert np.abs(found - truth).max() < 0.3 * np.abs(points / points.sum() - truth).max()
     assert training.bundle.prior == pytest.approx(found)  # tau 0: the scores have the shares of the ground
     saved = Bundle.load(training.path)
     assert saved.prior == pytest.approx(training.bundle.prior)
     image = torch.randn(1, 3, 32, 32)
-    assert torch.equal(saved.module(image), training.bundle.module(image))
+    torch.testing.assert_close(saved.module(image), training.bundle.module(image), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, None])
@@ -131,9 +131,11 @@ def test_only_unlabelled_valid_training_pixels_are_scored(folder, tmp_path) -> N
 
             return scores
 
-    probs = unlabelled_scores(Blank(), seen, rows)  # type: ignore[arg-type]
+    probs, _ = sampled_scores(Blank(), seen, rows, labelled=False)  # type: ignore[arg-type]
     assert len(met) == len(rows)
     assert len(probs) == sum(met) - seen.counts[rows].sum()
+    _, truth = sampled_scores(Blank(), seen, rows, labelled=True)  # type: ignore[arg-type]
+    assert np.bincount(truth, minlength=3).tolist() == seen.counts[rows].sum(0).tolist()
 
 
 # --- what cannot be
@@ -191,7 +193,7 @@ def test_their_text_says_all_of_them(points) -> None:
 
 def test_their_text_is_short() -> None:
     assert points_text(PerObjectPoints()) == "per_object count=1"
-    assert points_text(UniformPoints(share=0.01, margin=2)) == "uniform share=0.01 margin=2" or True
+    assert points_text(PerClassPoints(count=3, margin=2)) == "per_class count=3 margin=2"
     assert points_text(None) == ""
 
 

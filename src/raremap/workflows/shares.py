@@ -12,7 +12,7 @@ import numpy as np
 from raremap.errors import RaremapWarning
 from raremap.jobs import tracked
 from raremap.labels import IGNORE
-from raremap.measure.shares import estimate_shares
+from raremap.measure.shares import calibrated, estimate_shares
 from raremap.tiles.reader import TileReader
 
 if TYPE_CHECKING:
@@ -34,18 +34,20 @@ def with_true_shares(
     """The bundle whose scores have the shares of the ground in the place of those of the points.
 
     The network was trained as if the points came in the true shares π. Those are estimated from its
-    scores of unlabelled training pixels (`estimate_shares`), and its logits are moved by
+    scores of unlabelled training pixels (`estimate_shares`), made honest by the labels of the monitor places
+    (`calibrated`), for a network is surer or less sure than it should be. Its logits are moved by
     (1 − tau)·(log π − log π of the points). With `tau` null the scores stay as the stream made them. `info`
     of the bundle says what was found.
     """
     assert bundle.prior is not None
     if tau is None:
         return bundle
-    probs = unlabelled_scores(bundle, seen, np.flatnonzero(uses == "train"), device, seed, quiet)
+    old = np.array(bundle.prior)
+    probs, _ = sampled_scores(bundle, seen, np.flatnonzero(uses == "train"), False, device, seed, quiet)
     if len(probs) == 0:
         return bundle
-    old = np.array(bundle.prior)
-    found = estimate_shares(probs, old)
+    labelled = sampled_scores(bundle, seen, np.flatnonzero(uses == "monitor"), True, device, seed, quiet)
+    found = estimate_shares(calibrated(probs, *labelled, old), old)
     # A class that is nowhere in the sample is not proven to be nowhere.
     shares = np.where(old > 0, np.maximum(found.shares, 1 / len(probs)), 0.0)
     shares /= shares.sum()
@@ -65,24 +67,34 @@ def with_true_shares(
     return replace(bundle, module=module, prior=tuple(map(float, new)), info=info)
 
 
-def unlabelled_scores(
-    bundle: Bundle, seen: Catalog, rows: np.ndarray, device: str = "auto", seed: int = 0, quiet: bool = True
-) -> np.ndarray:
-    """Probabilities `[n, K]` of valid pixels without a label, drawn alike from at most 256 tiles of `rows`."""
+def sampled_scores(
+    bundle: Bundle,
+    seen: Catalog,
+    rows: np.ndarray,
+    labelled: bool,
+    device: str = "auto",
+    seed: int = 0,
+    quiet: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities `[n, K]` and class index `[n]` of pixels with, or without, a label, drawn alike.
+
+    Of at most 256 tiles of `rows`, and of valid pixels alone.
+    """
     rng = np.random.default_rng((seed, 0x5A2E))
     rows = np.sort(rng.permutation(rows)[:_TILES])
     ground = sum(seen.windows[r].height * seen.windows[r].width for r in rows)
     share = min(1.0, _PIXELS / max(ground, 1))
-    out = [np.empty((0, bundle.scheme.num_classes), np.float32)]
+    probs, truth = [np.empty((0, bundle.scheme.num_classes), np.float32)], [np.empty(0, np.uint8)]
     if len(rows):
         network, reader = bundle.network(device=device), TileReader(seen, rows, memory=0)
         for row in tracked(rows.tolist(), "class shares", len(rows), quiet):
             image, valid, mask = reader.whole(row)
             # Drawn for every pixel, so that the labels do not move the draw.
-            drawn = valid & (rng.random(mask.shape) < share) & (mask == IGNORE)
+            drawn = valid & (rng.random(mask.shape) < share) & ((mask != IGNORE) == labelled)
             if drawn.any():
-                out.append(network(image[None], valid[None])[0][:, drawn].T)
-    return np.concatenate(out)
+                probs.append(network(image[None], valid[None])[0][:, drawn].T)
+                truth.append(mask[drawn])
+    return np.concatenate(probs), np.concatenate(truth)
 
 
 def _shifted(bundle: Bundle, shift: np.ndarray):
