@@ -113,6 +113,11 @@ def prepare(
 @app.command()
 def census(
     catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="catalog.parquet")],
+    experiment: Annotated[
+        Path | None, typer.Option(help="count what its training sees: its split, thinned labels, points")
+    ] = None,
+    overrides: SetOption = None,
+    root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Class shares, entropy, KL and imbalance of a catalog, by use and by place.
@@ -121,7 +126,7 @@ def census(
     """
     from raremap.workflows.census import census as run
 
-    _show(run(catalog), as_json)
+    _show(run(catalog, _experiment(experiment, overrides, root) if experiment else None), as_json)
 
 
 @app.command()
@@ -202,6 +207,13 @@ def compare(
     imbalance: Annotated[
         str, typer.Option(help="imbalance ratios to thin the rare classes to, such as 10,100,1000")
     ] = "",
+    points: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'KIND count=N ...'",
+            help="train on simulated points, such as 'per_object count=5', or dense; may be repeated",
+        ),
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="variant that differences are to (default: the first)")
     ] = None,
@@ -236,6 +248,7 @@ def compare(
         folds=None if folds == "all" else _numbers(folds, "--folds", int),
         keep=_numbers(keep, "--keep", float) or None,
         imbalance=_numbers(imbalance, "--imbalance", float),
+        points=points or None,
         baseline=baseline,
         final=final,
         out=out,

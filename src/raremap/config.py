@@ -16,14 +16,15 @@ from raremap.balance.options import BalanceOptions, Uniform
 from raremap.batches.options import AugmentOptions
 from raremap.errors import ConfigError, nearest
 from raremap.labels import LabelScheme
-from raremap.learn.options import OptimizerOptions, TrainOptions
+from raremap.learn.options import OptimizerOptions, PseudoOptions, TrainOptions
 from raremap.maps.options import PredictOptions
 from raremap.measure.losses import CrossEntropy, LossOptions, written_out
 from raremap.measure.options import DecisionOptions
+from raremap.measure.terms.festa import Festa
 from raremap.models.options import ModelOptions
 from raremap.options import Options
 from raremap.scene.sources import ScenesOptions
-from raremap.tiles.options import SplitOptions, ThinOptions, TileOptions
+from raremap.tiles.options import PointOptions, SplitOptions, ThinOptions, TileOptions
 
 
 class Experiment(Options):
@@ -38,9 +39,12 @@ class Experiment(Options):
     tiles: TileOptions = TileOptions()
     split: SplitOptions = SplitOptions()
     thin: ThinOptions = ThinOptions()
+    points: PointOptions | None = None
     balance: BalanceOptions = Uniform()
     model: ModelOptions = ModelOptions()
     loss: LossOptions = CrossEntropy()
+    pseudo: PseudoOptions | None = None
+    festa: Festa | None = None
     optimizer: OptimizerOptions = OptimizerOptions()
     augment: AugmentOptions = AugmentOptions()
     train: TrainOptions = TrainOptions()
@@ -57,6 +61,23 @@ class Experiment(Options):
         of = self.decision.of
         if of is not None and of not in self.labels.names:
             raise ValueError(f"decision.of is '{of}', which is not a class; {nearest(of, self.labels.names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _fit_for_points(self) -> Experiment:
+        if self.points is None:
+            return self
+        self.points.by_class(self.labels.names)
+        if regional := self.loss.of_areas(filled=self.pseudo is not None):
+            mend = "" if self.pseudo else ", or fill the ground between the points: pseudo: {}"
+            raise ValueError(
+                f"the loss has {', '.join(regional)}, which measure areas, and points have none; take pixelwise terms "
+                f"such as ce and focal{mend}"
+            )
+        if getattr(self.balance, "copy_paste", None) is not None:
+            raise ValueError(
+                "balance.copy_paste cuts objects out by their labels, and points show no outline; leave it out"
+            )
         return self
 
     @classmethod

@@ -72,3 +72,36 @@ def test_a_sum_by_name_trains(folder, tmp_path):
     training = train(folder, tmp_path / "run", "{focal: 0.5, iou: 0.5}")
     assert {"focal", "iou"} <= set(rows(tmp_path / "run")[0])
     assert sum(training.bundle.prior) == pytest.approx(1)
+
+
+def test_points_with_a_teacher_and_festa_go_on_where_they_stopped(folder, tmp_path, monkeypatch):
+    how = (
+        *FAST,
+        "points={kind: per_object, count: 3}",
+        "pseudo={threshold: 0.4, floor: 0.3, strong: 0.1, start: 2}",
+        "festa={}",
+        "loss=ce_dice",
+    )
+    save = checkpoint.save
+
+    def save_and_copy(path, state):
+        save(path, state)
+        if path.name == "last.pt" and state["task"]["step"] == 4:
+            shutil.copytree(tmp_path / "run", tmp_path / "stopped")
+
+    monkeypatch.setattr(checkpoint, "save", save_and_copy)
+
+    def go(resume=False):
+        experiment = project.experiment(folder, tmp_path / "run", *how)
+        return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
+
+    go()
+    logged = rows(tmp_path / "run")
+    assert all(float(r[name]) > 0 for r in logged for name in ("ce", "pseudo", "festa"))
+    assert float(logged[-1]["dice"]) > 0
+    (tmp_path / "run").rename(tmp_path / "whole")
+    (tmp_path / "stopped").rename(tmp_path / "run")
+    go(resume=True)
+    ends = [checkpoint.load(tmp_path / n / "checkpoints/last.pt")["task"] for n in ("whole", "run")]
+    for key, value in ends[0]["network"].items():
+        assert torch.equal(value, ends[1]["network"][key]), key

@@ -9,7 +9,8 @@ from tests import project
 from torch import nn
 
 from raremap.learn import checkpoint
-from raremap.learn.optim import Average, Schedule, make_optimizer
+from raremap.learn.average import MovingAverage
+from raremap.learn.optim import Schedule, make_optimizer
 from raremap.learn.options import OptimizerOptions
 from raremap.workflows.prepare import catalog_of
 from raremap.workflows.train import run
@@ -73,17 +74,17 @@ def test_what_the_loss_learns_has_no_weight_decay():
 
 def test_the_average_is_that_of_the_weights_and_young_ones_follow_faster():
     net = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
-    average, by_hand = Average(net, 0.9), net[0].weight.item()
+    average, by_hand = MovingAverage(net, 0.9), net[0].weight.item()
     for step in range(1, 200):
         with torch.no_grad():
             net[0].weight.fill_(float(step % 5))
         net[1].num_batches_tracked.fill_(step)
-        average.follow(net, step)
+        average.update(net)
         keep = min(0.9, (1 + step) / (10 + step))
         by_hand = keep * by_hand + (1 - keep) * (step % 5)
     assert average.network[0].weight.item() == pytest.approx(by_hand, rel=1e-4)
     assert average.network[1].num_batches_tracked.item() == 199
-    assert not any(p.requires_grad for p in average.parameters())
+    assert not any(p.requires_grad for p in average.network.parameters())
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_averaged_weights_are_kept_scored_and_resumed(folder, tmp_path, monkeypa
     whole = train(folder, tmp_path / "run", *how)
     end = checkpoint.load(tmp_path / "run/checkpoints/last.pt")["task"]
     assert any(
-        not torch.equal(end["average"]["network." + k], v)
+        not torch.equal(end["average"]["network"][k], v)
         for k, v in end["network"].items()
         if v.is_floating_point()
     )

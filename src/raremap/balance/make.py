@@ -11,7 +11,7 @@ from raremap.balance.census import rare_classes
 from raremap.balance.coverage import delivered
 from raremap.balance.crops import CropCounter
 from raremap.balance.options import BalanceOptions, Copies, CopyPasteOptions, Diao, Mixture, TargetOptions
-from raremap.balance.plan import SamplingPlan, drawable
+from raremap.balance.plan import SamplingPlan, drawable, natural_shares
 from raremap.balance.target import target_shares
 from raremap.errors import ConfigError, RaremapWarning, nearest
 from raremap.jobs import tracked
@@ -38,7 +38,7 @@ def make_plan(
     rows = drawable(catalog, chosen)
     names = catalog.scheme.names
     counts = catalog.counts[rows]
-    natural = counts.sum(0) / counts.sum()
+    natural = natural_shares(catalog, counts)
     if (natural > 0).sum() == 1:
         _warn(f"all training labels are of class {names[int(natural.argmax())]}: there is nothing to balance")
     target = target_shares(natural, names, target_of(options))

@@ -54,7 +54,7 @@ class SamplingPlan:
         """Every chosen tile with a labelled pixel alike, seen whole; `chosen` is bool `[N]`."""
         rows = drawable(catalog, chosen)
         counts = catalog.counts[rows]
-        natural = counts.sum(0) / counts.sum()
+        natural = natural_shares(catalog, counts)
         ones = np.ones(len(rows))
         ids = catalog.table["tile_id"].to_numpy()[rows]
         return cls(ids, ones / len(rows), ones, counts, natural, natural, np.zeros(len(natural), bool))
@@ -131,6 +131,11 @@ class SamplingPlan:
                 f"the plan names tile {missing[0]}, which is not in the catalog; make the plan again"
             )
         return np.array([position[t] for t in self.tile_ids], np.int64)
+
+
+def natural_shares(catalog: Catalog, counts: np.ndarray) -> np.ndarray:
+    """Class shares `[K]` of the ground: those of the labels `[N, K]`, or what the catalog knows better."""
+    return counts.sum(0) / counts.sum() if catalog.natural is None else np.array(catalog.natural)
 
 
 def drawable(catalog: Catalog, chosen: np.ndarray) -> np.ndarray:

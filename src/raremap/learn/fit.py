@@ -32,7 +32,8 @@ from raremap.learn import checkpoint
 from raremap.learn.history import History
 from raremap.learn.monitor import Monitor
 from raremap.learn.norms import natural_tiles
-from raremap.learn.options import OptimizerOptions, TrainOptions
+from raremap.learn.options import OptimizerOptions, PseudoOptions, TrainOptions
+from raremap.learn.teacher import extra_of
 from raremap.measure.losses import LossOptions
 from raremap.measure.scores import Scores
 from raremap.models.forward import best_device, has_bf16
@@ -44,7 +45,9 @@ from raremap.tiles.reader import TileReader
 if TYPE_CHECKING:
     from raremap.balance.plan import SamplingPlan
     from raremap.learn.task import SegmentationTask
+    from raremap.learn.teacher import Extra
     from raremap.measure.objective import Objective
+    from raremap.measure.terms.festa import Festa
     from raremap.scene.features.options import Feature
     from raremap.tiles.catalog import Catalog
 
@@ -82,6 +85,8 @@ def fit(
     augment: AugmentOptions,
     out: Path,
     rare: Sequence[int] = (),
+    pseudo: PseudoOptions | None = None,
+    festa: Festa | None = None,
     resume: bool = False,
     quiet: bool = False,
 ) -> Fit:
@@ -121,8 +126,19 @@ def fit(
         settled = natural_tiles(tiles, train.norm_tiles, train.seed)
         monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names, settled)
         of = _identity(catalog, plan)
+        extra = extra_of(pseudo, festa, network, objective.num_classes, train.seed)
         run = _Run(
-            network, monitor, catalog.scheme.names, objective, optimizer, train, device, out, stream, of
+            network,
+            monitor,
+            catalog.scheme.names,
+            objective,
+            optimizer,
+            train,
+            device,
+            out,
+            stream,
+            of,
+            extra,
         )
         if resume:
             run.restore()
@@ -172,12 +188,13 @@ class _Run:
         out: Path,
         stream: Stream,
         of: str = "",
+        extra: Extra | None = None,
     ) -> None:
         from raremap.learn.task import SegmentationTask
 
         self._loss = loss.to(device)
         self.task: SegmentationTask = SegmentationTask(
-            network, loss, optimizer, train.steps, len(names), self._after, train.ema
+            network, loss, optimizer, train.steps, len(names), self._after, train.ema, extra
         )
         self._clip = optimizer.clip
         self._monitor, self._names, self._train, self._device = monitor, names, train, device
@@ -228,6 +245,7 @@ class _Run:
             "step",
             "loss",
             *self._loss.logged_names,
+            *(self.task.extra.names if self.task.extra is not None else ()),
             "lr",
             "macro_f1",
             "miou",

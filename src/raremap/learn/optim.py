@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -78,35 +76,6 @@ def make_optimizer(options: OptimizerOptions, network: nn.Module, loss: nn.Modul
     }[o.kind]
     more = {"momentum": o.momentum} if o.kind in ("sgd", "rmsprop") else {}
     return make(groups, lr=o.lr, weight_decay=o.weight_decay, **more)
-
-
-class Average(nn.Module):
-    """The exponential moving average of a network's weights, `decay` a step; its own copy of the network.
-
-    Young averages follow faster, min(decay, (1 + n)/(10 + n)) at step n, so that the start is soon forgotten.
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(network).eval()
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(False)
-        self._decay = decay
-
-    @torch.no_grad()
-    def follow(self, network: nn.Module, step: int) -> None:
-        """Move toward the network's weights after step `step` (from 1 on); buffers that are counts are copied."""
-        decay = min(self._decay, (1 + step) / (10 + step))
-        for a, b in zip(_floats(self.network), _floats(network), strict=True):
-            a.lerp_(b, 1 - decay)
-        for a, b in zip(self.network.buffers(), network.buffers(), strict=True):
-            if not a.is_floating_point():
-                a.copy_(b)
-
-
-def _floats(network: nn.Module) -> list[torch.Tensor]:
-    both: Iterable[torch.Tensor] = (*network.parameters(), *network.buffers())
-    return [t.detach() for t in both if t.is_floating_point()]
 
 
 def _factor(options: OptimizerOptions, step: int, steps: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raremap.options import Options
 
@@ -71,3 +71,30 @@ class TrainOptions(Options):
     def checkpoint_steps(self) -> int:
         """Steps between two checkpoints."""
         return self.checkpoint_every or self.monitor_steps
+
+
+class PseudoOptions(Options):
+    """Pseudo-labels by a teacher, a moving average of the network, where ground is not labelled.
+
+    The teacher keeps `decay` of itself a step. A pixel takes the teacher's class c where its probability is at
+    least `threshold`·m_c/max m, m_c how sure the teacher is of class c on average (it keeps `momentum` of it a
+    batch): a class that is learned slowly asks for less, but never for less than `floor`. From step `start` on
+    their cross-entropy counts `weight`. With `strong` above 0 it is taken on a second look at the images,
+    with gain, offset and noise of that size (in standard deviations of a band), the teacher's on the first.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+    decay: float = Field(default=0.99, ge=0, lt=1)
+    threshold: float = Field(default=0.9, gt=0, le=1)
+    floor: float = Field(default=0.5, ge=0, le=1)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    start: int = Field(default=0, ge=0)
+    strong: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _floor_below(self) -> PseudoOptions:
+        if self.floor > self.threshold:
+            raise ValueError(
+                f"pseudo.floor {self.floor:g} is above pseudo.threshold {self.threshold:g}; lower it"
+            )
+        return self

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from raremap.errors import TrainingError
 from raremap.labels import IGNORE
-from raremap.learn.optim import Average, Schedule, make_optimizer
+from raremap.learn.average import MovingAverage
+from raremap.learn.optim import Schedule, make_optimizer
 from raremap.learn.options import OptimizerOptions
+from raremap.learn.teacher import Extra
 from raremap.measure.objective import Objective
 
 # What comes with a batch for the loss beside its mask.
@@ -34,6 +36,7 @@ class SegmentationTask(lightning.LightningModule):
         num_classes: int,
         after_step: Callable[[int], None],
         ema: float | None = None,
+        extra: Extra | None = None,
     ) -> None:
         super().__init__()
         self.network, self.loss, self._steps = network, loss, steps
@@ -46,7 +49,8 @@ class SegmentationTask(lightning.LightningModule):
         self._summed = 0
         self.optimizer = make_optimizer(optimizer, network, loss)
         self.schedule = Schedule(self.optimizer, optimizer, steps)
-        self.average = None if ema is None else Average(network, ema)
+        self.average = None if ema is None else MovingAverage(network, ema)
+        self.extra = extra
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """The loss of one batch."""
@@ -54,7 +58,10 @@ class SegmentationTask(lightning.LightningModule):
         logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
         self.loss.advance(self.step / self._steps)
         maps = {name: batch[name] for name in _MAPS if name in batch}
-        terms = self.loss(logits, mask, batch["prior"].mean(0), **maps)
+        regions = None if self.extra is None else self.extra.filled(batch)
+        terms = self.loss(logits, mask, batch["prior"].mean(0), regions, **maps)
+        if self.extra is not None:
+            terms |= self.extra(self.network, batch, logits)
         total = torch.stack(list(terms.values())).sum()
         k = len(self.delivered)
         self.delivered += torch.bincount(mask[mask != IGNORE], minlength=k)[:k]
@@ -68,7 +75,9 @@ class SegmentationTask(lightning.LightningModule):
         self.step += 1
         self.schedule.after_step()
         if self.average is not None:
-            self.average.follow(self.network, self.step)
+            self.average.update(self.network)
+        if self.extra is not None:
+            self.extra.after_step(self.network)
         self._after_step(self.step)
 
     def means(self) -> dict[str, float]:
@@ -100,7 +109,8 @@ class SegmentationTask(lightning.LightningModule):
             "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "average": self.average and self.average.state_dict(),
+            "average": self.average and self.average.state(),
+            "extra": self.extra and self.extra.state(),
             "delivered": self.delivered,
             "sums": self._sums,
             "summed": self._summed,
@@ -114,6 +124,8 @@ class SegmentationTask(lightning.LightningModule):
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            self.average.restore(state["average"])
+        if self.extra is not None:
+            self.extra.restore(state["extra"])
         self.delivered.copy_(state["delivered"])
         self._sums, self._summed = state["sums"], state["summed"]

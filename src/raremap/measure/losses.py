@@ -44,6 +44,14 @@ class _Loss(Options):
         """The terms by their names."""
         raise NotImplementedError
 
+    def of_areas(self, filled: bool = False) -> list[str]:
+        """Names of the terms that measure areas or boundaries, which point labels do not show.
+
+        With `filled`, when the ground between the points has pseudo-labels, only those of boundaries.
+        """
+        parts = [(n, p.term) for n, p in self.parts().items() if p.factor > 0]
+        return [name for name, term in parts if term.maps or (term.region and not filled)]
+
     def build(
         self,
         num_classes: int,

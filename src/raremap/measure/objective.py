@@ -78,18 +78,27 @@ class Objective(nn.Module):
         of = Prior(prior, self.natural, self.tau) if known else None  # pyright: ignore[reportArgumentType]
         return View(logits, target, prior=of, **maps)  # pyright: ignore[reportArgumentType]
 
-    def values(self, view: View) -> Tensor:
-        """The terms as they are, `[T]`, without factors."""
-        return torch.stack([self._terms[name].of(view, self.class_weights(name)) for name in self.names])
-
     def forward(
-        self, logits: Tensor, target: Tensor, prior: Tensor | None = None, **maps: Tensor
+        self,
+        logits: Tensor,
+        target: Tensor,
+        prior: Tensor | None = None,
+        regions: Tensor | None = None,
+        **maps: Tensor,
     ) -> dict[str, Tensor]:
         """The terms of a batch by name, weighed; their sum is the loss.
 
-        Logits `[B, K, H, W]`; target a class index `[B, H, W]` or fractions `[B, K, H, W]`.
+        Logits `[B, K, H, W]`; target a class index `[B, H, W]` or fractions `[B, K, H, W]`. Terms of regions look at
+        `regions` instead where it is given.
         """
-        values = self.values(self.view(logits, target, prior, **maps))
+        view = self.view(logits, target, prior, **maps)
+        filled = view if regions is None else self.view(logits, regions, prior)
+        values = torch.stack(
+            [
+                self._terms[n].of(filled if self.options[n].region else view, self.class_weights(n))
+                for n in self.names
+            ]
+        )
         if self.balance is not None:
             weighed, more = self.balance(values, logits)
             return dict(zip(self.names, weighed.unbind(), strict=True)) | more

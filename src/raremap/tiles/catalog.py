@@ -76,7 +76,9 @@ class Catalog:
 
     `table` has the columns of `COLUMNS`; `counts` are labelled, valid pixels by class index; `dropped` says
     how many tiles were left out, by reason; `split` is what places and folds were made with, `listed` a
-    checksum of what the files that it names said.
+    checksum of what the files that it names said. What training alone sees is not saved: of row → classes
+    `hidden` no label shows, of row → pixels `points` (flat positions) no other has a label, and `natural` are the class shares of
+    the ground where the labels come in others.
     """
 
     table: gpd.GeoDataFrame
@@ -87,6 +89,8 @@ class Catalog:
     dropped: dict[str, int] = field(default_factory=dict)
     hidden: dict[int, tuple[int, ...]] = field(default_factory=dict)
     listed: str = ""
+    points: dict[int, np.ndarray] = field(default_factory=dict)
+    natural: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -121,6 +125,8 @@ class Catalog:
         digest.update(self.counts.tobytes())
         for name in sorted(self.scenes):
             digest.update(f"{name}{self.scenes[name].fingerprint}".encode())
+        for row in sorted(self.points):
+            digest.update(f"{row} ".encode() + self.points[row].tobytes())
         return digest.hexdigest()[:16]
 
     def open_image(self, scene: str) -> ImageReader:

@@ -170,7 +170,19 @@ class TileReader:
         index = self._scene(str(self._catalog.scene_names[row]))[1].read(window)
         if row in self._catalog.hidden:
             index[np.isin(index, self._catalog.hidden[row])] = IGNORE
+        if row in self._catalog.points:
+            index[~self._points_in(row, window)] = IGNORE
         return index
+
+    def _points_in(self, row: int, window: Window) -> np.ndarray:
+        """Which pixels of a window are points of the tile; around it there are none."""
+        tile = self._catalog.windows[row]
+        points = np.zeros((tile.height, tile.width), bool)
+        points.ravel()[self._catalog.points[row]] = True
+        out = np.zeros((window.height, window.width), bool)
+        inside = tile.intersect(window)
+        out[inside.slices(within=window)] = points[inside.slices(within=tile)]
+        return out
 
     def _scene(self, name: str) -> tuple[Any, Any]:
         if self._process != os.getpid():

@@ -18,7 +18,7 @@ from raremap.measure.tally import FIELDS, Tally
 from raremap.plain import plain
 from raremap.tiles.holdout import times_used
 from raremap.workflows.rare import rare_in
-from raremap.workflows.runs import WAYS, Design, Run, RunTable
+from raremap.workflows.runs import WAYS, Condition, Design, Run, RunTable
 
 if TYPE_CHECKING:
     from raremap.config import Experiment
@@ -39,7 +39,7 @@ class Entry:
 
     variant: str
     way: str
-    condition: tuple[float, float]
+    condition: Condition
     imbalance: float
     seeds: tuple[int, ...]
     folds: tuple[str, ...]
@@ -58,6 +58,7 @@ class Entry:
             "decision": self.way,
             "keep": self.condition[0],
             "imbalance": self.condition[1] or None,
+            "points": self.condition[2] or None,
             "imbalance_realised": plain(self.imbalance),
             "seeds": list(self.seeds),
             "folds": list(self.folds),
@@ -170,7 +171,7 @@ class Comparison:
         return result
 
 
-def _shared(design: Design, condition: tuple[float, float], done: set[Run]) -> dict[str, list[Run]]:
+def _shared(design: Design, condition: Condition, done: set[Run]) -> dict[str, list[Run]]:
     """The runs to show of each variant: the same seeds and folds of all, as many as they share.
 
     A variant is shown if it has a seed with every fold (or, where none has, as many folds as the best).
@@ -241,7 +242,7 @@ def _stacks(table: RunTable, shared: dict[str, list[Run]], num_classes: int) -> 
 def _entry(
     variant: str,
     way: str,
-    condition: tuple[float, float],
+    condition: Condition,
     stack: _Stack,
     reference: _Stack | None,
     names: tuple[str, ...],

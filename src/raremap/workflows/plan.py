@@ -71,9 +71,12 @@ def plan_experiment(experiment: Experiment, quiet: bool = False) -> Planning:
     return Planning(made, diagnosis, path, page)
 
 
-def seen_by_training(catalog: Catalog, experiment: Experiment) -> tuple[Catalog, np.ndarray]:
-    """The catalog and the uses of its tiles as training sees them: thinned, where the experiment says so."""
+def seen_by_training(
+    catalog: Catalog, experiment: Experiment, quiet: bool = True
+) -> tuple[Catalog, np.ndarray]:
+    """The catalog and the uses of its tiles as training sees them: thinned, and of points, as the experiment says."""
     from raremap.tiles.options import ThinOptions
+    from raremap.tiles.points import point
     from raremap.tiles.splits import uses as uses_of
     from raremap.tiles.thin import thin
     from raremap.workflows.rare import rare_indices
@@ -83,15 +86,18 @@ def seen_by_training(catalog: Catalog, experiment: Experiment) -> tuple[Catalog,
             "the catalog was prepared with other labels than the experiment's; run `raremap prepare` again"
         )
     uses = uses_of(catalog, experiment.split)
-    if experiment.thin == ThinOptions():
-        return catalog, uses
-    return thin(catalog, uses, experiment.thin, rare_indices(catalog), experiment.train.seed)
+    seed = experiment.train.seed
+    if experiment.thin != ThinOptions():
+        catalog, uses = thin(catalog, uses, experiment.thin, rare_indices(catalog), seed)
+    if experiment.points is not None:
+        catalog = point(catalog, uses, experiment.points, seed, quiet)
+    return catalog, uses
 
 
 def _made(catalog: Catalog, experiment: Experiment, quiet: bool) -> tuple[SamplingPlan, Catalog]:
     """The plan, and the catalog as training sees it."""
     from raremap.balance.make import make_plan
 
-    seen, uses = seen_by_training(catalog, experiment)
+    seen, uses = seen_by_training(catalog, experiment, quiet)
     train = experiment.train
     return make_plan(seen, uses == "train", experiment.balance, train.crop, train.seed, quiet), seen

@@ -94,13 +94,14 @@ def run(
     from raremap.workflows.calibrate import fit_decision_for
     from raremap.workflows.plan import seen_by_training
     from raremap.workflows.rare import rare_in
+    from raremap.workflows.shares import with_true_shares
 
     started = time.perf_counter()
     out = Path(experiment.out)
     # Before anything takes time.
     Channels.of(catalog.bands, experiment.scenes.features, (s.grid for s in catalog.scenes.values()))
     before = _seconds_before(out) if resume else 0.0
-    seen, uses = seen_by_training(catalog, experiment)
+    seen, uses = seen_by_training(catalog, experiment, quiet)
     crop, seed = experiment.train.crop, experiment.train.seed
     if plan is None:
         plan = make_plan(seen, uses == "train", experiment.balance, crop, seed, quiet)
@@ -124,6 +125,8 @@ def run(
         train=experiment.train,
         augment=experiment.augment,
         out=out,
+        pseudo=experiment.pseudo,
+        festa=experiment.festa,
         rare=[catalog.scheme.names.index(n) for n in rare_in(catalog)],
         resume=resume,
         quiet=quiet,
@@ -140,6 +143,10 @@ def run(
         nodata=experiment.scenes.nodata,
         info=_info(out, experiment, catalog, uses, result),
     )
+    if experiment.points is not None and experiment.points.estimates:
+        bundle = with_true_shares(
+            bundle, seen, uses, experiment.loss.tau, experiment.train.device, seed, quiet
+        )
     decision = fit_decision_for(
         bundle,
         catalog,
@@ -214,5 +221,6 @@ def _info(
         "split": {**experiment.split.model_dump(mode="json"), "holdout": held_out(experiment.split) or None},
         "places": places,
         "loss": experiment.loss.model_dump(mode="json"),
+        **({"points": experiment.points.model_dump(mode="json")} if experiment.points else {}),
         "seed": experiment.train.seed,
     }
