@@ -35,11 +35,11 @@ class Outer:
     `objects` in the monitor places.
 
     `monitor(update)` gives the crops of an update, in batches of "image" and "mask": of one half of the
-    monitor's places at even updates, of the other at odd ones (`MonitorCrops`). It must depend on nothing but
+    monitor's places at even updates, of the other at odd ones (`halves_of`). It must depend on nothing but
     `update`, so that a resumed training sees the same. Each half keeps a mean gradient of its own, and a
     step is as large as they agree: (m₁ + m₂)/2 · max(0, 2·m₁·m₂/(m₁² + m₂²)), over the root of the mean
     square as in Adam. A number that only one half has spoken of moves half as far, and a class that the update's
-    crops do not hold not at all: that it should count less is all they could say.
+    crops or the training's batch do not hold not at all: that it should count less is all they could say.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Outer:
         found = self._hypergradient(batch, crops, counts) if bool((counts > 0).any()) else None
         moved = found is not None and bool(found.isfinite().all())
         if found is not None and moved:
-            self._descend(found, counts > 0)
+            self._descend(found, (counts > 0) & (_counts(batch["mask"], self._classes) > 0))
         self.skipped += not moved
         self.updates += 1
         self.seconds += time.perf_counter() - started
@@ -174,7 +174,8 @@ class Outer:
     def _descend(self, gradient: Tensor, present: Tensor) -> None:
         """One step of the rule that the class describes."""
         speaks = self._learned & (gradient != 0)
-        speaks[: self._classes] &= present
+        # One class alone has nothing to be weighed against: its gradient is rounding.
+        speaks[: self._classes] &= present & (present.sum() > 1)
         half = self.updates % 2
         self._spoke[half] += speaks
         for kept, new, memory in (
@@ -230,6 +231,29 @@ def linear(parts: Callable[[Tensor, Batch], Tensor], terms: int = 1) -> Inner:
     return inner
 
 
+def halves_of(places: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of the two halves of the monitor tiles, for their places `[N]` and class counts `[N, K]`.
+
+    A place is in one half. Those that hold most of a class are dealt first, each to the half that has less of what it
+    holds, so that both hold as many classes as can be. A single place is both halves.
+    """
+    names, of = np.unique(places, return_inverse=True)
+    if len(names) < 2:
+        return np.arange(len(places)), np.arange(len(places))
+    held = np.zeros((len(names), counts.shape[1]))
+    np.add.at(held, of, counts)
+    held /= np.maximum(held.sum(0), 1e-12)
+    has = np.zeros((2, counts.shape[1]))
+    half = np.zeros(len(names), np.int64)
+    for place in np.argsort(-held.max(1), kind="stable"):
+        # Equal in what it holds (a class of its own): the half with less in all.
+        half[place] = min((0, 1), key=lambda h: (has[h] @ held[place], has[h].sum()))
+        has[half[place]] += held[place]
+    return np.flatnonzero(half[of] == 0), np.flatnonzero(half[of] == 1)
+
+
 def _counts(mask: Tensor, num_classes: int) -> Tensor:
-    """Labelled pixels of each class, float64 `[K]` on the CPU."""
+    """Labelled pixels, or area, of each class, float64 `[K]` on the CPU."""
+    if mask.is_floating_point():
+        return mask.nan_to_num(0.0).sum((0, 2, 3)).double().cpu()
     return torch.bincount(mask[mask != IGNORE].flatten().cpu(), minlength=num_classes)[:num_classes].double()
