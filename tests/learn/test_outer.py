@@ -16,7 +16,7 @@ from raremap.labels import IGNORE
 from raremap.learn.options import OuterOptions
 from raremap.learn.outer import Outer, _counts, halves_of, linear
 from raremap.measure import terms
-from raremap.measure.terms import View
+from raremap.measure.terms import Prior, View
 
 K, SHARES = 3, (0.80, 0.14, 0.06)
 CENTRES = torch.tensor([[0.0, 0.0], [1.5, 0.4], [0.7, 1.6]])
@@ -275,3 +275,24 @@ def test_halves_are_of_places_and_both_hold_the_rare_class():
 def test_soft_batches_count_by_area():
     mask = torch.tensor([[[[0.5, 0.0]], [[0.5, 0.0]], [[0.0, 0.0]]]])
     assert _counts(mask, K).tolist() == [0.5, 0.5, 0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CrossEntropy", "Focal", "Poly", "LogCosh", "Seesaw", "Recall", "Dice", "IoU", "Tversky", "Lovasz"],
+)
+@pytest.mark.parametrize("tau", [None, 0.0])
+def test_terms_can_be_differentiated_by_their_class_weights(name, tau):
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, K, 5, 5, generator=g, dtype=torch.float64)
+    mask = torch.randint(0, K, (2, 5, 5), generator=g)
+    mask[0, 0] = IGNORE
+    shares = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    prior = None if tau is None else Prior(shares, shares.flip(0), tau)
+    term = getattr(terms, name)()
+    weight = torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w: term.of(View(logits, mask, prior=prior), w), weight)
+    plain = term.of(
+        View(logits, mask, prior=prior), weight.detach()
+    )  # the way without a gradient is the same
+    assert float(plain) == pytest.approx(float(term.of(View(logits, mask, prior=prior), weight).detach()))
