@@ -98,3 +98,23 @@ class PseudoOptions(Options):
                 f"pseudo.floor {self.floor:g} is above pseudo.threshold {self.threshold:g}; lower it"
             )
         return self
+
+
+class OuterOptions(Options):
+    """Class offsets and term weights that are learned on monitor places while the network trains.
+
+    From the share `warmup` of the steps on, `every` so many, class-balanced cross-entropy on `crops` monitor crops
+    says what should count more: with `classes` the classes of the loss ("weights"), those of the stream's
+    target ("stream"), half of it each ("both") or none; with `terms` the terms of the loss. `lr` is the most that
+    a logarithm moves an update. Factors stay within 1/`bound` and `bound`. `shrink` is the number of monitor
+    objects at which half of a class's offset is kept; 0 keeps all of it.
+    """
+
+    every: int = Field(default=20, ge=1)
+    warmup: float = Field(default=0.3, ge=0, lt=1)
+    classes: Literal["weights", "stream", "both", "none"] = "weights"
+    terms: bool = True
+    lr: float = Field(default=0.1, gt=0)
+    bound: float = Field(default=4.0, gt=1)
+    shrink: float = Field(default=20.0, ge=0)
+    crops: int = Field(default=16, ge=1)

@@ -39,7 +39,8 @@ class CrossEntropy(Term):
         import torch.nn.functional as F
 
         weight = self._weight(view, weight)
-        if not (view.hard and view.uniform):
+        if not (view.hard and view.uniform) or (weight is not None and weight.requires_grad):
+            # torch's own is the faster, and cannot be differentiated by its weights, which the outer loop does.
             return _cost(view, weight, lambda log_p: log_p)
         total = F.nll_loss(view.scores(weight), view.mask, weight, ignore_index=view.ignore, reduction="sum")
         return total / view.pixel_weights(weight).sum().clamp(min=1e-12)
