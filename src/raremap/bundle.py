@@ -24,7 +24,7 @@ from raremap.errors import BundleError, MissingExtra, OutputError
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
-from raremap.models.options import ModelOptions
+from raremap.models.options import ModelOptions, model_options
 from raremap.scene.normalize import Normalization
 
 if TYPE_CHECKING:
@@ -175,14 +175,14 @@ class Bundle:
         scheme = LabelScheme(**own["raremap:labels"])
         bands = tuple(own["raremap:bands"])
         model = own.get("raremap:model")
-        options = ModelOptions(**model) if model else None
+        options = model_options(model) if model else None
         if module is None:
             if options is None:
                 raise BundleError(
                     f"bundle {folder} holds a network that raremap did not build; pass it: Bundle.load(folder, module=net)"
                 )
             # The weights come from the bundle, so none are fetched.
-            module = options.model_copy(update={"weights": None}).build(len(bands), scheme.num_classes)
+            module = options.bare().build(len(bands), scheme.num_classes)
         try:
             module.load_state_dict(load_file(folder / _WEIGHTS))
         except RuntimeError as error:
@@ -230,7 +230,7 @@ def _item(bundle: Bundle) -> dict[str, Any]:
             "mlm:framework": "pytorch",
             "mlm:framework_version": torch.__version__,
             "mlm:total_parameters": sum(p.numel() for p in bundle.module.parameters()),
-            "mlm:pretrained": bool(bundle.options and bundle.options.weights),
+            "mlm:pretrained": bool(bundle.options and bundle.options.pretrained),
             "mlm:input": [
                 {
                     "name": "image",
@@ -282,7 +282,7 @@ def _item(bundle: Bundle) -> dict[str, Any]:
 def _architecture(bundle: Bundle) -> str:
     if bundle.options is None:
         return type(bundle.module).__name__
-    return f"{bundle.options.decoder} {bundle.options.encoder}"
+    return bundle.options.title
 
 
 def _card(bundle: Bundle) -> str:

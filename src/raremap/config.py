@@ -19,7 +19,7 @@ from raremap.labels import LabelScheme
 from raremap.learn.options import OptimizerOptions, TrainOptions
 from raremap.maps.options import PredictOptions
 from raremap.measure.options import CrossEntropy, DecisionOptions, LossOptions
-from raremap.models.options import ModelOptions
+from raremap.models.options import ModelOptions, Smp
 from raremap.options import Options
 from raremap.scene.sources import ScenesOptions
 from raremap.tiles.options import SplitOptions, ThinOptions, TileOptions
@@ -38,7 +38,7 @@ class Experiment(Options):
     split: SplitOptions = SplitOptions()
     thin: ThinOptions = ThinOptions()
     balance: BalanceOptions = Uniform()
-    model: ModelOptions = ModelOptions()
+    model: ModelOptions = Smp()
     loss: LossOptions = CrossEntropy()
     optimizer: OptimizerOptions = OptimizerOptions()
     augment: AugmentOptions = AugmentOptions()
