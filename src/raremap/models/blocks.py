@@ -93,7 +93,9 @@ class Cbam(nn.Module):
         """Features of the same shape."""
         mean, peak = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
         x = x * torch.sigmoid(self.channels(mean) + self.channels(peak))
-        return x * torch.sigmoid(self.pixels(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
+        return x * torch.sigmoid(
+            self.pixels(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1))
+        )
 
 
 class AxisAttention(nn.Module):

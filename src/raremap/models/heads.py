@@ -41,14 +41,16 @@ class Body(Protocol):
     reduction: int
     channels: tuple[int, int, int]
 
-    def __call__(self, image: Tensor) -> Features: ...
+    def __call__(self, image: Tensor) -> Features:
+        """The features of an image."""
+        ...
 
 
 class Headed(nn.Module):
     """A body and a head, for images of any size: padded by their edge, then cut back.
 
     In evaluation it gives logits `[B, K, H, W]`. In training it gives `Outputs` where the head or the body has
-    more to say, else logits. `outputs` gives everything in both.
+    more to say, else logits. `outputs` gives both, the image's classes too, in either mode.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
@@ -120,19 +122,19 @@ class MultiResolutionHead(nn.Module):
         super().__init__()
         full, _, half = body.channels
         self.mask = MaskHead(body, num_classes, last)
-        self.half = nn.Conv2d(half or full, num_classes, 1)
+        self.coarse = nn.Conv2d(half or full, num_classes, 1)
         self.reduction = body.reduction
         inner = max(full // 2, 8)
-        self.double = nn.Sequential(up(full, inner), conv_block(inner, inner), nn.Conv2d(inner, num_classes, 1))
+        self.fine = nn.Sequential(up(full, inner), conv_block(inner, inner), nn.Conv2d(inner, num_classes, 1))
 
     def forward(self, features: Features) -> Outputs:
         """The logits, and those at half and twice the size."""
         coarse = features.full if features.half is None else features.half
-        coarse = self.half(coarse)
+        coarse = self.coarse(coarse)
         if features.half is None:
             coarse = F.avg_pool2d(coarse, 2) if self.reduction == 1 else _larger(coarse, self.reduction // 2)
-        double = _larger(self.double(features.full), self.reduction)
-        return self.mask(features)._replace(scales=(coarse, double))
+        fine = _larger(self.fine(features.full), self.reduction)
+        return self.mask(features)._replace(scales=(coarse, fine))
 
 
 def _larger(logits: Tensor, factor: int) -> Tensor:
@@ -151,5 +153,3 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
 def headed(body: nn.Module, head: str, num_classes: int, last: nn.Module | None = None) -> Headed:
     """The network of a body and the head of that name; `last` is a mask's last layer, where the body has its own."""
     return Headed(body, HEADS[head](body, num_classes, last))
-
-

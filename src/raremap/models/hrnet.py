@@ -87,7 +87,9 @@ class ObjectContext(nn.Module):
         shares = torch.softmax(aux.flatten(2), 2)
         regions = shares @ pixels.flatten(2).transpose(1, 2)  # [B, K, dim]
         query, key = self.query(pixels), self.key(regions)
-        weights = torch.softmax(query.flatten(2).transpose(1, 2) @ key.transpose(1, 2) * key.shape[2] ** -0.5, 2)
+        weights = torch.softmax(
+            query.flatten(2).transpose(1, 2) @ key.transpose(1, 2) * key.shape[2] ** -0.5, 2
+        )
         context = (weights @ self.value(regions)).transpose(1, 2).unflatten(2, pixels.shape[2:])
         return self.mix(torch.cat([self.out(context), pixels], 1)), aux
 

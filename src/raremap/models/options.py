@@ -276,7 +276,7 @@ ModelOptions = Annotated[
 ]
 
 
-def model_options(value: Any) -> Any:
+def model_options(value: Any) -> ModelOptions:
     """Options of a name or of keys, such as a bundle holds; raises pydantic's `ValidationError`."""
     from pydantic import TypeAdapter
 

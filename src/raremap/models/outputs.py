@@ -131,7 +131,8 @@ def at_size(values: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 
 def _factor(larger: tuple[int, int], smaller: tuple[int, int]) -> int:
     """The whole number of small pixels in a large one, where the last large one may be cut."""
-    return max(-(-large // small) for large, small in zip(larger, smaller, strict=True))
+    # A tracer's sizes are tensors, and a factor has to be a number.
+    return max(-(-int(large) // int(small)) for large, small in zip(larger, smaller, strict=True))
 
 
 def _map_at(name: str, values: Tensor, size: tuple[int, int], scale: float) -> Tensor:

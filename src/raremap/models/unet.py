@@ -5,6 +5,7 @@ Axes: B batch, C bands, D channels, H W pixels.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -45,11 +46,9 @@ class UNet(nn.Module):
             return ResidualBlock(into, out, **{place: gate})
 
         widths = [width * 2**i for i in range(depth + 1)]
-        self.encoder = nn.ModuleList(
-            level(a, b) for a, b in zip([bands, *widths[:-1]], widths, strict=True)
-        )
+        self.encoder = nn.ModuleList(level(a, b) for a, b in zip([bands, *widths[:-1]], widths, strict=True))
         down = list(reversed(widths))
-        self.ups = nn.ModuleList(up(a, b) for a, b in zip(down[:-1], down[1:], strict=True))
+        self.ups = nn.ModuleList(up(a, b) for a, b in pairwise(down))
         self.decoder = nn.ModuleList(level(2 * b, b) for b in down[1:])
         self.stride, self.reduction = 2**depth, 1
         self.channels = (width, widths[-1], widths[1])
@@ -77,10 +76,13 @@ class SqueezeUNet(nn.Module):
         w = width
         self.stem = conv_block(bands, w)
         fires = [(w, w // 4, 2 * w), (2 * w, w // 2, 4 * w), (4 * w, 3 * w // 4, 6 * w), (6 * w, w, 8 * w)]
-        self.encoder = nn.ModuleList(
-            nn.Sequential(Fire(a, s, b), Fire(b, s, b)) for a, s, b in fires
-        )
-        rises = [(8 * w, 6 * w, 3 * w // 4), (6 * w, 4 * w, w // 2), (4 * w, 2 * w, w // 4), (2 * w, w, w // 4)]
+        self.encoder = nn.ModuleList(nn.Sequential(Fire(a, s, b), Fire(b, s, b)) for a, s, b in fires)
+        rises = [
+            (8 * w, 6 * w, 3 * w // 4),
+            (6 * w, 4 * w, w // 2),
+            (4 * w, 2 * w, w // 4),
+            (2 * w, w, w // 4),
+        ]
         self.ups = nn.ModuleList(up(a, b) for a, b, _ in rises)
         self.decoder = nn.ModuleList(nn.Sequential(Fire(2 * b, s, b), Fire(b, s, b)) for _, b, s in rises)
         self.stride, self.reduction = 16, 1
@@ -126,9 +128,11 @@ class VNet(nn.Module):
         self.top = _Stage(bands, width, 1, kernel)
         self.downs = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 2, stride=2, bias=False), nn.BatchNorm2d(b), nn.PReLU(b))
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            for a, b in pairwise(widths)
         )
-        self.encoder = nn.ModuleList(_Stage(b, b, n, kernel) for b, n in zip(widths[1:], (2, 3, 3, 3), strict=True))
+        self.encoder = nn.ModuleList(
+            _Stage(b, b, n, kernel) for b, n in zip(widths[1:], (2, 3, 3, 3), strict=True)
+        )
         rises = list(zip(reversed(widths[1:]), reversed(widths[:-1]), (3, 3, 2, 1), strict=True))
         self.ups = nn.ModuleList(up(a, b) for a, b, _ in rises)
         self.decoder = nn.ModuleList(_Stage(2 * b, b, n, kernel) for _, b, n in rises)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ from raremap.models.stems import RGB, widened_state
 
 if TYPE_CHECKING:
     from raremap.models.options import Hrnet, Smp, Terratorch
+
+# Where sides must be a multiple of more than 32: PAN halves its features at a sixteenth three times more.
+_MULTIPLE = {"pan": 128}
 
 
 def decoders() -> dict[str, Callable[..., Any]]:
@@ -36,7 +39,9 @@ def smp_network(
     """A decoder and an encoder of segmentation-models-pytorch; see `raremap.models.options.Smp`."""
     known = decoders()
     if options.decoder not in known:
-        raise ConfigError(f"model.decoder '{options.decoder}' is not known; {nearest(options.decoder, known)}")
+        raise ConfigError(
+            f"model.decoder '{options.decoder}' is not known; {nearest(options.decoder, known)}"
+        )
     encoder = _encoder_name(options.encoder)
     more: dict[str, Any] = {}
     if options.decoder_channels is not None:
@@ -49,7 +54,14 @@ def smp_network(
         net = known[options.decoder](
             encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=num_classes, **more
         )
-    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError, NotImplementedError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AssertionError,
+        RuntimeError,
+        AttributeError,
+        NotImplementedError,
+    ) as error:
         raise ConfigError(
             f"decoder '{options.decoder}' cannot be made with encoder '{options.encoder}' and these options "
             f"({_first_line(error)}); choose another pair, or leave out model.decoder_channels"
@@ -57,7 +69,7 @@ def smp_network(
     _lone_batch_norms(net)
     if options.weights is not None:
         _fill(net.encoder, encoder, options.weights, in_channels, bands)
-    stride = math.lcm(32, net.encoder.output_stride or 32)
+    stride = math.lcm(_MULTIPLE.get(options.decoder, 32), net.encoder.output_stride or 32)
     if options.head == "mask":
         return AnySize(net, stride)
     body = _SmpBody(net, stride, in_channels)
@@ -101,7 +113,9 @@ def _encoder_name(name: str) -> str:
     bare = name.removeprefix("tu-")
     if timm.is_model(bare):
         return f"tu-{bare}"
-    raise ConfigError(f"model.encoder '{name}' is not known; {_near(name, [*encoders(), *timm.list_models()])}")
+    raise ConfigError(
+        f"model.encoder '{name}' is not known; {_near(name, [*encoders(), *timm.list_models()])}"
+    )
 
 
 def _near(name: str, known: Sequence[str]) -> str:
@@ -110,9 +124,7 @@ def _near(name: str, known: Sequence[str]) -> str:
     return hint if hint.startswith("did") else "`raremap models --encoders` lists them"
 
 
-def _fill(
-    encoder: nn.Module, name: str, weights: str, in_channels: int, bands: Sequence[str] | None
-) -> None:
+def _fill(encoder: nn.Module, name: str, weights: str, in_channels: int, bands: Sequence[str] | None) -> None:
     """Fill an encoder with pretrained weights, its stem widened to the bands."""
     source: Sequence[str] = RGB
     if weights.endswith(".safetensors"):
@@ -122,7 +134,11 @@ def _fill(
     else:
         state = _state_of_smp(name, weights)
     own = encoder.state_dict()
-    prefix = "model." if next(iter(own)).startswith("model.") and not next(iter(state)).startswith("model.") else ""
+    prefix = (
+        "model."
+        if next(iter(own)).startswith("model.") and not next(iter(state)).startswith("model.")
+        else ""
+    )
     state = {prefix + k: v for k, v in state.items() if prefix + k in own}
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     if missing:
@@ -144,7 +160,7 @@ def _fill(
 
 def _stems(name: str, bands: int) -> list[str]:
     """Tensors of an encoder whose second axis is the bands: those that differ with one band more."""
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         one, other = (
             _smp().encoders.get_encoder(name, in_channels=c, weights=None).state_dict()
             for c in (bands, bands + 1)
@@ -230,7 +246,13 @@ def hrnet_network(
     except ImportError:
         raise MissingExtra("timm", "train") from None
     body = HRNet(
-        in_channels, num_classes, options.size, options.aggregation, options.dim, options.ocr, options.stem_stride
+        in_channels,
+        num_classes,
+        options.size,
+        options.aggregation,
+        options.dim,
+        options.ocr,
+        options.stem_stride,
     )
     if options.weights is not None:
         _fill_backbone(body.backbone, f"hrnet_{options.size}", options.weights, bands)
