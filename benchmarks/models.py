@@ -33,7 +33,8 @@ def equal_work(crop: int) -> dict[str, torch.nn.Module]:
     nets = {"smp unet resnet18": peer}
     for block in ("plain", "residual"):
         options = [UNet(kind="unet", block=block, width=w) for w in range(16, 40)]
-        work = {o: multiply_adds(o.build(BANDS, CLASSES), BANDS, crop) for o in options}
+        with torch.device("meta"):  # shapes are enough to count
+            work = {o: multiply_adds(o.build(BANDS, CLASSES), BANDS, crop) for o in options}
         nearest = min(work, key=lambda o: abs(work[o] - goal))
         nets[f"unet {block} {nearest.width}"] = nearest.build(BANDS, CLASSES)
     return nets
