@@ -38,7 +38,7 @@ from raremap.learn.options import OptimizerOptions, TrainOptions
 from raremap.measure.losses import CrossEntropy
 from raremap.measure.scores import Scores
 from raremap.models.forward import best_device
-from raremap.models.options import ModelOptions
+from raremap.models.options import Smp
 from raremap.scene.normalize import Normalization
 from raremap.scene.window import Window
 
@@ -97,7 +97,7 @@ def main() -> None:
     torch.manual_seed(0)
     device = best_device()
     network = (
-        ModelOptions(encoder=args.encoder)
+        Smp(encoder=args.encoder)
         .build(BANDS, CLASSES)
         .to(device)
         .to(memory_format=torch.channels_last)

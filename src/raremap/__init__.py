@@ -24,6 +24,7 @@ _HOME = {
     "compare": "raremap.workflows.compare",
     "demo": "raremap.workflows.demo",
     "evaluate": "raremap.workflows.evaluate",
+    "list_models": "raremap.workflows.models",
     "plan": "raremap.workflows.plan",
     "predict": "raremap.workflows.predict",
     "prepare": "raremap.workflows.prepare",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from raremap.workflows.compare import compare as compare
     from raremap.workflows.demo import demo as demo
     from raremap.workflows.evaluate import evaluate as evaluate
+    from raremap.workflows.models import list_models as list_models
     from raremap.workflows.plan import plan as plan
     from raremap.workflows.predict import predict as predict
     from raremap.workflows.prepare import prepare as prepare

@@ -26,7 +26,7 @@ from raremap.errors import BundleError, MissingExtra, OutputError
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
-from raremap.models.options import ModelOptions
+from raremap.models.options import ModelOptions, model_options
 from raremap.scene.features.channels import with_features
 from raremap.scene.features.options import Feature
 from raremap.scene.normalize import Normalization
@@ -187,7 +187,7 @@ class Bundle:
         bands = tuple(own["raremap:bands"])
         features = TypeAdapter(tuple[Feature, ...]).validate_python(own.get("raremap:features", []))
         model = own.get("raremap:model")
-        options = ModelOptions(**model) if model else None
+        options = model_options(model) if model else None
         if module is None:
             if options is None:
                 raise BundleError(
@@ -195,7 +195,7 @@ class Bundle:
                 )
             # The weights come from the bundle, so none are fetched.
             count = len(with_features(bands, features))
-            module = options.model_copy(update={"weights": None}).build(count, scheme.num_classes)
+            module = options.bare().build(count, scheme.num_classes)
         try:
             module.load_state_dict(load_file(folder / _WEIGHTS))
         except RuntimeError as error:
@@ -244,7 +244,7 @@ def _item(bundle: Bundle) -> dict[str, Any]:
             "mlm:framework": "pytorch",
             "mlm:framework_version": torch.__version__,
             "mlm:total_parameters": sum(p.numel() for p in bundle.module.parameters()),
-            "mlm:pretrained": bool(bundle.options and bundle.options.weights),
+            "mlm:pretrained": bool(bundle.options and bundle.options.pretrained),
             "mlm:input": [
                 {
                     "name": "image",
@@ -306,7 +306,7 @@ def _made(bundle: Bundle) -> list[dict[str, Any]]:
 def _architecture(bundle: Bundle) -> str:
     if bundle.options is None:
         return type(bundle.module).__name__
-    return f"{bundle.options.decoder} {bundle.options.encoder}"
+    return bundle.options.title
 
 
 def _card(bundle: Bundle) -> str:

@@ -303,6 +303,40 @@ def predict(
     _show(result, as_json)
 
 
+@app.command()
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="names, or DECODER/ENCODER (default: all)")
+    ] = None,
+    bands: Annotated[int, typer.Option(min=1, help="bands of the imagery")] = 13,
+    classes: Annotated[int, typer.Option(min=2, help="classes of the map")] = 2,
+    crop: Annotated[int, typer.Option(min=8, help="pixels a side")] = 128,
+    batch: Annotated[int, typer.Option(min=1, help="crops at once")] = 4,
+    no_speed: Annotated[bool, typer.Option("--no-speed", help="measure no speed")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="one measured step each, of one crop of 64²")
+    ] = False,
+    encoders: Annotated[bool, typer.Option("--encoders", help="list the encoders by name instead")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Networks by name: weights, multiply-adds, and crops a second on this machine.
+
+    Example: raremap models unet rau_net_1 fpn/resnet50 --bands 4
+    """
+    from raremap.workflows.models import encoder_names, list_models
+
+    if encoders:
+        _show(encoder_names(), as_json)
+        return
+    if quick:
+        crop, batch = 64, 1
+    seconds = None if no_speed else 0.0 if quick else 1.0
+    table = list_models(names, bands, classes, crop, batch, seconds, device=device, quiet=quiet)
+    _show(table, as_json)
+
+
 def _experiment(path: Path, overrides: list[str] | None, root: Path | None) -> Any:
     from raremap.config import Experiment
 

@@ -21,7 +21,7 @@ from raremap.maps.options import PredictOptions
 from raremap.measure.losses import CrossEntropy, LossOptions, written_out
 from raremap.measure.options import DecisionOptions
 from raremap.measure.terms.festa import Festa
-from raremap.models.options import ModelOptions
+from raremap.models.options import ModelOptions, Smp
 from raremap.options import Options
 from raremap.scene.sources import ScenesOptions
 from raremap.tiles.options import PointOptions, SplitOptions, ThinOptions, TileOptions
@@ -41,7 +41,7 @@ class Experiment(Options):
     thin: ThinOptions = ThinOptions()
     points: PointOptions | None = None
     balance: BalanceOptions = Uniform()
-    model: ModelOptions = ModelOptions()
+    model: ModelOptions = Smp()
     loss: LossOptions = CrossEntropy()
     pseudo: PseudoOptions | None = None
     festa: Festa | None = None
