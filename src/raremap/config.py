@@ -16,9 +16,9 @@ from raremap.balance.options import BalanceOptions, Uniform
 from raremap.batches.options import AugmentOptions
 from raremap.errors import ConfigError, nearest
 from raremap.labels import LabelScheme
-from raremap.learn.options import OptimizerOptions, PseudoOptions, TrainOptions
+from raremap.learn.options import OptimizerOptions, OuterOptions, PseudoOptions, TrainOptions
 from raremap.maps.options import PredictOptions
-from raremap.measure.losses import CrossEntropy, LossOptions, written_out
+from raremap.measure.losses import CrossEntropy, Hialf, LossOptions, written_out
 from raremap.measure.options import DecisionOptions
 from raremap.measure.terms.festa import Festa
 from raremap.models.options import ModelOptions, Smp
@@ -45,6 +45,7 @@ class Experiment(Options):
     loss: LossOptions = CrossEntropy()
     pseudo: PseudoOptions | None = None
     festa: Festa | None = None
+    outer: OuterOptions | None = None
     optimizer: OptimizerOptions = OptimizerOptions()
     augment: AugmentOptions = AugmentOptions()
     train: TrainOptions = TrainOptions()
@@ -61,6 +62,15 @@ class Experiment(Options):
         of = self.decision.of
         if of is not None and of not in self.labels.names:
             raise ValueError(f"decision.of is '{of}', which is not a class; {nearest(of, self.labels.names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _with_outer_loop(self) -> Experiment:
+        asks = isinstance(self.loss, Hialf) and self.loss.weighting == "outer"
+        if asks and (self.outer is None or not self.outer.terms):
+            raise ValueError(
+                "loss.weighting is 'outer', and there is no outer loop for it; add outer: {terms: true}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -105,3 +105,53 @@ def test_points_with_a_teacher_and_festa_go_on_where_they_stopped(folder, tmp_pa
     ends = [checkpoint.load(tmp_path / n / "checkpoints/last.pt")["task"] for n in ("whole", "run")]
     for key, value in ends[0]["network"].items():
         assert torch.equal(value, ends[1]["network"][key]), key
+
+
+@pytest.mark.parametrize("classes", ["weights", "both"])
+def test_an_outer_loop_moves_what_it_may_and_goes_on_where_it_stopped(folder, tmp_path, monkeypatch, classes):
+    how = (
+        *FAST,
+        "loss={kind: hialf, weighting: outer, tau: null, terms: {ce: 1, dice: 1}}",
+        f"outer={{every: 2, warmup: 0, classes: {classes}, crops: 4, shrink: 0}}",
+    )
+    save = checkpoint.save
+
+    def save_and_copy(path, state):
+        save(path, state)
+        if path.name == "last.pt" and state["task"]["step"] == 4:
+            shutil.copytree(tmp_path / "run", tmp_path / "stopped")
+
+    monkeypatch.setattr(checkpoint, "save", save_and_copy)
+
+    def go(resume=False):
+        experiment = project.experiment(folder, tmp_path / "run", *how)
+        return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
+
+    go()
+    last = rows(tmp_path / "run")[-1]
+    factors = [float(last[f"factor/{n}"]) for n in project.CLASSES.values()]
+    assert factors != [1, 1, 1]
+    assert sum(factors) == pytest.approx(3, rel=1e-5)
+    lambdas = [float(last[f"lambda/{n}"]) for n in ("ce", "dice")]
+    assert lambdas != [1, 1]
+    assert sum(lambdas) == pytest.approx(2, rel=1e-5)
+    assert ("stream/slide" in last and last["stream/slide"] != "") == (classes == "both")
+    (tmp_path / "run").rename(tmp_path / "whole")
+    (tmp_path / "stopped").rename(tmp_path / "run")
+    go(resume=True)
+    ends = [checkpoint.load(tmp_path / n / "checkpoints/last.pt")["task"] for n in ("whole", "run")]
+    assert ends[0]["outer"] == ends[1]["outer"]
+    for key, value in ends[0]["network"].items():
+        assert torch.equal(value, ends[1]["network"][key]), key
+
+
+def test_a_network_of_several_resolutions_trains(folder, tmp_path):
+    experiment = project.experiment(
+        folder,
+        tmp_path / "run",
+        *FAST,
+        "loss=ce_dice",
+        model={"kind": "unet", "width": 4, "depth": 2, "head": "multiresolution"},
+    )
+    training = run(catalog_of(experiment, quiet=True), None, experiment, False, quiet=True)
+    assert 0 < training.monitor_macro_f1 <= 1

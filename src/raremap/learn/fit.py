@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raremap.balance.dynamic import Follower
 from raremap.balance.make import target_of
@@ -29,12 +29,15 @@ from raremap.batches.options import AugmentOptions
 from raremap.errors import RaremapError, TrainingError
 from raremap.jobs import Progress, progress
 from raremap.learn import checkpoint
+from raremap.learn.crops import MonitorCrops, objects_in
 from raremap.learn.history import History
 from raremap.learn.monitor import Monitor
 from raremap.learn.norms import natural_tiles
-from raremap.learn.options import OptimizerOptions, PseudoOptions, TrainOptions
+from raremap.learn.options import OptimizerOptions, OuterOptions, PseudoOptions, TrainOptions
+from raremap.learn.outer import Outer, halves_of
 from raremap.learn.teacher import extra_of
 from raremap.measure.losses import LossOptions
+from raremap.measure.objective import maps_of
 from raremap.measure.scores import Scores
 from raremap.models.forward import best_device, has_bf16
 from raremap.models.options import ModelOptions
@@ -87,6 +90,7 @@ def fit(
     rare: Sequence[int] = (),
     pseudo: PseudoOptions | None = None,
     festa: Festa | None = None,
+    outer: OuterOptions | None = None,
     resume: bool = False,
     quiet: bool = False,
 ) -> Fit:
@@ -107,7 +111,7 @@ def fit(
         torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []),
     ):
         torch.manual_seed(train.seed)
-        network = model.build(len(channels), catalog.scheme.num_classes)
+        network = model.build(len(channels), catalog.scheme.num_classes, channels)
         network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         stream = Stream(plan, train.seed)
         objective = loss.build(
@@ -140,6 +144,22 @@ def fit(
             of,
             extra,
         )
+        if outer is not None:
+            places = catalog.table["place"].to_numpy().astype(str)[monitor_rows]
+            counts = catalog.counts[monitor_rows]
+            crops = MonitorCrops(
+                reader,
+                monitor_rows,
+                counts,
+                [catalog.windows[r] for r in monitor_rows],
+                halves_of(places, counts),
+                normalization,
+                train.crop,
+                outer.crops,
+                train.batch_size,
+                train.seed,
+            )
+            run.learn_outside(outer, crops, objects_in(reader, monitor_rows, objective.num_classes))
         if resume:
             run.restore()
         else:
@@ -208,6 +228,30 @@ class _Run:
         self._follower = Follower(stream.plan, names) if moves else None
         self._followed = 0
 
+    def learn_outside(self, options: OuterOptions, monitor: MonitorCrops, objects: np.ndarray) -> None:
+        """Let an outer loop move class factors, term weights and the stream's target."""
+        loss = self._loss
+
+        def inner(logits: Tensor, batch: dict[str, Tensor], classes: Tensor, terms: Tensor) -> Tensor:
+            factors = terms if loss.learns_terms else loss.term_weights
+            prior = batch["prior"].mean(0)
+            return loss.inner(logits, batch["mask"], prior, classes, factors, **maps_of(batch))
+
+        self.task.outer = Outer(
+            options if loss.learns_terms else options.model_copy(update={"terms": False}),
+            self.task.network,
+            self.task.optimizer,
+            inner,
+            monitor,
+            loss.num_classes,
+            self._train.steps,
+            loss.term_weights.tolist(),
+            objects,
+            self._bf16,
+        )
+        if options.classes in ("stream", "both") and self._follower is None:
+            self._follower = Follower(self._stream.plan, self._names)
+
     def clear(self) -> None:
         """Remove what an older training left here, which `--resume` would take for its own."""
         for pattern in ("checkpoints/*.pt", "checkpoints/.*.pt", "tensorboard/events.*"):
@@ -246,6 +290,7 @@ class _Run:
             "loss",
             *self._loss.logged_names,
             *(self.task.extra.names if self.task.extra is not None else ()),
+            *self._outside(),
             "lr",
             "macro_f1",
             "miou",
@@ -328,6 +373,7 @@ class _Run:
         assert self._history is not None
         assert self._bar is not None
         values: dict[str, float] = {**self.task.means(), **self._loss.logged()}
+        values |= self._outside()
         values["lr"] = self.task.optimizer.param_groups[0]["lr"]
         scores = self._monitor(self.task.scored, self._device, self._bf16)
         self.task.schedule.monitored(scores.macro_f1)
@@ -349,9 +395,20 @@ class _Run:
         self._history.add(step, values)
         self._bar.note(_note(step, values["loss"], scores))
 
+    def _outside(self) -> dict[str, float]:
+        """What the outer loop has set: factors of classes and, of a plain sum, weights of its terms."""
+        if self.task.outer is None:
+            return {}
+        loss = self._loss
+        out = {f"factor/{n}": float(f) for n, f in zip(self._names, loss.class_factors, strict=True)}
+        if loss.balance is None and loss.learns_terms:
+            out |= {f"lambda/{n}": float(x) for n, x in zip(loss.names, loss.term_weights, strict=True)}
+        return out
+
     def _follow(self, follower: Follower, step: int, scores: Scores) -> dict[str, float]:
         """Draw by the latest scores from the next step on; what is logged of it."""
-        plan = self._stream.plan.toward(follower.update(scores.f1))
+        offsets = None if self.task.outer is None else self.task.outer.offsets
+        plan = self._stream.plan.toward(follower.update(scores.f1, offsets))
         self._followed = step * self._train.batch_size
         self._stream.follow(plan, self._followed)
         parts = {"target": plan.target, "stream": plan.shares}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raremap.labels import IGNORE
 from raremap.learn.hypergradient import hypergradient, look_ahead
 from raremap.learn.options import OuterOptions
+from raremap.models.outputs import Outputs
 
 Batch = dict[str, Tensor]
 Inner = Callable[[Tensor, Batch, Tensor, Tensor], Tensor]
@@ -169,7 +170,8 @@ class Outer:
             yield F.cross_entropy(logits.float(), mask, weight.float(), ignore_index=IGNORE, reduction="sum")
 
     def _logits(self, batch: Batch, device: torch.device) -> Tensor:
-        return self._network(batch["image"].to(device).contiguous(memory_format=torch.channels_last))
+        image = batch["image"].to(device).contiguous(memory_format=torch.channels_last)
+        return Outputs.of(self._network(image)).logits
 
     def _descend(self, gradient: Tensor, present: Tensor) -> None:
         """One step of the rule that the class describes."""

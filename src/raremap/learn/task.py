@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning
@@ -14,11 +15,10 @@ from raremap.labels import IGNORE
 from raremap.learn.average import MovingAverage
 from raremap.learn.optim import Schedule, make_optimizer
 from raremap.learn.options import OptimizerOptions
+from raremap.learn.outer import Outer
 from raremap.learn.teacher import Extra
-from raremap.measure.objective import Objective
-
-# What comes with a batch for the loss beside its mask.
-_MAPS = ("distance", "edge", "center", "worth")
+from raremap.measure.objective import Objective, maps_of
+from raremap.models.outputs import Outputs, losses_of
 
 
 class SegmentationTask(lightning.LightningModule):
@@ -51,15 +51,23 @@ class SegmentationTask(lightning.LightningModule):
         self.schedule = Schedule(self.optimizer, optimizer, steps)
         self.average = None if ema is None else MovingAverage(network, ema)
         self.extra = extra
+        self.outer: Outer | None = None
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """The loss of one batch."""
         mask = batch["mask"]
-        logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
+        result = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
+        logits = Outputs.of(result).logits
         self.loss.advance(self.step / self._steps)
-        maps = {name: batch[name] for name in _MAPS if name in batch}
         regions = None if self.extra is None else self.extra.filled(batch)
-        terms = self.loss(logits, mask, batch["prior"].mean(0), regions, **maps)
+        terms = losses_of(
+            result,
+            partial(self.loss, regions=regions),
+            mask,
+            aside=self.loss.aside,
+            maps=maps_of(batch),
+            prior=batch["prior"].mean(0),
+        )
         if self.extra is not None:
             terms |= self.extra(self.network, batch, logits)
         total = torch.stack(list(terms.values())).sum()
@@ -73,6 +81,10 @@ class SegmentationTask(lightning.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the step, move the rate, and hand over to `after_step`."""
         self.step += 1
+        if self.outer is not None and self.outer.step(self.step, batch):
+            self.loss.set(
+                self.outer.class_weights, self.outer.term_weights if self.loss.learns_terms else None
+            )
         self.schedule.after_step()
         if self.average is not None:
             self.average.update(self.network)
@@ -111,6 +123,7 @@ class SegmentationTask(lightning.LightningModule):
             "schedule": self.schedule.state_dict(),
             "average": self.average and self.average.state(),
             "extra": self.extra and self.extra.state(),
+            "outer": self.outer and self.outer.state(),
             "delivered": self.delivered,
             "sums": self._sums,
             "summed": self._summed,
@@ -127,5 +140,7 @@ class SegmentationTask(lightning.LightningModule):
             self.average.restore(state["average"])
         if self.extra is not None:
             self.extra.restore(state["extra"])
+        if self.outer is not None:
+            self.outer.restore(state["outer"])
         self.delivered.copy_(state["delivered"])
         self._sums, self._summed = state["sums"], state["summed"]

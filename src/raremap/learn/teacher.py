@@ -19,6 +19,7 @@ from raremap.labels import IGNORE
 from raremap.learn.average import MovingAverage
 from raremap.learn.options import PseudoOptions
 from raremap.measure.terms.festa import Festa
+from raremap.models.outputs import Outputs
 
 
 class Extra(Protocol):
@@ -113,7 +114,7 @@ class PseudoLabels:
             found = found.masked_fill(~free, IGNORE)
         if self._steps < self.options.start:
             return {"pseudo": (logits * 0).sum()}
-        seen = network(self._changed(batch)) if self.options.strong else logits
+        seen = Outputs.of(network(self._changed(batch))).logits if self.options.strong else logits
         costs = F.cross_entropy(seen.float(), found, ignore_index=IGNORE, reduction="sum")
         return {"pseudo": self.options.weight * costs / free.sum().clamp(min=1)}
 

@@ -104,6 +104,17 @@ class Objective(nn.Module):
             return dict(zip(self.names, weighed.unbind(), strict=True)) | more
         return dict(zip(self.names, (self.factors * values).unbind(), strict=True))
 
+    def aside(
+        self, logits: Tensor, target: Tensor, prior: Tensor | None = None, **maps: Tensor
+    ) -> dict[str, Tensor]:
+        """The same of a further output of the network, without keeping any statistic of it."""
+        training = self.training
+        self.eval()
+        try:
+            return self(logits, target, prior, **maps)
+        finally:
+            self.train(training)
+
     def inner(
         self,
         logits: Tensor,
@@ -181,6 +192,11 @@ class Objective(nn.Module):
         else:
             shares = np.where(natural > 0, np.where(natural > 0, natural, 1.0) ** (1 - self.tau), 0.0)
         return shares / max(shares.sum(), 1e-12)
+
+
+def maps_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What came with a batch for the loss beside its mask."""
+    return {name: batch[name] for name in ("distance", "edge", "center", "worth") if name in batch}
 
 
 def _tensor(values: np.ndarray | None) -> Tensor:

@@ -58,6 +58,7 @@ def losses_of(
     mask: Tensor,
     *,
     maps: Mapping[str, Tensor] | None = None,
+    aside: Callable[..., Mapping[str, Tensor]] | None = None,
     auxiliary: float = AUXILIARY,
     image: float = 1.0,
     **given: Any,
@@ -69,19 +70,21 @@ def losses_of(
     fractions where it is coarser, so that a pixel of a rare class is kept as its share of the cell. The
     image-level head meets the classes that the mask holds, by binary cross-entropy, times `image`.
     `mask` is a class index `[B, H, W]` or fractions `[B, K, H, W]`; `maps` are those of
-    `raremap.batches.distance`.
+    `raremap.batches.distance`. With `aside` that is the loss of all but the logits themselves: one that keeps
+    no statistic of what it is given.
     """
     out, maps = Outputs.of(result), dict(maps or {})
+    aside = aside or loss
     terms = dict(loss(out.logits, mask, **maps, **given))
     for i, logits in enumerate(out.aux):
-        more = loss(logits, mask, **maps, **given)
+        more = aside(logits, mask, **maps, **given)
         terms |= {f"aux{_nth(i)}_{name}": auxiliary * value for name, value in more.items()}
     for logits in out.scales:
         size = (logits.shape[-2], logits.shape[-1])
         scale = 2.0 ** round(math.log2(logits.shape[-1] / mask.shape[-1]))
         truth = truth_at(mask, size, logits.shape[1])
         around = {name: _map_at(name, values, size, scale) for name, values in maps.items()}
-        terms |= {f"x{scale:g}_{name}": v for name, v in loss(logits, truth, **around, **given).items()}
+        terms |= {f"x{scale:g}_{name}": v for name, v in aside(logits, truth, **around, **given).items()}
     if out.image is not None:
         terms["image"] = image * image_loss(out.image, mask)
     return terms
@@ -139,7 +142,7 @@ def _map_at(name: str, values: Tensor, size: tuple[int, int], scale: float) -> T
     """A map of the batch at another resolution; those of distances are in its pixels."""
     flat = values.unsqueeze(1) if values.ndim == 3 else values
     flat = F.interpolate(flat.to(torch.float32), size, mode="nearest" if scale > 1 else "area")
-    flat = flat if name == "center" else flat * scale
+    flat = flat if name in ("center", "worth") else flat * scale
     return flat.squeeze(1) if values.ndim == 3 else flat
 
 

@@ -127,6 +127,7 @@ def run(
         out=out,
         pseudo=experiment.pseudo,
         festa=experiment.festa,
+        outer=experiment.outer,
         rare=[catalog.scheme.names.index(n) for n in rare_in(catalog)],
         resume=resume,
         quiet=quiet,
