@@ -37,8 +37,8 @@ def catalog_of(experiment: Experiment, quiet: bool = False) -> Catalog:
         catalog.check_sources()
     except CatalogError:
         return prepare(e, quiet)
-    sources = {s.name: (s.images, s.mask, s.bands) for s in find_scenes(e.scenes)}
-    listed = {n: (s.images, s.mask, s.names) for n, s in catalog.scenes.items()}
+    sources = {s.name: (s.images, s.mask, e.scenes.vector, s.weights, s.bands) for s in find_scenes(e.scenes)}
+    listed = {n: (s.images, s.mask, s.vector, s.weights, s.names) for n, s in catalog.scenes.items()}
     bands = e.scenes.use is None or tuple(e.scenes.use) == catalog.bands
     if (catalog.scheme, catalog.tile_options, listed) != (e.labels, e.tiles, sources) or not bands:
         return prepare(e, quiet)
