@@ -326,7 +326,7 @@ def open_layer(path: str | Path, options: VectorOptions, scheme: LabelScheme) ->
     text = info["crs"] or options.crs
     try:
         crs = CRS.from_user_input(text) if text else None
-    except CRSError:
+    except (CRSError, ValueError):
         raise SceneError(
             f"scenes.vector.crs is '{text}', which is no CRS; give one such as EPSG:25831"
         ) from None

@@ -122,8 +122,10 @@ class VectorMask:
             self._refuse(survey)
         found = found.pick(np.flatnonzero(found.index != NO_CLASS))
         shapes = self._in_pixels(found)
-        size = shapely.area(shapes) if self.options.order == "area" else np.zeros(len(shapes))
-        on_top = np.lexsort((found.order, -size, found.priority))
+        keys = [found.order]
+        if self.options.order == "area":  # large before small, polygons before lines before points
+            keys += [-shapely.area(shapes), -shapely.get_dimensions(shapes)]
+        on_top = np.lexsort([*keys, found.priority])
         return shapes[on_top], found.index[on_top].astype(np.uint8)
 
     def _burn(self, found: tuple[np.ndarray, np.ndarray], window: Window, oversample: int = 1) -> np.ndarray:

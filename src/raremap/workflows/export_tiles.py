@@ -15,6 +15,7 @@ import numpy as np
 from raremap.errors import OutputError
 from raremap.files import locked, written
 from raremap.jobs import progress
+from raremap.labels import IGNORE
 
 if TYPE_CHECKING:
     from raremap.labels import LabelScheme
@@ -127,15 +128,19 @@ def _export(catalog: Catalog, scene: str, wanted: list[tuple[Window, Path, str]]
             files = (folder / "images" / f"{name}.tif", folder / "masks" / f"{name}.tif")
             fresh = not all(f.exists() for f in files)
             if fresh:
-                _write_image(files[0], image, window)
-                _write_mask(files[1], image, window, catalog.scheme, mask.read(window))
+                pixels, valid = image.read(window)
+                index = mask.read(window)
+                index[~valid] = IGNORE
+                _write_image(files[0], image, window, pixels, valid)
+                _write_mask(files[1], image, window, catalog.scheme, index)
             yield fresh
 
 
-def _write_image(path: Path, image: ImageReader, window: Window) -> None:
+def _write_image(
+    path: Path, image: ImageReader, window: Window, pixels: np.ndarray, valid: np.ndarray
+) -> None:
     import rasterio
 
-    pixels, valid = image.read(window)
     profile = _profile(image, window, len(pixels), pixels.dtype, image.nodata)
     with (
         written(path) as fresh,
