@@ -111,6 +111,48 @@ def prepare(
 
 
 @app.command()
+def layout(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="pairs, openearthmap, loveda, chesapeake, landslide4sense, or torchgeo:NAME",
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder that holds the set")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="where HDF5 and torchgeo sets become GeoTIFFs")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """The sections of an experiment for a folder of a known layout.
+
+    Example: raremap layout landslide4sense data/l4s -o data/l4s-tif
+    """
+    from raremap.workflows.layout import layout as run
+
+    _show(run(name, folder, out, quiet=quiet), as_json)
+
+
+@app.command("export-tiles")
+def export_tiles(
+    catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="catalog.parquet")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the tiles")],
+    split: Annotated[bool, typer.Option("--split", help="a folder for each use")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Tile files, image and mask, for those who need them; goes on where it was stopped.
+
+    Example: raremap export-tiles runs/naip/catalog.parquet -o tiles --split
+    """
+    from raremap.workflows.export_tiles import export_tiles as run
+
+    _show(run(catalog, out, split=split, quiet=quiet), as_json)
+
+
+@app.command()
 def census(
     catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="catalog.parquet")],
     experiment: Annotated[

@@ -126,7 +126,7 @@ class Experiment(Options):
             data = _merge(preset(str(data.pop("preset"))), data)
         for text in overrides:
             _override(data, text)
-        data = _written_out(data)
+        data = _laid_out(_written_out(data))
         try:
             return cls(**data)
         except ValidationError as error:
@@ -208,6 +208,21 @@ def _split(text: str) -> list[str]:
             continue
         words[-1] += char
     return [word for word in words if word]
+
+
+def _laid_out(data: dict[str, Any]) -> dict[str, Any]:
+    """The keys with `scenes.layout` put into words: what it says of a folder is below what the file says."""
+    scenes = data.get("scenes")
+    if not isinstance(scenes, dict) or not isinstance(scenes.get("layout"), str):
+        return data
+    from raremap.scene.sources import expand
+    from raremap.tiles.formats import layout
+
+    below = layout(scenes["layout"], expand(str(scenes.get("root") or ".")))
+    out = dict(data, scenes={k: v for k, v in scenes.items() if k not in ("layout", "root")})
+    if isinstance(out.get("labels"), str):
+        below.pop("labels", None)
+    return _merge(below, out)
 
 
 def _override(data: dict[str, Any], text: str) -> None:

@@ -382,6 +382,48 @@ def open_mask(path: Path_, scheme: LabelScheme, grid: Grid | None = None) -> Mas
         return MaskReader(path, scheme, here, file.count, nodata)
 
 
+class WeightReader:
+    """How much each label counts, read by window; opened on first use, and picklable."""
+
+    def __init__(self, path: Path_, grid: Grid, nodata: float | None) -> None:
+        self.path, self.grid = str(path), grid
+        self._nodata = nodata
+        self._file: rasterio.DatasetReader | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def read(self, window: Window) -> np.ndarray:
+        """Weights float32 `[h, w]` of a window as they are stored; 0 where there are none. Raises `SceneError`."""
+        if self._file is None:
+            self._file = _open(self.path)
+        raw = _read(self._file, 1, window)
+        weight = np.nan_to_num(raw.astype(np.float32), copy=False, nan=0.0, posinf=-1.0)
+        if self._nodata is not None:
+            weight[raw == self._nodata] = 0
+        if (weight < 0).any():
+            raise SceneError(
+                f"weights {self.path} hold {raw[weight < 0][0]:g}; a weight is a number from 0 (ignored)"
+            )
+        return weight
+
+
+def open_weights(path: Path_, grid: Grid) -> WeightReader:
+    """The label weights of a scene, a band on its image's grid; raises `SceneError`."""
+    with _dataset(path) as file:
+        if differs := grid_of(file).difference(grid):
+            raise SceneError(f"weights {path} have {differs} as their image has; put them on its grid")
+        if file.count != 1:
+            raise SceneError(f"weights {path} have {file.count} bands, expected one")
+        return WeightReader(path, grid, file.nodata)
+
+
 def fingerprint(path: Path_) -> str:
     """A short checksum of a file: its size and its first and last MiB; raises `SceneError`."""
     try:

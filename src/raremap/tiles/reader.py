@@ -67,15 +67,18 @@ class TileReader:
         self._catalog = catalog
         grids = [s.grid for s in catalog.scenes.values()]
         self.channels = Channels.of(catalog.bands, features, grids)
-        self._open: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
+        self._open: OrderedDict[str, tuple[Any, Any, Any]] = OrderedDict()
         self._process = os.getpid()
         self._kept: dict[int, Tile] = {}
+        self._weights: dict[int, np.ndarray] = {}
         # Share of usable pixels, which rounds to 1 for no tile of less than 2²⁴ pixels that lacks one.
         self._valid = catalog.table["valid"].to_numpy(float)
         windows = [self._around(r) for r in rows]
         scenes = dict.fromkeys(str(catalog.scene_names[r]) for r in rows)
         with catalog.open_image(next(iter(scenes))) as image:
             per_pixel = len(image.bands) * image.dtype.itemsize + 2
+        if any(scene.weights for scene in catalog.scenes.values()):
+            per_pixel += 4
         self._keep = sum(w.height * w.width for w in windows) * per_pixel <= memory
         self._ranges: dict[str, Ranges] = {}
         if ranged := self.channels.ranged:
@@ -91,6 +94,7 @@ class TileReader:
         if self._keep:
             for row in np.unique(rows):
                 self.whole(int(row))
+                self.weight(int(row))
 
     def fit_features(self, rows: np.ndarray) -> tuple[Feature, ...]:
         """The features with all their numbers, those that were still open taken from these tiles; used from now on."""
@@ -134,6 +138,20 @@ class TileReader:
         image, valid, mask = self._pasted(row, grown, over)
         inner = window.slices(within=grown)
         return Cut(self.channels, self._pixels(row, grown, image, valid), inner, mask[inner])
+
+    def weight(self, row: int, window: Window | None = None) -> np.ndarray | None:
+        """How much each label counts, float32 `[h, w]`, in a tile or a window inside it; None where nothing says.
+
+        Pixels of weight 0 are `IGNORE` in the mask already.
+        """
+        name, tile = str(self._catalog.scene_names[row]), self._catalog.windows[row]
+        if self._catalog.scenes[name].weights is None:
+            return None
+        if not self._keep:
+            return self._scene(name)[2].read(window or tile)
+        if row not in self._weights:
+            self._weights[row] = self._scene(name)[2].read(tile)
+        return self._weights[row] if window is None else self._weights[row][window.slices(within=tile)]
 
     def _pasted(self, row: int, window: Window, over: Tile | None) -> Tile:
         """A window of a tile and its surroundings with `over` in the tile's place."""
@@ -184,15 +202,17 @@ class TileReader:
         out[inside.slices(within=window)] = points[inside.slices(within=tile)]
         return out
 
-    def _scene(self, name: str) -> tuple[Any, Any]:
+    def _scene(self, name: str) -> tuple[Any, Any, Any]:
         if self._process != os.getpid():
             # A forked worker must not read through its parent's handles: they share one position in the file.
             self._open, self._process = OrderedDict(), os.getpid()
         if name in self._open:
             self._open.move_to_end(name)
         else:
-            self._open[name] = (self._catalog.open_image(name), self._catalog.open_mask(name))
+            record = self._catalog.scenes[name]
+            self._open[name] = (record.open_image(), self._catalog.open_mask(name), record.open_weights())
             if len(self._open) > _OPEN_SCENES:
                 for reader in self._open.popitem(last=False)[1]:
-                    reader.close()
+                    if reader is not None:
+                        reader.close()
         return self._open[name]

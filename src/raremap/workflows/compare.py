@@ -29,7 +29,7 @@ _SAME = ("scenes", "labels", "tiles", "split", "thin", "points", "train", "decis
 # What makes a run faster or slower and not different.
 _MANNER = ("device", "workers", "threads", "seed")
 # Where data lie; the catalog's fingerprint says what they are.
-_PATHS = ("root", "images", "band_files", "masks")
+_PATHS = ("root", "images", "band_files", "masks", "weights")
 
 
 def compare(

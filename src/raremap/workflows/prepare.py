@@ -52,8 +52,8 @@ def _kept(experiment: Experiment) -> Catalog | None:
         catalog.check_sources()
     except CatalogError:
         return None
-    sources = {s.name: (s.images, s.mask, s.bands) for s in find_scenes(e.scenes)}
-    listed = {n: (s.images, s.mask, s.names) for n, s in catalog.scenes.items()}
+    sources = {s.name: (s.images, s.mask, e.scenes.vector, s.weights, s.bands) for s in find_scenes(e.scenes)}
+    listed = {n: (s.images, s.mask, s.vector, s.weights, s.names) for n, s in catalog.scenes.items()}
     bands = e.scenes.use is None or tuple(e.scenes.use) == catalog.bands
     fits = (catalog.scheme, catalog.tile_options, listed) == (e.labels, e.tiles, sources) and bands
     return catalog if fits else None
