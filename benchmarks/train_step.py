@@ -96,12 +96,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     device = best_device()
-    network = (
-        Smp(encoder=args.encoder)
-        .build(BANDS, CLASSES)
-        .to(device)
-        .to(memory_format=torch.channels_last)
-    )
+    network = Smp(encoder=args.encoder).build(BANDS, CLASSES).to(device).to(memory_format=torch.channels_last)
     tiles, options = Tiles(), OptimizerOptions()
     normalization = Normalization("standard", (127.5,) * BANDS, (1 / 74,) * BANDS)
     stream = Stream(SamplingPlan.uniform(tiles, np.ones(TILES, bool)), 0)  # type: ignore[arg-type]

@@ -239,3 +239,16 @@ def test_a_crop_without_a_label_is_drawn_again(tmp_path):
     # A start within 15..33 of 0..48 on both axes meets the square: p = (19/49)^2; five tries: 1 - (1 - p)^5.
     expected = 1 - (1 - (19 / 49) ** 2) ** 5
     assert abs(labelled - expected) < 4 * np.sqrt(expected * (1 - expected) / 300)
+
+
+def test_the_worth_of_a_label_goes_with_its_pixel(tmp_path):
+    catalog = ground.make(tmp_path, weights="weights/*.tif")
+    found = ground.samples(catalog, 20, ground.TURNED)
+    turned = set()
+    for draw in range(30):
+        sample = found[draw]
+        number, here = sample["image"][0].astype(int), sample["mask"] != IGNORE
+        assert (sample["worth"][here] == 1 + number[here] % 250).all()
+        turned.add(bool(here.any()) and number[here][0] > number[here][-1])
+    assert turned == {False, True}
+    assert "worth" not in ground.samples(ground.make(tmp_path), 20)[0]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tests.models.nets import ALL, HEAVY, LIGHT, build
 
 import raremap as rm
-from raremap.measure.options import CeDice
+from raremap.measure.losses import CeDice
 from raremap.models.options import model_options
 from raremap.models.outputs import Outputs, losses_of
 
@@ -70,7 +70,7 @@ def test_the_loss_falls_on_one_batch(name):
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     losses = []
     for _ in range(6):
-        total = sum(losses_of(net(image), CeDice(), mask).values())
+        total = sum(losses_of(net(image), CeDice().build(2), mask).values())
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -84,7 +84,7 @@ def test_finite_in_bfloat16(name):
     image = torch.randn(2, 3, 32, 32) * 3
     with torch.autocast("cpu", torch.bfloat16):
         out = net.train()(image)
-        losses = losses_of(out, CeDice(), torch.randint(0, 2, (2, 32, 32)))
+        losses = losses_of(out, CeDice().build(2), torch.randint(0, 2, (2, 32, 32)))
         total = torch.stack(list(losses.values())).sum()
     total.backward()
     assert total.isfinite()

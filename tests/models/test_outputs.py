@@ -4,7 +4,7 @@ import torch
 from scipy.special import softmax
 
 from raremap.errors import TrainingError
-from raremap.measure.options import CrossEntropy
+from raremap.measure.losses import CrossEntropy
 from raremap.measure.terms import Lovasz
 from raremap.models.outputs import Outputs, image_loss, losses_of, truth_at
 
@@ -49,7 +49,7 @@ def test_fractions_are_pooled_without_the_unknown():
 def test_plain_logits_meet_the_loss_as_ever():
     logits = torch.randn(2, 3, 4, 4)
     mask = torch.randint(0, 3, (2, 4, 4))
-    ((name, value),) = losses_of(logits, CrossEntropy(), mask).items()
+    ((name, value),) = losses_of(logits, CrossEntropy().build(logits.shape[1]), mask).items()
     assert name == "ce"
     assert value.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, mask).item(), rel=1e-6)
 
@@ -59,7 +59,9 @@ def test_each_output_meets_its_own_truth():
     mask = torch.from_numpy(rng.integers(0, 2, (1, 4, 4)))
     coarse, fine = (torch.from_numpy(rng.normal(size=(1, 2, s, s)).astype(np.float32)) for s in (2, 8))
     logits = torch.zeros(1, 2, 4, 4)
-    terms = losses_of(Outputs(logits, aux=(logits,), scales=(coarse, fine)), CrossEntropy(), mask)
+    terms = losses_of(
+        Outputs(logits, aux=(logits,), scales=(coarse, fine)), CrossEntropy().build(logits.shape[1]), mask
+    )
     assert set(terms) == {"ce", "aux_ce", "x0.5_ce", "x2_ce"}
     assert terms["ce"].item() == pytest.approx(np.log(2))
     assert terms["aux_ce"].item() == pytest.approx(0.4 * np.log(2))
