@@ -7,11 +7,14 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raremap.errors import SceneError
 from raremap.options import Options
+from raremap.scene.clouds import CloudOptions
+from raremap.scene.dates import SLOT, DatesOptions, combined
 from raremap.scene.normalize import NormalizeOptions
 
 
@@ -22,6 +25,10 @@ class ScenesOptions(Options):
     `band_files` a scene is one file a band: `{B2: "data/*_B2.tif", B3: "data/*_B3.tif"}`. An image and
     its mask are those whose wildcards stand for the same text: `Tile */images/*.jpg` goes with
     `Tile */masks/*.png`. `bands` names the stored bands where the files do not; `use` picks some of them.
+
+    `{date}` in a pattern stands for the date of a file, and `dates` says how several dates of a place are
+    used (see `DatesOptions`): `{date}/valley_*.tif`. Masks and clouds without a date are those of all dates.
+    `clouds` says where clouds and snow are: `SCL` (a band), or a pattern of files.
     """
 
     root: str | None = None
@@ -32,6 +39,13 @@ class ScenesOptions(Options):
     use: list[str] | None = None
     nodata: float | None = None
     normalize: NormalizeOptions = NormalizeOptions()
+    dates: DatesOptions = DatesOptions()
+    clouds: CloudOptions | None = None
+
+    @field_validator("dates", mode="before")
+    @classmethod
+    def _kind(cls, dates: Any) -> Any:
+        return {"kind": dates} if isinstance(dates, str) else dates
 
     @model_validator(mode="after")
     def _one_layout(self) -> ScenesOptions:
@@ -44,55 +58,79 @@ class ScenesOptions(Options):
             raise ValueError(
                 f"{len(images)} image patterns but {len(masks)} mask patterns; give one for each"
             )
+        clouds = _listed(self.clouds.files if self.clouds else None)
+        if clouds and images and len(clouds) != len(images):
+            raise ValueError(
+                f"{len(images)} image patterns but {len(clouds)} patterns of clouds; give one for each"
+            )
         return self
 
 
 @dataclass(frozen=True)
 class SceneSource:
-    """The files of one scene; `groups` are the texts that its wildcards stand for."""
+    """The files of one scene; `groups` are the texts that its wildcards stand for.
+
+    `site` is the ground that it shows, the same for all dates. `clouds` are its cloud masks. `tags` make, of
+    the names of the bands in each file, those of a scene of several dates (`red@2024-04-12`).
+    """
 
     name: str
     images: tuple[str, ...]
     mask: str | None
     groups: tuple[str, ...]
     bands: tuple[str, ...] | None = None
+    site: str = ""
+    date: str | None = None
+    clouds: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+class Key(NamedTuple):
+    """What the wildcards of a pattern stand for in a file's path, and its date."""
+
+    groups: tuple[str, ...]
+    date: str | None = None
 
 
 def find_scenes(options: ScenesOptions, masks: bool = True) -> list[SceneSource]:
     """The scenes in the order of their names; `masks` says whether each needs one. Raises `SceneError`."""
-    patterns = options.images or None
     scenes: list[SceneSource] = []
-    image_patterns = _listed(patterns)
-    mask_patterns = _listed(options.masks)
+    mask_patterns = _listed(options.masks) if masks else []
+    cloud_patterns = _listed(options.clouds.files) if options.clouds else []
+
+    def matches(patterns: list[str], i: int) -> dict[Key, str] | None:
+        return _matches(patterns[i], options, dated=False) if patterns else None
+
     if options.band_files:
-        files = {band: _matches(p, options.root) for band, p in options.band_files.items()}
+        files = {band: _matches(p, options) for band, p in options.band_files.items()}
         first = next(iter(files))
         for band, found in files.items():
             if odd := set(found) ^ set(files[first]):
-                key = min(odd)
+                key = min(odd, key=str)
                 here, there = (first, band) if key in files[first] else (band, first)
                 raise SceneError(
                     f"{files[here][key]} has no partner for band {there} ({options.band_files[there]}); "
                     "every scene needs all its band files"
                 )
-        found_masks = _matches(mask_patterns[0], options.root) if mask_patterns and masks else None
+        found_masks, found_clouds = matches(mask_patterns, 0), matches(cloud_patterns, 0)
         for key in files[first]:
             paths = tuple(files[band][key] for band in files)
-            scenes.append(_scene(key, paths, found_masks, mask_patterns, tuple(files)))
+            pattern = options.band_files[first]
+            scenes.append(_scene(key, pattern, paths, found_masks, found_clouds, tuple(files)))
         _check_unused(found_masks, set(files[first]))
-    for i, pattern in enumerate(image_patterns):
-        images = _matches(pattern, options.root)
-        found_masks = _matches(mask_patterns[i], options.root) if mask_patterns and masks else None
+    for i, pattern in enumerate(_listed(options.images)):
+        images = _matches(pattern, options)
+        found_masks, found_clouds = matches(mask_patterns, i), matches(cloud_patterns, i)
         for key, path in images.items():
             names = tuple(options.bands) if options.bands else None
-            scenes.append(_scene(key, (path,), found_masks, mask_patterns[i : i + 1], names))
+            scenes.append(_scene(key, pattern, (path,), found_masks, found_clouds, names))
         _check_unused(found_masks, set(images))
     if masks and not mask_patterns:
         raise SceneError(
             "scenes.masks is not given; training needs the masks' pattern, such as data/mask/*.tif"
         )
     seen: dict[str, SceneSource] = {}
-    for scene in scenes:
+    for scene in combined(scenes, options.dates):
         if scene.name in seen:
             raise SceneError(
                 f"{scene.images[0]} and {seen[scene.name].images[0]} are both called '{scene.name}'; "
@@ -103,20 +141,38 @@ def find_scenes(options: ScenesOptions, masks: bool = True) -> list[SceneSource]
 
 
 def _scene(
-    key: tuple[str, ...],
+    key: Key,
+    pattern: str,
     paths: tuple[str, ...],
-    masks: dict[tuple[str, ...], str] | None,
-    pattern: list[str],
+    masks: dict[Key, str] | None,
+    clouds: dict[Key, str] | None,
     bands: tuple[str, ...] | None,
 ) -> SceneSource:
-    if masks is not None and key not in masks:
-        raise SceneError(f"image {paths[0]} has no mask: nothing matches {pattern[0]} with {key or 'it'}")
-    name = "/".join(k for k in key if k) or Path(paths[0]).stem
-    return SceneSource(name, paths, masks[key] if masks is not None else None, key, bands)
+    mask, cloud = _partner(key, masks), _partner(key, clouds)
+    for found, what in (
+        (masks if mask is None else None, "mask"),
+        (clouds if cloud is None else None, "cloud mask"),
+    ):
+        if found is not None:
+            known = next(iter(found.values()))
+            wanted = " ".join(k for k in (*key.groups, key.date) if k) or "it"
+            raise SceneError(f"image {paths[0]} has no {what}: no file like {known} goes with {wanted}")
+    stem = Path(paths[0]).stem if SLOT not in pattern else Path(pattern).stem.replace(SLOT, "").strip("_-. ")
+    site = "/".join(k for k in key.groups if k) or stem or "scene"
+    name = f"{site}@{key.date}" if key.date else site
+    return SceneSource(
+        name, paths, mask, key.groups, bands, site, key.date, (cloud,) if cloud is not None else ()
+    )
 
 
-def _check_unused(masks: dict[tuple[str, ...], str] | None, images: set[tuple[str, ...]]) -> None:
-    lonely = [path for key, path in (masks or {}).items() if key not in images]
+def _partner(key: Key, files: dict[Key, str] | None) -> str | None:
+    """The file that goes with an image: of its date, else that of all dates."""
+    return (files or {}).get(key, (files or {}).get(Key(key.groups)))
+
+
+def _check_unused(masks: dict[Key, str] | None, images: set[Key]) -> None:
+    wanted = images | {Key(key.groups) for key in images}
+    lonely = [path for key, path in (masks or {}).items() if key not in wanted]
     if lonely:
         more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
         raise SceneError(f"mask {lonely[0]}{more} has no image; remove it or correct scenes.images")
@@ -134,29 +190,65 @@ def expand(path: str, root: str | None = None) -> str:
     return path
 
 
-def _matches(pattern: str, root: str | None) -> dict[tuple[str, ...], str]:
-    """Files that match, keyed by what each wildcard stands for; raises `SceneError` where there is none."""
-    full = os.path.normpath(expand(pattern, root))
-    if not glob.has_magic(full):
+def _matches(pattern: str, options: ScenesOptions, dated: bool = True) -> dict[Key, str]:
+    """Files that match, keyed by what each wildcard stands for; raises `SceneError` where there is none.
+
+    `dated` says whether `scenes.dates.pattern` has to find a date in each.
+    """
+    full = os.path.normpath(expand(pattern, options.root))
+    if not glob.has_magic(full) and SLOT not in full:
         if not Path(full).exists():
             raise SceneError(f"{full} does not exist; check scenes.images, scenes.masks and scenes.root")
-        return {(): full}
-    regex = re.compile(_regex(full))
-    found: dict[tuple[str, ...], str] = {}
-    for path in sorted(glob.glob(full, recursive=True)):
-        match = regex.fullmatch(path)
+        return {Key(()): full}
+    dates = options.dates
+    exact = re.compile(_regex(full, dates.form))
+    loose = re.compile(
+        _regex(full, "[^/]+")
+    )  # a date that does not read as one is to be told, not passed over
+    head = len(os.path.dirname(re.split(r"[*?\[]|" + re.escape(SLOT), full)[0]))
+    found: dict[Key, str] = {}
+    for path in sorted(glob.glob(full.replace(SLOT, "*"), recursive=True)):
+        match = exact.fullmatch(path) or loose.fullmatch(path)
         if match and not path.endswith((".aux.xml", ".ovr", ".qml")) and Path(path).is_file():
-            found[tuple(g or "" for g in match.groups())] = path
+            key = _key(match, path, head, dates, dated)
+            if key.date is not None and key in found:
+                raise SceneError(
+                    f"{found[key]} and {path} are of the same place and date ({key.date}); remove one"
+                )
+            found[key] = path
     if not found:
         raise SceneError(f"nothing matches {full}; check the pattern and scenes.root")
     return found
 
 
-def _regex(pattern: str) -> str:
-    """A regular expression whose groups are what the wildcards of a glob pattern stand for."""
+def _key(match: re.Match[str], path: str, head: int, dates: DatesOptions, dated: bool) -> Key:
+    """What the wildcards stand for; a date is taken out of them, with a wildcard that stands for nothing else."""
+    slot = match.re.groupindex.get("date")
+    if slot is not None:
+        groups = [g or "" for i, g in enumerate(match.groups(), start=1) if i != slot]
+        return Key(tuple(groups), dates.read(match["date"], path))
+    groups = [g or "" for g in match.groups()]
+    found = dates.find(path, head, dated) if dates.pattern is not None else None
+    if found is None:
+        return Key(tuple(groups))
+    date, (start, end) = found
+    for i, (a, b) in enumerate(match.regs[1:]):
+        if a <= start and end <= b:
+            groups[i] = path[a:start] + path[end:b]
+            if not groups[i]:
+                del groups[i]
+            break
+    return Key(tuple(groups), date)
+
+
+def _regex(pattern: str, date: str) -> str:
+    """A regular expression whose groups are what the wildcards of a glob pattern stand for; `date` is that of a date."""
     out, i = "", 0
     while i < len(pattern):
-        if pattern.startswith("**/", i):
+        if pattern.startswith(SLOT, i):
+            out += "(?P=date)" if "(?P<date>" in out else f"(?P<date>{date})"
+            i += len(SLOT)
+        elif pattern.startswith("**/", i):
             out, i = out + "(?:(.*)/)?", i + 3
         elif pattern[i] == "*":
             out, i = out + "([^/]*)", i + 1

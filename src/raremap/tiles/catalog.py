@@ -14,6 +14,7 @@ import numpy as np
 from raremap.errors import CatalogError
 from raremap.files import written
 from raremap.labels import LabelScheme
+from raremap.scene.clouds import ClearMask, CloudReader, CloudRecord
 from raremap.scene.grid import Grid
 from raremap.scene.raster import ImageReader, MaskReader, fingerprint, open_image, open_mask
 from raremap.scene.window import Window
@@ -44,7 +45,10 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class SceneRecord:
-    """A scene's files, bands, nodata, grid and fingerprint, as the catalog remembers them."""
+    """A scene's files, bands, nodata, grid and fingerprint, as the catalog remembers them.
+
+    `site` is the ground it shows, which all its dates share; `date` is the date, or all dates of a stack.
+    """
 
     images: tuple[str, ...]
     mask: str | None
@@ -54,6 +58,27 @@ class SceneRecord:
     grid: Grid
     fingerprint: str
     groups: tuple[str, ...] = ()
+    site: str = ""
+    date: str | None = None
+    clouds: CloudRecord | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files of the scene."""
+        return (
+            *self.images,
+            *([self.mask] if self.mask else []),
+            *(self.clouds.files if self.clouds else ()),
+        )
+
+    def open_clouds(self) -> CloudReader | None:
+        """The scene's clouds, or None where they are not known."""
+        if self.clouds is None:
+            return None
+        image = None
+        if self.clouds.bands:
+            image = open_image(self.images, names=self.names, bands=self.clouds.bands, nodata=self.nodata)
+        return self.clouds.open(image, self.grid)
 
     def open_image(self) -> ImageReader:
         """The image, with the catalog's bands."""
@@ -61,12 +86,12 @@ class SceneRecord:
 
     def current_fingerprint(self) -> str:
         """The fingerprint of the files as they are now."""
-        return source_fingerprint(self.images, self.mask)
+        return source_fingerprint(self.files)
 
 
-def source_fingerprint(images: tuple[str, ...], mask: str | None) -> str:
+def source_fingerprint(files: tuple[str, ...]) -> str:
     """One fingerprint of all files of a scene."""
-    parts = [fingerprint(p) for p in (*images, *([mask] if mask else []))]
+    parts = [fingerprint(p) for p in files]
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
@@ -127,17 +152,23 @@ class Catalog:
         """The image of a scene."""
         return self.scenes[scene].open_image()
 
-    def open_mask(self, scene: str) -> MaskReader:
-        """The mask of a scene."""
+    @cached_property
+    def sites(self) -> np.ndarray:
+        """The ground that each tile's scene shows: the same name for all dates."""
+        return np.array([self.scenes[name].site or name for name in self.scene_names], object)
+
+    def open_mask(self, scene: str) -> MaskReader | ClearMask:
+        """The mask of a scene; clouded ground is unlabelled in it."""
         record = self.scenes[scene]
         if record.mask is None:
             raise CatalogError(f"scene {scene} has no mask in the catalog")
-        return open_mask(record.mask, self.scheme, record.grid)
+        mask, clouds = open_mask(record.mask, self.scheme, record.grid), record.open_clouds()
+        return mask if clouds is None else ClearMask(mask, clouds)
 
     def check_sources(self) -> None:
         """Raise `CatalogError` naming the first scene whose files are gone or have changed."""
         for name, record in self.scenes.items():
-            for path in (*record.images, *([record.mask] if record.mask else [])):
+            for path in record.files:
                 if not Path(path).exists():
                     raise CatalogError(
                         f"{path} of scene {name} is gone since the catalog was made; run `raremap prepare` again"
@@ -179,6 +210,9 @@ class Catalog:
                     "grid": s.grid.to_dict(),
                     "fingerprint": s.fingerprint,
                     "groups": s.groups,
+                    "site": s.site,
+                    "date": s.date,
+                    "clouds": s.clouds.model_dump(mode="json") if s.clouds else None,
                 }
                 for name, s in self.scenes.items()
             },
@@ -224,6 +258,9 @@ class Catalog:
                 grid=Grid.from_dict(s["grid"]),
                 fingerprint=s["fingerprint"],
                 groups=tuple(s["groups"]),
+                site=s.get("site", name),
+                date=s.get("date"),
+                clouds=CloudRecord(**s["clouds"]) if s.get("clouds") else None,
             )
             for name, s in meta["scenes"].items()
         }
