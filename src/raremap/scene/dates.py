@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raremap.errors import SceneError, nearest
 from raremap.options import Options
@@ -44,7 +44,7 @@ class DatesOptions(Options):
     kind: Literal["separate", "stack", "pre_post"] = "separate"
     pattern: str | None = None
     format: str | None = None
-    of: dict[str, str] = {}
+    of: dict[str, str] = Field(default_factory=dict)
     names: list[str] | None = None
     event: str | None = None
 
@@ -162,7 +162,7 @@ def combined(scenes: Sequence[SceneSource], options: DatesOptions) -> list[Scene
     """
     by_site = [list(dates) for _, dates in groupby(sorted(scenes, key=_order), key=lambda s: s.site)]
     for dates in by_site:
-        for one, other in zip(dates, dates[1:], strict=False):
+        for one, other in pairwise(dates):
             if one.date == other.date and one.date is not None:
                 raise SceneError(
                     f"{one.images[0]} and {other.images[0]} are both {one.site} on {one.date}; "

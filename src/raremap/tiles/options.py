@@ -26,7 +26,7 @@ class TileOptions(Options):
     overlap: float = Field(default=0.0, ge=0, lt=1)
     stride: int | list[int] | None = None
     min_valid: float = Field(default=0.5, ge=0, le=1)
-    drop_only: list[str] = []
+    drop_only: list[str] = Field(default_factory=list)
     max_cloud: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")

@@ -164,11 +164,6 @@ def footprints(grid: Grid, windows: np.ndarray) -> np.ndarray:
     from rasterio.warp import transform
     from shapely import polygons
 
-    rows, cols = windows[:, :1], windows[:, 1:2]
-    bottoms, rights = rows + windows[:, 2:3], cols + windows[:, 3:]
-    xs, ys = grid.transform @ (
-        np.hstack([cols, rights, rights, cols]),
-        np.hstack([rows, rows, bottoms, bottoms]),
-    )
-    lon, lat = transform(grid.crs, "EPSG:4326", xs.ravel(), ys.ravel())[:2]
-    return polygons(np.stack([lon, lat], -1).reshape(-1, 4, 2))
+    xs, ys = grid.corners(windows).reshape(-1, 2).T
+    lon, lat = transform(grid.crs, "EPSG:4326", xs, ys)[:2]
+    return np.asarray(polygons(np.stack([lon, lat], -1).reshape(-1, 4, 2)), object)
