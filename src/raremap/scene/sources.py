@@ -85,6 +85,9 @@ class SceneSource:
     tags: tuple[str, ...] = ()
 
 
+_DATE_OR_ANY = re.compile(re.escape(SLOT) + r"|[*?]")
+
+
 class Key(NamedTuple):
     """What the wildcards of a pattern stand for in a file's path, and its date."""
 
@@ -157,7 +160,7 @@ def _scene(
             known = next(iter(found.values()))
             wanted = " ".join(k for k in (*key.groups, key.date) if k) or "it"
             raise SceneError(f"image {paths[0]} has no {what}: no file like {known} goes with {wanted}")
-    stem = Path(paths[0]).stem if SLOT not in pattern else Path(pattern).stem.replace(SLOT, "").strip("_-. ")
+    stem = Path(paths[0]).stem if key.date is None else _DATE_OR_ANY.sub("", Path(pattern).stem).strip("_-. ")
     site = "/".join(k for k in key.groups if k) or stem or "scene"
     name = f"{site}@{key.date}" if key.date else site
     return SceneSource(
@@ -202,20 +205,27 @@ def _matches(pattern: str, options: ScenesOptions, dated: bool = True) -> dict[K
         return {Key(()): full}
     dates = options.dates
     exact = re.compile(_regex(full, dates.form))
-    loose = re.compile(
-        _regex(full, "[^/]+")
-    )  # a date that does not read as one is to be told, not passed over
+    loose = re.compile(_regex(full, "[^/]+"))
     head = len(os.path.dirname(re.split(r"[*?\[]|" + re.escape(SLOT), full)[0]))
     found: dict[Key, str] = {}
+    odd: re.Match[str] | None = None
     for path in sorted(glob.glob(full.replace(SLOT, "*"), recursive=True)):
+        if path.endswith((".aux.xml", ".ovr", ".qml")) or not Path(path).is_file():
+            continue
         match = exact.fullmatch(path) or loose.fullmatch(path)
-        if match and not path.endswith((".aux.xml", ".ovr", ".qml")) and Path(path).is_file():
-            key = _key(match, path, head, dates, dated)
-            if key.date is not None and key in found:
-                raise SceneError(
-                    f"{found[key]} and {path} are of the same place and date ({key.date}); remove one"
-                )
-            found[key] = path
+        if match is None:
+            continue
+        if not exact.fullmatch(path) and (dates.of or not re.search(r"\d", match["date"])):
+            odd = odd or match  # beside folders of dates stand others
+            continue
+        key = _key(match, path, head, dates, dated)
+        if key.date is not None and key in found:
+            raise SceneError(
+                f"{found[key]} and {path} are of the same place and date ({key.date}); remove one"
+            )
+        found[key] = path
+    if odd is not None and not found:
+        dates.read(odd["date"], odd.string)
     if not found:
         raise SceneError(f"nothing matches {full}; check the pattern and scenes.root")
     return found
