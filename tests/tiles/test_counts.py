@@ -170,7 +170,7 @@ class TestGoingOn:
             os.utime(tmp_path / "mask/a.tif", ns=(stamp, stamp))
         counted = self.stopped(monkeypatch, after=99)
         catalog_of(tmp_path, tiles, work)
-        assert len(counted) == 5
+        assert len(counted) == 4
 
     def test_the_work_file_goes_when_the_catalog_is_there(self, tmp_path, monkeypatch):
         project.make(tmp_path, scenes=3)

@@ -184,7 +184,7 @@ class ImageReader:
         """Whether some value of a band can mean that there is no data."""
         if np.issubdtype(self.dtype, np.floating):
             return True
-        if self.nodata is None or self.nodata != round(self.nodata):
+        if self.nodata is None or not float(self.nodata).is_integer():
             return False
         return np.iinfo(self.dtype).min <= self.nodata <= np.iinfo(self.dtype).max
 
