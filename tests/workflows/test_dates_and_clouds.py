@@ -94,6 +94,7 @@ def test_a_catalog_is_kept_as_long_as_dates_bands_and_clouds_are_the_same(
         assert after.fingerprint == before.fingerprint
 
 
+@pytest.mark.filterwarnings("ignore::raremap.errors.RaremapWarning")  # of a class that no training place has
 def test_the_census_says_why_tiles_at_borders_are_left_out(tmp_path):
     project.make(tmp_path, scenes=3, size=256)
     catalog = workflow.prepare(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raremap.options import Options
 from raremap.tiles.windows import stride
@@ -28,6 +28,14 @@ class TileOptions(Options):
     min_valid: float = Field(default=0.5, ge=0, le=1)
     drop_only: list[str] = Field(default_factory=list)
     max_cloud: float | None = Field(default=None, ge=0, le=1)
+
+    @field_validator("size", "stride", mode="before")
+    @classmethod
+    def _pixels(cls, value: Any) -> Any:
+        # A union's own faults would be told once for each of its kinds.
+        if not all(isinstance(v, int) for v in (value if isinstance(value, list) else [value or 0])):
+            raise ValueError(f"input should be a valid integer or a list of them, found {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> TileOptions:
