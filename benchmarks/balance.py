@@ -31,10 +31,10 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from raremap.balance.census import kl
-from raremap.balance.diagnosis import effective_size
 from raremap.balance.greedy import solve_greedy
 from raremap.balance.options import BalanceOptions
 from raremap.balance.solvers import solve
+from raremap.balance.sources import effective_size
 
 # METHODS §a: from memory there, so a shape to compare solvers on and no measurement.
 OPENEARTHMAP = np.array([1.5, 22.9, 16.1, 6.7, 20.2, 3.3, 13.7, 15.6])
@@ -171,7 +171,9 @@ def real(root: Path, valleys: Path) -> list[dict[str, Any]]:
             chosen = uses(catalog, experiment.split) == "train"
             places = catalog.table["place"].to_numpy().astype(str)
             for solver, options in SOLVERS.items():
-                plan = make_plan(catalog, chosen, parsed({**options, "aim": False}), experiment.tiles.size, 0)
+                plan = make_plan(
+                    catalog, chosen, parsed({**options, "aim": False}), experiment.tiles.largest, 0
+                )
                 target = target_shares(plan.natural, catalog.scheme.names, target_of(plan.options))
                 row = figures(plan.weights, plan.counts, target, len(plan.weights))
                 rarest = int(np.argmin(np.where(plan.natural > 0, plan.natural, np.inf)))

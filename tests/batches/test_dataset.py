@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,18 @@ def test_tiles_are_the_pixels_of_the_files(tmp_path, memory, overlap):
             reader.whole(row), by_rasterio(tmp_path, catalog.scene_names[row], window), strict=True
         ):
             assert np.array_equal(found, expected)
+
+
+@BUDGETS
+def test_labels_alone_are_those_of_the_whole_tile(tmp_path, memory):
+    """Some tiles lack pixels, so that their labels need the imagery; some classes are hidden."""
+    catalog = replace(ground.make(tmp_path, sizes=[(70, 77), (40, 33)]), hidden={1: (2,)})
+    valid = catalog.table["valid"].to_numpy()
+    assert 0 < (valid < 1).sum() < len(valid)
+    for row, window in enumerate(catalog.windows):
+        expected = by_rasterio(tmp_path, catalog.scene_names[row], window)[2]
+        expected[(expected == 2) & (row == 1)] = IGNORE
+        assert np.array_equal(reader_of(catalog, memory).labels(row), expected)
 
 
 @BUDGETS

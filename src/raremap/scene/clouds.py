@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from raremap.scene.grid import Grid
+    from raremap.scene.masks import Mask
     from raremap.scene.raster import ImageReader
     from raremap.scene.window import Window
 
@@ -158,8 +159,18 @@ class CloudReader:
 class ClearMask:
     """A mask whose clouded pixels are `IGNORE`; everything else is the mask's own."""
 
-    def __init__(self, mask: Any, clouds: CloudReader) -> None:
+    def __init__(self, mask: Mask, clouds: CloudReader) -> None:
         self._mask, self._clouds = mask, clouds
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of both."""
+        return self._mask.grid
+
+    @property
+    def remark(self) -> str | None:
+        """What the mask says."""
+        return self._mask.remark
 
     def __enter__(self) -> ClearMask:
         return self

@@ -178,8 +178,10 @@ def combined(scenes: Sequence[SceneSource], options: DatesOptions) -> list[Scene
             )
     picked = [_pre_post(d, options) if options.kind == "pre_post" else d for d in by_site]
     if options.kind == "pre_post":
-        return [_joined(d, ["pre_{}", "post_{}"], d[1].mask) for d in picked]
-    return [_joined(d, _tags(d, picked[0], options), _shared_mask(d)) for d in picked]
+        return [_joined(d, ["pre_{}", "post_{}"], d[1].mask, d[1].weights) for d in picked]
+    return [
+        _joined(d, _tags(d, picked[0], options), _shared(d, "mask"), _shared(d, "weights")) for d in picked
+    ]
 
 
 def _order(scene: SceneSource) -> tuple[str, str]:
@@ -221,17 +223,23 @@ def _tags(dates: list[SceneSource], first: list[SceneSource], options: DatesOpti
     return [f"{{}}@{date}" for date in here]
 
 
-def _shared_mask(dates: list[SceneSource]) -> str | None:
-    masks = sorted({d.mask for d in dates if d.mask is not None})
-    if len(masks) > 1:
-        raise SceneError(
-            f"{masks[0]} and {masks[1]} both label {dates[0].site}; a stack of dates has one mask: "
-            "take {date} out of scenes.masks, or name one date there"
+def _shared(dates: list[SceneSource], what: Literal["mask", "weights"]) -> str | None:
+    """The one mask, or the one file of weights, of a stack of dates."""
+    files = sorted({path for d in dates if (path := getattr(d, what)) is not None})
+    if len(files) > 1:
+        verb, one, key = (
+            ("label", "one mask", "masks") if what == "mask" else ("weigh", "one weight", "weights")
         )
-    return masks[0] if masks else None
+        raise SceneError(
+            f"{files[0]} and {files[1]} both {verb} {dates[0].site}; a stack of dates has {one}: "
+            f"take {{date}} out of scenes.{key}, or name one date there"
+        )
+    return files[0] if files else None
 
 
-def _joined(dates: list[SceneSource], tags: Sequence[str], mask: str | None) -> SceneSource:
+def _joined(
+    dates: list[SceneSource], tags: Sequence[str], mask: str | None, weights: str | None
+) -> SceneSource:
     """One scene of the files of several dates; `tags` are made of their bands' names."""
     bands = None
     if all(d.bands for d in dates):
@@ -242,6 +250,7 @@ def _joined(dates: list[SceneSource], tags: Sequence[str], mask: str | None) -> 
         name=dates[0].site,
         images=tuple(path for d in dates for path in d.images),
         mask=mask,
+        weights=weights,
         bands=bands,
         date="/".join(str(d) for d in known) or None,
         clouds=tuple(path for d in dates for path in d.clouds),

@@ -5,16 +5,20 @@ from __future__ import annotations
 import glob
 import os
 import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from raremap.errors import SceneError
+from raremap.errors import RaremapWarning, SceneError
 from raremap.options import Options
 from raremap.scene.clouds import CloudOptions
 from raremap.scene.dates import SLOT, DatesOptions, combined
+from raremap.scene.features.options import Feature
+from raremap.scene.layers import SUFFIXES, VectorOptions
 from raremap.scene.normalize import NormalizeOptions
 
 
@@ -24,20 +28,29 @@ class ScenesOptions(Options):
     `images` are patterns such as `data/img/*.tif`; each match is a scene of one multi-band file. With
     `band_files` a scene is one file a band: `{B2: "data/*_B2.tif", B3: "data/*_B3.tif"}`. An image and
     its mask are those whose wildcards stand for the same text: `Tile */images/*.jpg` goes with
-    `Tile */masks/*.png`. `bands` names the stored bands where the files do not; `use` picks some of them.
+    `Tile */masks/*.png`. `bands` names the stored bands where the files do not; `use` picks some of them, and
+    `features` are made of those, after them. A scene without a mask is an error, or left out and counted
+    (`without_mask: skip`).
+
+    With `vector` the masks are vector layers; one file without wildcards serves all scenes. `weights` are
+    rasters on the images' grids that say how much each label counts: 0 is ignored, and only ratios matter.
 
     `{date}` in a pattern stands for the date of a file, and `dates` says how several dates of a place are
-    used (see `DatesOptions`): `{date}/valley_*.tif`. Masks and clouds without a date are those of all dates.
-    `clouds` says where clouds and snow are: `SCL` (a band), or a pattern of files.
+    used (see `DatesOptions`): `{date}/valley_*.tif`. Masks, weights and clouds without a date are those of all
+    dates. `clouds` says where clouds and snow are: `SCL` (a band), or a pattern of files.
     """
 
     root: str | None = None
     images: str | list[str] = Field(default_factory=list)
     band_files: dict[str, str] = Field(default_factory=dict)
     masks: str | list[str] | None = None
+    vector: VectorOptions | None = None
+    weights: str | list[str] | None = None
+    without_mask: Literal["error", "skip"] = "error"
     bands: list[str] | None = None
     use: list[str] | None = None
     nodata: float | None = None
+    features: tuple[Feature, ...] = ()
     normalize: NormalizeOptions = NormalizeOptions()
     dates: DatesOptions = DatesOptions()
     clouds: CloudOptions | None = None
@@ -63,6 +76,20 @@ class ScenesOptions(Options):
             raise ValueError(
                 f"{len(images)} image patterns but {len(clouds)} patterns of clouds; give one for each"
             )
+        weights = _listed(self.weights)
+        if weights and len(weights) != max(1, len(images)):
+            raise ValueError(
+                f"{max(1, len(images))} image patterns but {len(weights)} of weights; give one for each"
+            )
+        for mask in masks:
+            layer = Path(mask).suffix.lower() in SUFFIXES
+            if layer and self.vector is None:
+                raise ValueError(
+                    f"masks {mask} are vector layers; say in vector which attribute is the class, "
+                    "such as vector: {attribute: class}"
+                )
+            if self.vector is not None and not layer:
+                raise ValueError(f"vector is given, but masks {mask} are no vector layers; remove vector")
         return self
 
 
@@ -79,6 +106,7 @@ class SceneSource:
     mask: str | None
     groups: tuple[str, ...]
     bands: tuple[str, ...] | None = None
+    weights: str | None = None
     site: str = ""
     date: str | None = None
     clouds: tuple[str, ...] = ()
@@ -98,12 +126,6 @@ class Key(NamedTuple):
 def find_scenes(options: ScenesOptions, masks: bool = True) -> list[SceneSource]:
     """The scenes in the order of their names; `masks` says whether each needs one. Raises `SceneError`."""
     scenes: list[SceneSource] = []
-    mask_patterns = _listed(options.masks) if masks else []
-    cloud_patterns = _listed(options.clouds.files) if options.clouds else []
-
-    def matches(patterns: list[str], i: int) -> dict[Key, str] | None:
-        return _matches(patterns[i], options, dated=False) if patterns else None
-
     if options.band_files:
         files = {band: _matches(p, options) for band, p in options.band_files.items()}
         first = next(iter(files))
@@ -115,25 +137,25 @@ def find_scenes(options: ScenesOptions, masks: bool = True) -> list[SceneSource]
                     f"{files[here][key]} has no partner for band {there} ({options.band_files[there]}); "
                     "every scene needs all its band files"
                 )
-        found_masks, found_clouds = matches(mask_patterns, 0), matches(cloud_patterns, 0)
+        beside = _beside(options, 0, files[first], masks)
         for key in files[first]:
             paths = tuple(files[band][key] for band in files)
-            pattern = options.band_files[first]
-            scenes.append(_scene(key, pattern, paths, found_masks, found_clouds, tuple(files)))
-        _check_unused(found_masks, set(files[first]))
+            scenes.append(_scene(key, options.band_files[first], paths, beside, tuple(files)))
     for i, pattern in enumerate(_listed(options.images)):
         images = _matches(pattern, options)
-        found_masks, found_clouds = matches(mask_patterns, i), matches(cloud_patterns, i)
+        beside = _beside(options, i, images, masks)
         for key, path in images.items():
             names = tuple(options.bands) if options.bands else None
-            scenes.append(_scene(key, pattern, (path,), found_masks, found_clouds, names))
-        _check_unused(found_masks, set(images))
-    if masks and not mask_patterns:
+            scenes.append(_scene(key, pattern, (path,), beside, names))
+    if masks and not options.masks:
         raise SceneError(
             "scenes.masks is not given; training needs the masks' pattern, such as data/mask/*.tif"
         )
+    scenes = combined(scenes, options.dates)
+    if masks and options.without_mask == "skip":
+        scenes = _with_mask(scenes)
     seen: dict[str, SceneSource] = {}
-    for scene in combined(scenes, options.dates):
+    for scene in scenes:
         if scene.name in seen:
             raise SceneError(
                 f"{scene.images[0]} and {seen[scene.name].images[0]} are both called '{scene.name}'; "
@@ -143,42 +165,70 @@ def find_scenes(options: ScenesOptions, masks: bool = True) -> list[SceneSource]
     return [seen[name] for name in sorted(seen)]
 
 
-def _scene(
-    key: Key,
-    pattern: str,
-    paths: tuple[str, ...],
-    masks: dict[Key, str] | None,
-    clouds: dict[Key, str] | None,
-    bands: tuple[str, ...] | None,
-) -> SceneSource:
-    mask, cloud = _partner(key, masks), _partner(key, clouds)
-    for found, what in (
-        (masks if mask is None else None, "mask"),
-        (clouds if cloud is None else None, "cloud mask"),
+_Partners = dict[str, dict[Key, str]]
+
+
+def _beside(options: ScenesOptions, i: int, images: Mapping[Key, str], masks: bool) -> _Partners:
+    """The masks, weights and cloud masks that go with the images of the i-th pattern; raises `SceneError`.
+
+    That is the file of the image's date, else the one of all dates.
+    """
+    out: _Partners = {}
+    clouds = options.clouds.files if options.clouds else None
+    for what, patterns in (
+        ("mask", _listed(options.masks) if masks else []),
+        ("weights", _listed(options.weights) if masks else []),
+        ("cloud mask", _listed(clouds)),
     ):
-        if found is not None:
-            known = next(iter(found.values()))
-            wanted = " ".join(k for k in (*key.groups, key.date) if k) or "it"
-            raise SceneError(f"image {paths[0]} has no {what}: no file like {known} goes with {wanted}")
+        if not patterns:
+            continue
+        found = _matches(patterns[i], options, dated=False)
+        if what == "mask" and options.vector is not None and Key(()) in found:  # one layer for all scenes
+            found = dict.fromkeys(images, found[Key(())])
+        partners = {key: found.get(key, found.get(Key(key.groups))) for key in images}
+        absent = next((key for key, path in partners.items() if path is None), None)
+        if absent is not None and (what != "mask" or options.without_mask == "error"):
+            wanted = " ".join(k for k in (*absent.groups, absent.date) if k) or "it"
+            like = next(iter(found.values()))
+            raise SceneError(f"image {images[absent]} has no {what}: no file like {like} goes with {wanted}")
+        known = {*images, *(Key(key.groups) for key in images)}
+        lonely = [path for key, path in found.items() if key not in known]
+        if lonely and what != "cloud mask":
+            more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
+            raise SceneError(f"{what} {lonely[0]}{more} has no image; remove it or correct scenes.images")
+        out[what] = {key: path for key, path in partners.items() if path is not None}
+    return out
+
+
+def _scene(
+    key: Key, pattern: str, paths: tuple[str, ...], beside: _Partners, bands: tuple[str, ...] | None
+) -> SceneSource:
     stem = Path(paths[0]).stem if key.date is None else _DATE_OR_ANY.sub("", Path(pattern).stem).strip("_-. ")
     site = "/".join(k for k in key.groups if k) or stem or "scene"
-    name = f"{site}@{key.date}" if key.date else site
+    mask, weights, cloud = (beside.get(what, {}).get(key) for what in ("mask", "weights", "cloud mask"))
     return SceneSource(
-        name, paths, mask, key.groups, bands, site, key.date, (cloud,) if cloud is not None else ()
+        f"{site}@{key.date}" if key.date else site,
+        paths,
+        mask,
+        key.groups,
+        bands,
+        weights,
+        site,
+        key.date,
+        (cloud,) if cloud is not None else (),
     )
 
 
-def _partner(key: Key, files: dict[Key, str] | None) -> str | None:
-    """The file that goes with an image: of its date, else that of all dates."""
-    return (files or {}).get(key, (files or {}).get(Key(key.groups)))
-
-
-def _check_unused(masks: dict[Key, str] | None, images: set[Key]) -> None:
-    wanted = images | {Key(key.groups) for key in images}
-    lonely = [path for key, path in (masks or {}).items() if key not in wanted]
-    if lonely:
-        more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
-        raise SceneError(f"mask {lonely[0]}{more} has no image; remove it or correct scenes.images")
+def _with_mask(scenes: list[SceneSource]) -> list[SceneSource]:
+    """The scenes that have a mask, with a warning that counts the others."""
+    without = [s for s in scenes if s.mask is None]
+    if without:
+        warnings.warn(
+            f"{len(without)} of {len(scenes)} scenes have no mask and are left out, the first is {without[0].images[0]}",
+            RaremapWarning,
+            stacklevel=3,
+        )
+    return [s for s in scenes if s.mask is not None]
 
 
 def _listed(value: str | list[str] | None) -> list[str]:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import CatalogError
+from raremap.errors import CatalogError, reason
 from raremap.files import written
 from raremap.labels import LabelScheme
 from raremap.scene.clouds import ClearMask, CloudReader, CloudRecord
 from raremap.scene.grid import Grid
-from raremap.scene.raster import ImageReader, MaskReader, fingerprint, open_image, open_mask
+from raremap.scene.layers import VectorOptions, files_of
+from raremap.scene.masks import Mask, open_labels
+from raremap.scene.raster import ImageReader, WeightReader, fingerprint, open_image, open_weights
 from raremap.scene.window import Window
 from raremap.tiles.options import SplitOptions, TileOptions
 
@@ -58,18 +60,32 @@ class SceneRecord:
     grid: Grid
     fingerprint: str
     groups: tuple[str, ...] = ()
+    vector: VectorOptions | None = None
+    weights: str | None = None
     site: str = ""
     date: str | None = None
     clouds: CloudRecord | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All files of the scene."""
-        return (
-            *self.images,
-            *([self.mask] if self.mask else []),
-            *(self.clouds.files if self.clouds else ()),
-        )
+        """Every file that the scene is made of."""
+        labels = files_of(self.mask) if self.mask else ()
+        weights = (self.weights,) if self.weights else ()
+        return (*self.images, *labels, *weights, *(self.clouds.files if self.clouds else ()))
+
+    def open_image(self) -> ImageReader:
+        """The image, with the catalog's bands."""
+        return open_image(self.images, names=self.names, bands=self.bands, nodata=self.nodata)
+
+    def open_mask(self, scheme: LabelScheme) -> Mask:
+        """The labels on the image's grid; raises `CatalogError` where the scene has none."""
+        if self.mask is None:
+            raise CatalogError(f"scene {self.images[0]} has no mask in the catalog")
+        return open_labels(self.mask, scheme, self.grid, self.vector, self.weights)
+
+    def open_weights(self) -> WeightReader | None:
+        """How much each label counts, where the scene has a raster of that."""
+        return open_weights(self.weights, self.grid) if self.weights else None
 
     def open_clouds(self) -> CloudReader | None:
         """The scene's clouds, or None where they are not known."""
@@ -80,19 +96,10 @@ class SceneRecord:
             image = open_image(self.images, names=self.names, bands=self.clouds.bands, nodata=self.nodata)
         return self.clouds.open(image, self.grid)
 
-    def open_image(self) -> ImageReader:
-        """The image, with the catalog's bands."""
-        return open_image(self.images, names=self.names, bands=self.bands, nodata=self.nodata)
-
     def current_fingerprint(self) -> str:
-        """The fingerprint of the files as they are now."""
-        return source_fingerprint(self.files)
-
-
-def source_fingerprint(files: tuple[str, ...]) -> str:
-    """One fingerprint of all files of a scene."""
-    parts = [fingerprint(p) for p in files]
-    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+        """One fingerprint of all files of the scene as they are now."""
+        parts = [fingerprint(p) for p in self.files]
+        return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,9 @@ class Catalog:
 
     `table` has the columns of `COLUMNS`; `counts` are labelled, valid pixels by class index; `dropped` says
     how many tiles were left out, by reason; `split` is what places and folds were made with, `listed` a
-    checksum of what the files that it names said.
+    checksum of what the files that it names said. What training alone sees is not saved: of row → classes
+    `hidden` no label shows, of row → pixels `points` (flat positions) no other has a label, and `natural` are the class shares of
+    the ground where the labels come in others.
     """
 
     table: gpd.GeoDataFrame
@@ -112,6 +121,8 @@ class Catalog:
     dropped: dict[str, int] = field(default_factory=dict)
     hidden: dict[int, tuple[int, ...]] = field(default_factory=dict)
     listed: str = ""
+    points: dict[int, np.ndarray] = field(default_factory=dict)
+    natural: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -146,6 +157,8 @@ class Catalog:
         digest.update(self.counts.tobytes())
         for name in sorted(self.scenes):
             digest.update(f"{name}{self.scenes[name].fingerprint}".encode())
+        for row in sorted(self.points):
+            digest.update(f"{row} ".encode() + self.points[row].tobytes())
         return digest.hexdigest()[:16]
 
     def open_image(self, scene: str) -> ImageReader:
@@ -157,12 +170,10 @@ class Catalog:
         """The ground that each tile's scene shows: the same name for all dates."""
         return np.array([self.scenes[name].site or name for name in self.scene_names], object)
 
-    def open_mask(self, scene: str) -> MaskReader | ClearMask:
-        """The mask of a scene; clouded ground is unlabelled in it."""
+    def open_mask(self, scene: str) -> Mask:
+        """The labels of a scene; clouded ground is unlabelled in them."""
         record = self.scenes[scene]
-        if record.mask is None:
-            raise CatalogError(f"scene {scene} has no mask in the catalog")
-        mask, clouds = open_mask(record.mask, self.scheme, record.grid), record.open_clouds()
+        mask, clouds = record.open_mask(self.scheme), record.open_clouds()
         return mask if clouds is None else ClearMask(mask, clouds)
 
     def check_sources(self) -> None:
@@ -210,6 +221,8 @@ class Catalog:
                     "grid": s.grid.to_dict(),
                     "fingerprint": s.fingerprint,
                     "groups": s.groups,
+                    "vector": s.vector.model_dump(mode="json") if s.vector else None,
+                    "weights": s.weights,
                     "site": s.site,
                     "date": s.date,
                     "clouds": s.clouds.model_dump(mode="json") if s.clouds else None,
@@ -241,11 +254,8 @@ class Catalog:
             scheme = LabelScheme(**meta["labels"])
             counts = table.column("counts").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-            reason = (
-                f"key {error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0][:100]
-            )
             raise CatalogError(
-                f"{path} is not a raremap catalog ({reason}); make it with `raremap prepare`"
+                f"{path} is not a raremap catalog ({reason(error)}); make it with `raremap prepare`"
             ) from None
         frame["counts"] = list(counts)
         scenes = {
@@ -258,6 +268,8 @@ class Catalog:
                 grid=Grid.from_dict(s["grid"]),
                 fingerprint=s["fingerprint"],
                 groups=tuple(s["groups"]),
+                vector=VectorOptions(**s["vector"]) if s.get("vector") else None,
+                weights=s.get("weights"),
                 site=s.get("site", name),
                 date=s.get("date"),
                 clouds=CloudRecord(**s["clouds"]) if s.get("clouds") else None,

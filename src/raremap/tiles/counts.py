@@ -13,7 +13,7 @@ import numpy as np
 
 from raremap.jobs import Journal, Progress, in_threads
 from raremap.labels import IGNORE, LabelScheme
-from raremap.scene.raster import ImageReader, bounded_cache, open_mask
+from raremap.scene.raster import ImageReader, bounded_cache
 from raremap.scene.window import Window
 from raremap.tiles.catalog import SceneRecord
 from raremap.tiles.options import TileOptions
@@ -85,8 +85,8 @@ class _Scene:
         r = self.record
         stamps = [Path(p).stat().st_mtime_ns for p in r.files]
         said = (
-            _VERSION, r.fingerprint, r.files, stamps, r.names, r.bands, r.nodata, r.clouds, self.scheme,
-            self.tiles.sizes, self.tiles.steps,
+            _VERSION, r.fingerprint, r.files, stamps, r.names, r.bands, r.nodata, r.vector, r.weights, r.clouds,
+            self.scheme, self.tiles.sizes, self.tiles.steps,
         )  # fmt: skip
         return hashlib.sha256(repr(said).encode()).hexdigest()[:24]
 
@@ -181,9 +181,8 @@ def _count_part(part: _Part) -> np.ndarray:
         )
     ]
     cells = np.zeros((len(edges[0]) - 1, len(edges[1]) - 1, k + _MORE), np.int64)
-    assert record.mask is not None
     clouds = record.open_clouds()
-    with record.open_image() as image, open_mask(record.mask, scene.scheme, record.grid) as mask:
+    with record.open_image() as image, record.open_mask(scene.scheme) as mask:
         for window in _pieces(image, part):
             valid = image.read_valid(window)
             index = mask.read(window)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,8 @@ from raremap.errors import LabelError, RaremapWarning, SceneError, nearest
 from raremap.jobs import Journal, cores, progress
 from raremap.labels import LabelScheme
 from raremap.scene.layout import open_source
-from raremap.scene.raster import open_mask
 from raremap.scene.sources import ScenesOptions, SceneSource, find_scenes
-from raremap.tiles.catalog import COLUMNS, Catalog, SceneRecord, source_fingerprint
+from raremap.tiles.catalog import COLUMNS, Catalog, SceneRecord
 from raremap.tiles.counts import Counted, count, reasons
 from raremap.tiles.options import SplitOptions, TileOptions
 from raremap.tiles.places import assign_places
@@ -71,8 +71,10 @@ def prepare(
 
 def _check_sizes(records: dict[str, SceneRecord], tiles: TileOptions) -> None:
     """Raise `SceneError` for one of several sizes that no scene has room for."""
+    if len(tiles.sizes) == 1 or not records:
+        return
     largest = max(records.values(), key=lambda r: max(r.grid.height, r.grid.width))
-    for size in tiles.sizes if len(tiles.sizes) > 1 else ():
+    for size in tiles.sizes:
         if size > max(largest.grid.height, largest.grid.width):
             raise SceneError(
                 f"tiles.size lists {size}, but the largest scene, {largest.images[0]}, has "
@@ -97,25 +99,27 @@ def _open_all(
                     f"{source.images[0]} has bands {', '.join(image.bands)}, but {first[0]} has {', '.join(first[1])}; "
                     "all scenes need the same bands (scenes.bands names them, scenes.use picks some)"
                 )
-            assert source.mask is not None
-            with open_mask(source.mask, scheme, image.grid) as mask:
-                if mask.remark:
-                    remarks.append(mask.remark)
-            records[source.name] = record = SceneRecord(
+            record = SceneRecord(
                 images=source.images,
                 mask=source.mask,
                 names=names,
                 bands=image.bands,
                 nodata=image.nodata,
                 grid=image.grid,
-                fingerprint=source_fingerprint((*source.images, source.mask, *source.clouds)),
+                fingerprint="",
                 groups=source.groups,
+                vector=scenes.vector,
+                weights=source.weights,
                 site=source.site,
                 date=source.date,
                 clouds=clouds,
             )
-            if (reader := record.open_clouds()) is not None:
-                reader.close()
+        with record.open_mask(scheme) as mask:
+            if mask.remark:
+                remarks.append(mask.remark)
+        if (reader := record.open_clouds()) is not None:
+            reader.close()
+        records[source.name] = replace(record, fingerprint=record.current_fingerprint())
     if remarks:
         more = f" (and {len(remarks) - 1} more masks)" if len(remarks) > 1 else ""
         warnings.warn(remarks[0] + more, RaremapWarning, stacklevel=3)

@@ -19,47 +19,60 @@ def prepare(experiment: Experiment, quiet: bool = False) -> Catalog:
     Stopped and started again it goes on: what is counted stands in `OUT/catalog.counts` until the catalog does.
     """
     from raremap.jobs import Journal
-    from raremap.tiles.prepare import prepare as run
 
-    e = experiment
-    work = Path(e.out) / "catalog.counts"
-    catalog = run(e.scenes, e.labels, e.tiles, e.split, quiet, work)
-    catalog.save(Path(e.out) / "catalog.parquet")
+    work = Path(experiment.out) / "catalog.counts"
+    catalog = _read(experiment, quiet, work)
+    catalog.save(_path(experiment))
     Journal(work).remove()
     return catalog
 
 
-def catalog_of(experiment: Experiment, quiet: bool = False) -> Catalog:
-    """The run folder's catalog where it fits the experiment and its files, else a new one."""
-    from raremap.tiles.catalog import Catalog
-    from raremap.tiles.places import assign_places, digest_of_lists
+def catalog_of(experiment: Experiment, quiet: bool = False, save: bool = True) -> Catalog:
+    """The run folder's catalog where it fits the experiment and its files, else a new one, which is saved there."""
+    kept = _kept(experiment)
+    if kept is None:
+        return prepare(experiment, quiet) if save else _read(experiment, quiet)
+    catalog = _placed(kept, experiment)
+    if save and catalog is not kept:
+        catalog.save(_path(experiment))
+    return catalog
+
+
+def _path(experiment: Experiment) -> Path:
+    return Path(experiment.out) / "catalog.parquet"
+
+
+def _read(experiment: Experiment, quiet: bool, work: Path | None = None) -> Catalog:
+    from raremap.tiles.prepare import prepare as run
 
     e = experiment
-    path = Path(e.out) / "catalog.parquet"
+    return run(e.scenes, e.labels, e.tiles, e.split, quiet, work)
+
+
+def _kept(experiment: Experiment) -> Catalog | None:
+    """The run folder's catalog, None where there is none or its tiles are not the experiment's."""
+    from raremap.tiles.catalog import Catalog
+
+    e, path = experiment, _path(experiment)
     if not path.exists():
-        return prepare(e, quiet)
+        return None
     try:
         catalog = Catalog.load(path)
         catalog.check_sources()
     except CatalogError:
-        return prepare(e, quiet)
-    if (catalog.scheme, catalog.tile_options) != (e.labels, e.tiles) or not _same_scenes(catalog, e.scenes):
-        return prepare(e, quiet)
-    if (catalog.split, catalog.listed) == (e.split, digest_of_lists(e.split, e.scenes.root)):
-        return catalog
-    catalog = assign_places(catalog, e.split, e.scenes.root)
-    catalog.save(path)
-    return catalog
+        return None
+    fits = (catalog.scheme, catalog.tile_options) == (e.labels, e.tiles) and _same_scenes(catalog, e.scenes)
+    return catalog if fits else None
 
 
 def _same_scenes(catalog: Catalog, scenes: ScenesOptions) -> bool:
-    """Whether the catalog is of the files, dates, bands and clouds that the options name."""
+    """Whether the catalog is of the files, dates, bands, labels and clouds that the options name."""
     from raremap.scene.layout import open_source
     from raremap.scene.sources import find_scenes
 
     sources = find_scenes(scenes)
-    if {s.name: (s.images, s.mask, s.site, s.date, s.clouds) for s in sources} != {
-        name: (s.images, s.mask, s.site, s.date, s.clouds.files if s.clouds else ())
+    if {s.name: (s.images, s.mask, s.weights, s.site, s.date, s.clouds) for s in sources} != {
+        name: (s.images, s.mask, s.weights, s.site, s.date, s.clouds.files if s.clouds else ())
         for name, s in catalog.scenes.items()
     }:
         return False
@@ -67,4 +80,16 @@ def _same_scenes(catalog: Catalog, scenes: ScenesOptions) -> bool:
     record = catalog.scenes[sources[0].name]
     image, names, clouds = open_source(sources[0], scenes)
     same_nodata = scenes.nodata is None or scenes.nodata == record.nodata
-    return (image.bands, names, clouds) == (record.bands, record.names, record.clouds) and same_nodata
+    return same_nodata and (image.bands, names, clouds, scenes.vector) == (
+        record.bands, record.names, record.clouds, record.vector,
+    )  # fmt: skip
+
+
+def _placed(catalog: Catalog, experiment: Experiment) -> Catalog:
+    """The catalog with the experiment's places and folds: itself, where it has them."""
+    from raremap.tiles.places import assign_places, digest_of_lists
+
+    split, root = experiment.split, experiment.scenes.root
+    if (catalog.split, catalog.listed) == (split, digest_of_lists(split, root)):
+        return catalog
+    return assign_places(catalog, split, root)

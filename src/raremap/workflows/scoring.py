@@ -18,7 +18,8 @@ from raremap.measure.confusion import confusion
 from raremap.measure.decision import most_likely
 from raremap.measure.tally import Tally
 from raremap.scene.clouds import ClearMask
-from raremap.scene.raster import ImageReader, open_image
+from raremap.scene.features.reader import featured
+from raremap.scene.raster import Image, open_image
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
@@ -171,8 +172,9 @@ def _by_tile(
             clouded[inside] = IGNORE
 
 
-def _image(record: SceneRecord, bundle: Bundle) -> ImageReader:
-    return open_image(record.images, names=record.names, bands=bundle.bands, nodata=record.nodata)
+def _image(record: SceneRecord, bundle: Bundle) -> Image:
+    image = open_image(record.images, names=record.names, bands=bundle.bands, nodata=record.nodata)
+    return featured(image, bundle.features)
 
 
 def rows_of(uses: np.ndarray, use: str) -> np.ndarray:
