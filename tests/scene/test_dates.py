@@ -7,7 +7,7 @@ import pytest
 from tests.rasters import write
 
 from raremap.config import Experiment
-from raremap.errors import ConfigError, SceneError
+from raremap.errors import ConfigError, RaremapWarning, SceneError
 from raremap.scene.dates import DatesOptions
 from raremap.scene.layout import open_source
 from raremap.scene.sources import ScenesOptions, find_scenes
@@ -158,6 +158,32 @@ def test_stacks_of_other_days_are_named_by_their_order(tmp_path):
     o = options(tmp_path, "{date}/*.tif", dates={"kind": "stack", "names": ["spring", "summer"]})
     with open_source(find_scenes(o)[1], o)[0] as reader:
         assert reader.bands == ("red@spring", "nir@spring", "red@summer", "nir@summer")
+
+
+def test_weights_go_with_their_date_and_those_without_one_with_all(tmp_path):
+    two_places(tmp_path)
+    for place in "ab":
+        mask(tmp_path / f"w/{place}.tif")
+        mask(tmp_path / f"w/2024-08-20/{place}.tif")
+    found = find_scenes(options(tmp_path, "{date}/*.tif", weights="w/*.tif"))
+    assert [s.weights for s in found] == [str(tmp_path / f"w/{p}.tif") for p in "aabb"]
+    (tmp_path / "w/2024-04-12").mkdir()
+    for place in "ab":
+        mask(tmp_path / f"w/2024-04-12/{place}.tif")
+    dated = {"weights": "w/{date}/*.tif"}
+    pairs = find_scenes(options(tmp_path, "{date}/*.tif", dates="pre_post", **dated))
+    assert [s.weights for s in pairs] == [str(tmp_path / f"w/2024-08-20/{p}.tif") for p in "ab"]
+    with pytest.raises(SceneError, match=r"both weigh a; .*take \{date\} out of scenes\.weights"):
+        find_scenes(options(tmp_path, "{date}/*.tif", dates="stack", **dated))
+
+
+def test_a_pair_is_kept_by_the_mask_of_its_second_date(tmp_path):
+    two_places(tmp_path)
+    mask(tmp_path / "m/2024-08-20/a.tif")
+    o = options(tmp_path, "{date}/*.tif", masks="m/{date}/*.tif", dates="pre_post", without_mask="skip")
+    with pytest.warns(RaremapWarning, match="1 of 2 scenes have no mask and are left out"):
+        (scene,) = find_scenes(o)
+    assert (scene.name, scene.mask) == ("a", str(tmp_path / "m/2024-08-20/a.tif"))
 
 
 class TestBadInput:
