@@ -171,7 +171,9 @@ def real(root: Path, valleys: Path) -> list[dict[str, Any]]:
             chosen = uses(catalog, experiment.split) == "train"
             places = catalog.table["place"].to_numpy().astype(str)
             for solver, options in SOLVERS.items():
-                plan = make_plan(catalog, chosen, parsed({**options, "aim": False}), experiment.tiles.size, 0)
+                plan = make_plan(
+                    catalog, chosen, parsed({**options, "aim": False}), experiment.tiles.largest, 0
+                )
                 target = target_shares(plan.natural, catalog.scheme.names, target_of(plan.options))
                 row = figures(plan.weights, plan.counts, target, len(plan.weights))
                 rarest = int(np.argmin(np.where(plan.natural > 0, plan.natural, np.inf)))

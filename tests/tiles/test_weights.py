@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -12,7 +13,7 @@ from tests import project
 from tests.rasters import write
 
 from raremap.config import Experiment
-from raremap.errors import ConfigError, RaremapWarning, SceneError
+from raremap.errors import CatalogError, ConfigError, RaremapWarning, SceneError
 from raremap.labels import IGNORE, LabelScheme
 from raremap.scene.sources import ScenesOptions, find_scenes
 from raremap.scene.window import Window
@@ -110,6 +111,35 @@ def test_one_layer_labels_all_scenes(tmp_path):
     again.check_sources()
     sparse = made(tmp_path, masks="labels.gpkg", vector={"attribute": "c"})
     assert sparse.counts.sum(0).tolist() == [0, 2700, 50]
+
+
+def test_polygons_under_weights_and_clouds_are_counted_as_they_are_read(tmp_path):
+    project.make(tmp_path, scenes=3)
+    polygons(tmp_path)
+    weights, rng = weigh(tmp_path), np.random.default_rng(1)
+    expected = {}
+    for i, (name, weight) in enumerate(weights.items()):
+        cloud = (rng.random((64, 64)) < 0.3).astype(np.uint8)
+        write(tmp_path / f"cloud/{name}.tif", cloud, (4e5 + i * 5000.0, 4.6e6))
+        label = np.zeros((64, 64), int)  # pixels of 10 m
+        label[:30, :30] = 1
+        if i == 0:
+            label[40:50, 40:45] = 2
+        expected[name] = np.bincount(label[(weight > 0) & (cloud == 0)], minlength=3)
+    layer = {"attribute": "c", "background": "land"}
+    catalog = made(tmp_path, masks="labels.gpkg", vector=layer, weights="weight/*.tif", clouds="cloud/*.tif")
+    catalog.save(tmp_path / "c.parquet")
+    catalog = Catalog.load(tmp_path / "c.parquet")
+    reader = TileReader(catalog, np.arange(len(catalog)))
+    for name, counts in expected.items():
+        rows = np.flatnonzero(catalog.scene_names == name)
+        read = sum(np.bincount(reader.whole(r)[2].ravel(), minlength=256)[:3] for r in rows)
+        assert catalog.counts[rows].sum(0).tolist() == read.tolist() == counts.tolist()
+    assert {Path(f).name for f in catalog.scenes["s1"].files} == {"s1.tif", "labels.gpkg"}
+    assert len(catalog.scenes["s1"].files) == 4
+    write(tmp_path / "cloud/s1.tif", np.ones((64, 64), np.uint8), (4e5 + 5000.0, 4.6e6))
+    with pytest.raises(CatalogError, match=r"scene s1 .* has changed"):
+        catalog.check_sources()
 
 
 def test_a_change_of_the_layer_or_its_options_makes_a_new_catalog(tmp_path):

@@ -133,8 +133,14 @@ class Census:
         return "\n".join(lines)
 
 
-def census(catalog: Catalog, uses: np.ndarray | None = None) -> Census:
-    """Count a catalog, over all tiles and by use (`uses`, `[N]` of str)."""
+def census(
+    catalog: Catalog, uses: np.ndarray | None = None, at_borders: dict[str, int] | None = None
+) -> Census:
+    """Count a catalog, over all tiles and by use (`uses`, `[N]` of str).
+
+    Pixels are counted as samples are drawn: once for each tile and each date that shows them. `at_borders` are
+    the tiles that the division into uses dropped, by reason.
+    """
     places = catalog.table["place"].to_numpy().astype(str)
     uses = np.full(len(catalog), "all") if uses is None else uses
     order = [u for u in ("train", "monitor", "calibration", "test") if (uses == u).any()]
@@ -144,9 +150,7 @@ def census(catalog: Catalog, uses: np.ndarray | None = None) -> Census:
     names, inverse = np.unique(places, return_inverse=True)
     summed = np.zeros((len(names), catalog.counts.shape[1]))
     np.add.at(summed, inverse, catalog.counts)
-    lost = dict(catalog.dropped)
-    if (uses == "dropped").any():
-        lost["shares ground with another use"] = int((uses == "dropped").sum())
+    lost = {**catalog.dropped, **(at_borders or {})}
     return Census(
         names=catalog.scheme.names,
         rare=rare_classes(train, catalog.scheme.names, catalog.scheme.rare),

@@ -51,7 +51,7 @@ def build_bank(
     at most, what stays is in the bank. Logs a warning for each class without a whole object.
     """
     k = catalog.scheme.num_classes
-    most = options.max_area or max(options.min_area, catalog.tile_options.size**2 // 8)
+    most = options.max_area or max(options.min_area, catalog.tile_options.largest**2 // 8)
     wanted = Wanted(classes, k, options.min_area, most, options.ring)
     places = catalog.table["place"].to_numpy().astype(str)
     shelves = {c: Shelf(options.per_class) for c in classes}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from affine import Affine
 from rasterio.crs import CRS
 
 from raremap.scene.window import Window
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _IDENTITY = Affine.identity()
 
@@ -56,6 +59,16 @@ class Grid:
         corners = [self.transform @ (c, r) for c in (w.col_off, w.col_end) for r in (w.row_off, w.row_end)]
         xs, ys = [c[0] for c in corners], [c[1] for c in corners]
         return min(xs), min(ys), max(xs), max(ys)
+
+    def corners(self, windows: np.ndarray) -> np.ndarray:
+        """Corners (x, y) of windows `[n, 4]` in the grid's own coordinates, clockwise from the first pixel's, `[n, 4, 2]`."""
+        import numpy as np
+
+        row, col, height, width = np.asarray(windows, float).T
+        cols = np.stack([col, col + width, col + width, col], 1)
+        rows = np.stack([row, row, row + height, row + height], 1)
+        t = self.transform
+        return np.stack([t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f], 2)
 
     def shifted(self, window: Window) -> Grid:
         """The grid of a window."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import rasterio
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.windows import Window as RioWindow
 
@@ -175,12 +175,48 @@ class ImageReader:
                 _read(self._file(i), numbers, window, out=part)
             else:
                 image[rows] = _read(self._file(i), numbers, window)
-        valid = self._valid(image)
+        return image, self._unmasked(self._valid(image), window)
+
+    def read_valid(self, window: Window) -> np.ndarray:
+        """The validity `[h, w]` alone, from no more bands than it takes; the same that `read` gives."""
+        if not self._marks_gaps:
+            return self._unmasked(np.ones((window.height, window.width), bool), window)
+        apart = all(self._file(i).interleaving != Interleaving.pixel for i, _ in self._where)
+        if self.nodata != 0 or np.issubdtype(self.dtype, np.floating) or not apart:
+            return self.read(window)[1]
+        some = np.zeros((window.height, window.width), bool)
+        for i, number in self._where:
+            some |= _read(self._file(i), number, window) != 0
+            if some.all():
+                break
+        return self._unmasked(some, window)
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Height and width of the blocks that the file is stored in."""
+        return self._file(0).block_shapes[0]
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the file can only be read from the top down (PNG, JPEG and the like)."""
+        return self._file(0).driver in ("PNG", "JPEG", "GIF", "WEBP", "BMP")
+
+    @property
+    def _marks_gaps(self) -> bool:
+        """Whether some value of a band can mean that there is no data."""
+        if np.issubdtype(self.dtype, np.floating):
+            return True
+        if self.nodata is None or not float(self.nodata).is_integer():
+            return False
+        return np.iinfo(self.dtype).min <= self.nodata <= np.iinfo(self.dtype).max
+
+    def _unmasked(self, valid: np.ndarray, window: Window) -> np.ndarray:
+        """`valid` without what an alpha band or a mask hides; in place."""
         for i, number in self._masks:
             file = self._file(i)
             alpha = _read(file, number, window) if number else self._mask(file, window)
             valid &= alpha > 0
-        return image, valid
+        return valid
 
     def _mask(self, file: rasterio.DatasetReader, window: Window) -> np.ndarray:
         try:

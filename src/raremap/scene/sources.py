@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raremap.errors import RaremapWarning, SceneError
 from raremap.options import Options
+from raremap.scene.clouds import CloudOptions
+from raremap.scene.dates import SLOT, DatesOptions, combined
 from raremap.scene.features.options import Feature
 from raremap.scene.layers import SUFFIXES, VectorOptions
 from raremap.scene.normalize import NormalizeOptions
@@ -32,6 +34,10 @@ class ScenesOptions(Options):
 
     With `vector` the masks are vector layers; one file without wildcards serves all scenes. `weights` are
     rasters on the images' grids that say how much each label counts: 0 is ignored, and only ratios matter.
+
+    `{date}` in a pattern stands for the date of a file, and `dates` says how several dates of a place are
+    used (see `DatesOptions`): `{date}/valley_*.tif`. Masks, weights and clouds without a date are those of all
+    dates. `clouds` says where clouds and snow are: `SCL` (a band), or a pattern of files.
     """
 
     root: str | None = None
@@ -46,6 +52,13 @@ class ScenesOptions(Options):
     nodata: float | None = None
     features: tuple[Feature, ...] = ()
     normalize: NormalizeOptions = NormalizeOptions()
+    dates: DatesOptions = DatesOptions()
+    clouds: CloudOptions | None = None
+
+    @field_validator("dates", mode="before")
+    @classmethod
+    def _kind(cls, dates: Any) -> Any:
+        return {"kind": dates} if isinstance(dates, str) else dates
 
     @model_validator(mode="after")
     def _one_layout(self) -> ScenesOptions:
@@ -57,6 +70,11 @@ class ScenesOptions(Options):
         if masks and images and len(masks) != len(images):
             raise ValueError(
                 f"{len(images)} image patterns but {len(masks)} mask patterns; give one for each"
+            )
+        clouds = _listed(self.clouds.files if self.clouds else None)
+        if clouds and images and len(clouds) != len(images):
+            raise ValueError(
+                f"{len(images)} image patterns but {len(clouds)} patterns of clouds; give one for each"
             )
         weights = _listed(self.weights)
         if weights and len(weights) != max(1, len(images)):
@@ -77,7 +95,11 @@ class ScenesOptions(Options):
 
 @dataclass(frozen=True)
 class SceneSource:
-    """The files of one scene; `groups` are the texts that its wildcards stand for."""
+    """The files of one scene; `groups` are the texts that its wildcards stand for.
+
+    `site` is the ground that it shows, the same for all dates. `clouds` are its cloud masks. `tags` make, of
+    the names of the bands in each file, those of a scene of several dates (`red@2024-04-12`).
+    """
 
     name: str
     images: tuple[str, ...]
@@ -85,20 +107,31 @@ class SceneSource:
     groups: tuple[str, ...]
     bands: tuple[str, ...] | None = None
     weights: str | None = None
+    site: str = ""
+    date: str | None = None
+    clouds: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+_DATE_OR_ANY = re.compile(re.escape(SLOT) + r"|[*?]")
+
+
+class Key(NamedTuple):
+    """What the wildcards of a pattern stand for in a file's path, and its date."""
+
+    groups: tuple[str, ...]
+    date: str | None = None
 
 
 def find_scenes(options: ScenesOptions, masks: bool = True) -> list[SceneSource]:
     """The scenes in the order of their names; `masks` says whether each needs one. Raises `SceneError`."""
-    patterns = options.images or None
     scenes: list[SceneSource] = []
-    image_patterns = _listed(patterns)
-    mask_patterns = _listed(options.masks)
     if options.band_files:
-        files = {band: _matches(p, options.root) for band, p in options.band_files.items()}
+        files = {band: _matches(p, options) for band, p in options.band_files.items()}
         first = next(iter(files))
         for band, found in files.items():
             if odd := set(found) ^ set(files[first]):
-                key = min(odd)
+                key = min(odd, key=str)
                 here, there = (first, band) if key in files[first] else (band, first)
                 raise SceneError(
                     f"{files[here][key]} has no partner for band {there} ({options.band_files[there]}); "
@@ -107,19 +140,20 @@ def find_scenes(options: ScenesOptions, masks: bool = True) -> list[SceneSource]
         beside = _beside(options, 0, files[first], masks)
         for key in files[first]:
             paths = tuple(files[band][key] for band in files)
-            scenes.append(_scene(key, paths, beside, tuple(files)))
-    for i, pattern in enumerate(image_patterns):
-        images = _matches(pattern, options.root)
+            scenes.append(_scene(key, options.band_files[first], paths, beside, tuple(files)))
+    for i, pattern in enumerate(_listed(options.images)):
+        images = _matches(pattern, options)
         beside = _beside(options, i, images, masks)
         for key, path in images.items():
             names = tuple(options.bands) if options.bands else None
-            scenes.append(_scene(key, (path,), beside, names))
-    if masks and not mask_patterns:
+            scenes.append(_scene(key, pattern, (path,), beside, names))
+    if masks and not options.masks:
         raise SceneError(
             "scenes.masks is not given; training needs the masks' pattern, such as data/mask/*.tif"
         )
-    if options.without_mask == "skip":
-        scenes = _with_mask(scenes, masks)
+    scenes = combined(scenes, options.dates)
+    if masks and options.without_mask == "skip":
+        scenes = _with_mask(scenes)
     seen: dict[str, SceneSource] = {}
     for scene in scenes:
         if scene.name in seen:
@@ -131,51 +165,70 @@ def find_scenes(options: ScenesOptions, masks: bool = True) -> list[SceneSource]
     return [seen[name] for name in sorted(seen)]
 
 
-_Partners = dict[str, dict[tuple[str, ...], str]]
+_Partners = dict[str, dict[Key, str]]
 
 
-def _beside(options: ScenesOptions, i: int, images: Mapping[tuple[str, ...], str], masks: bool) -> _Partners:
-    """The masks and the weights that go with the images of the i-th pattern; raises `SceneError`."""
+def _beside(options: ScenesOptions, i: int, images: Mapping[Key, str], masks: bool) -> _Partners:
+    """The masks, weights and cloud masks that go with the images of the i-th pattern; raises `SceneError`.
+
+    That is the file of the image's date, else the one of all dates.
+    """
     out: _Partners = {}
-    if not masks:
-        return out
-    for what, patterns in (("mask", _listed(options.masks)), ("weights", _listed(options.weights))):
+    clouds = options.clouds.files if options.clouds else None
+    for what, patterns in (
+        ("mask", _listed(options.masks) if masks else []),
+        ("weights", _listed(options.weights) if masks else []),
+        ("cloud mask", _listed(clouds)),
+    ):
         if not patterns:
             continue
-        found = _matches(patterns[i], options.root)
-        if what == "mask" and options.vector is not None and () in found:  # one layer for all scenes
-            found = dict.fromkeys(images, found[()])
-        absent = [key for key in images if key not in found]
-        if absent and (what == "weights" or options.without_mask == "error"):
-            raise SceneError(
-                f"image {images[absent[0]]} has no {what}: nothing matches {patterns[i]} with {absent[0] or 'it'}"
-            )
-        lonely = [path for key, path in found.items() if key not in images]
-        if lonely:
+        found = _matches(patterns[i], options, dated=False)
+        if what == "mask" and options.vector is not None and Key(()) in found:  # one layer for all scenes
+            found = dict.fromkeys(images, found[Key(())])
+        partners = {key: found.get(key, found.get(Key(key.groups))) for key in images}
+        absent = next((key for key, path in partners.items() if path is None), None)
+        if absent is not None and (what != "mask" or options.without_mask == "error"):
+            wanted = " ".join(k for k in (*absent.groups, absent.date) if k) or "it"
+            like = next(iter(found.values()))
+            raise SceneError(f"image {images[absent]} has no {what}: no file like {like} goes with {wanted}")
+        known = {*images, *(Key(key.groups) for key in images)}
+        lonely = [path for key, path in found.items() if key not in known]
+        if lonely and what != "cloud mask":
             more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
             raise SceneError(f"{what} {lonely[0]}{more} has no image; remove it or correct scenes.images")
-        out[what] = found
+        out[what] = {key: path for key, path in partners.items() if path is not None}
     return out
 
 
 def _scene(
-    key: tuple[str, ...], paths: tuple[str, ...], beside: _Partners, bands: tuple[str, ...] | None
+    key: Key, pattern: str, paths: tuple[str, ...], beside: _Partners, bands: tuple[str, ...] | None
 ) -> SceneSource:
-    name = "/".join(k for k in key if k) or Path(paths[0]).stem
-    mask, weights = (beside.get(what, {}).get(key) for what in ("mask", "weights"))
-    return SceneSource(name, paths, mask, key, bands, weights)
+    stem = Path(paths[0]).stem if key.date is None else _DATE_OR_ANY.sub("", Path(pattern).stem).strip("_-. ")
+    site = "/".join(k for k in key.groups if k) or stem or "scene"
+    mask, weights, cloud = (beside.get(what, {}).get(key) for what in ("mask", "weights", "cloud mask"))
+    return SceneSource(
+        f"{site}@{key.date}" if key.date else site,
+        paths,
+        mask,
+        key.groups,
+        bands,
+        weights,
+        site,
+        key.date,
+        (cloud,) if cloud is not None else (),
+    )
 
 
-def _with_mask(scenes: list[SceneSource], masks: bool) -> list[SceneSource]:
+def _with_mask(scenes: list[SceneSource]) -> list[SceneSource]:
     """The scenes that have a mask, with a warning that counts the others."""
-    without = [s for s in scenes if s.mask is None] if masks else []
+    without = [s for s in scenes if s.mask is None]
     if without:
         warnings.warn(
             f"{len(without)} of {len(scenes)} scenes have no mask and are left out, the first is {without[0].images[0]}",
             RaremapWarning,
             stacklevel=3,
         )
-    return [s for s in scenes if s.mask is not None] if masks else scenes
+    return [s for s in scenes if s.mask is not None]
 
 
 def _listed(value: str | list[str] | None) -> list[str]:
@@ -190,29 +243,72 @@ def expand(path: str, root: str | None = None) -> str:
     return path
 
 
-def _matches(pattern: str, root: str | None) -> dict[tuple[str, ...], str]:
-    """Files that match, keyed by what each wildcard stands for; raises `SceneError` where there is none."""
-    full = os.path.normpath(expand(pattern, root))
-    if not glob.has_magic(full):
+def _matches(pattern: str, options: ScenesOptions, dated: bool = True) -> dict[Key, str]:
+    """Files that match, keyed by what each wildcard stands for; raises `SceneError` where there is none.
+
+    `dated` says whether `scenes.dates.pattern` has to find a date in each.
+    """
+    full = os.path.normpath(expand(pattern, options.root))
+    if not glob.has_magic(full) and SLOT not in full:
         if not Path(full).exists():
             raise SceneError(f"{full} does not exist; check scenes.images, scenes.masks and scenes.root")
-        return {(): full}
-    regex = re.compile(_regex(full))
-    found: dict[tuple[str, ...], str] = {}
-    for path in sorted(glob.glob(full, recursive=True)):
-        match = regex.fullmatch(path)
-        if match and not path.endswith((".aux.xml", ".ovr", ".qml")) and Path(path).is_file():
-            found[tuple(g or "" for g in match.groups())] = path
+        return {Key(()): full}
+    dates = options.dates
+    exact = re.compile(_regex(full, dates.form))
+    loose = re.compile(_regex(full, "[^/]+"))
+    head = len(os.path.dirname(re.split(r"[*?\[]|" + re.escape(SLOT), full)[0]))
+    found: dict[Key, str] = {}
+    odd: re.Match[str] | None = None
+    for path in sorted(glob.glob(full.replace(SLOT, "*"), recursive=True)):
+        if path.endswith((".aux.xml", ".ovr", ".qml")) or not Path(path).is_file():
+            continue
+        match = exact.fullmatch(path) or loose.fullmatch(path)
+        if match is None:
+            continue
+        if not exact.fullmatch(path) and (dates.of or not re.search(r"\d", match["date"])):
+            odd = odd or match  # beside folders of dates stand others
+            continue
+        key = _key(match, path, head, dates, dated)
+        if key.date is not None and key in found:
+            raise SceneError(
+                f"{found[key]} and {path} are of the same place and date ({key.date}); remove one"
+            )
+        found[key] = path
+    if odd is not None and not found:
+        dates.read(odd["date"], odd.string)
     if not found:
         raise SceneError(f"nothing matches {full}; check the pattern and scenes.root")
     return found
 
 
-def _regex(pattern: str) -> str:
-    """A regular expression whose groups are what the wildcards of a glob pattern stand for."""
+def _key(match: re.Match[str], path: str, head: int, dates: DatesOptions, dated: bool) -> Key:
+    """What the wildcards stand for; a date is taken out of them, with a wildcard that stands for nothing else."""
+    slot = match.re.groupindex.get("date")
+    if slot is not None:
+        groups = [g or "" for i, g in enumerate(match.groups(), start=1) if i != slot]
+        return Key(tuple(groups), dates.read(match["date"], path))
+    groups = [g or "" for g in match.groups()]
+    found = dates.find(path, head, dated) if dates.pattern is not None else None
+    if found is None:
+        return Key(tuple(groups))
+    date, (start, end) = found
+    for i, (a, b) in enumerate(match.regs[1:]):
+        if a <= start and end <= b:
+            groups[i] = path[a:start] + path[end:b]
+            if not groups[i]:
+                del groups[i]
+            break
+    return Key(tuple(groups), date)
+
+
+def _regex(pattern: str, date: str) -> str:
+    """A regular expression whose groups are what the wildcards of a glob pattern stand for; `date` is that of a date."""
     out, i = "", 0
     while i < len(pattern):
-        if pattern.startswith("**/", i):
+        if pattern.startswith(SLOT, i):
+            out += "(?P=date)" if "(?P<date>" in out else f"(?P<date>{date})"
+            i += len(SLOT)
+        elif pattern.startswith("**/", i):
             out, i = out + "(?:(.*)/)?", i + 3
         elif pattern[i] == "*":
             out, i = out + "([^/]*)", i + 1

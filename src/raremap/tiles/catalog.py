@@ -14,6 +14,7 @@ import numpy as np
 from raremap.errors import CatalogError, reason
 from raremap.files import written
 from raremap.labels import LabelScheme
+from raremap.scene.clouds import ClearMask, CloudReader, CloudRecord
 from raremap.scene.grid import Grid
 from raremap.scene.layers import VectorOptions, files_of
 from raremap.scene.masks import Mask, open_labels
@@ -46,7 +47,10 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class SceneRecord:
-    """A scene's files, bands, nodata, grid and fingerprint, as the catalog remembers them."""
+    """A scene's files, bands, nodata, grid and fingerprint, as the catalog remembers them.
+
+    `site` is the ground it shows, which all its dates share; `date` is the date, or all dates of a stack.
+    """
 
     images: tuple[str, ...]
     mask: str | None
@@ -58,12 +62,16 @@ class SceneRecord:
     groups: tuple[str, ...] = ()
     vector: VectorOptions | None = None
     weights: str | None = None
+    site: str = ""
+    date: str | None = None
+    clouds: CloudRecord | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
         """Every file that the scene is made of."""
         labels = files_of(self.mask) if self.mask else ()
-        return (*self.images, *labels, *([self.weights] if self.weights else []))
+        weights = (self.weights,) if self.weights else ()
+        return (*self.images, *labels, *weights, *(self.clouds.files if self.clouds else ()))
 
     def open_image(self) -> ImageReader:
         """The image, with the catalog's bands."""
@@ -78,6 +86,15 @@ class SceneRecord:
     def open_weights(self) -> WeightReader | None:
         """How much each label counts, where the scene has a raster of that."""
         return open_weights(self.weights, self.grid) if self.weights else None
+
+    def open_clouds(self) -> CloudReader | None:
+        """The scene's clouds, or None where they are not known."""
+        if self.clouds is None:
+            return None
+        image = None
+        if self.clouds.bands:
+            image = open_image(self.images, names=self.names, bands=self.clouds.bands, nodata=self.nodata)
+        return self.clouds.open(image, self.grid)
 
     def current_fingerprint(self) -> str:
         """One fingerprint of all files of the scene as they are now."""
@@ -148,9 +165,16 @@ class Catalog:
         """The image of a scene."""
         return self.scenes[scene].open_image()
 
+    @cached_property
+    def sites(self) -> np.ndarray:
+        """The ground that each tile's scene shows: the same name for all dates."""
+        return np.array([self.scenes[name].site or name for name in self.scene_names], object)
+
     def open_mask(self, scene: str) -> Mask:
-        """The labels of a scene."""
-        return self.scenes[scene].open_mask(self.scheme)
+        """The labels of a scene; clouded ground is unlabelled in them."""
+        record = self.scenes[scene]
+        mask, clouds = record.open_mask(self.scheme), record.open_clouds()
+        return mask if clouds is None else ClearMask(mask, clouds)
 
     def check_sources(self) -> None:
         """Raise `CatalogError` naming the first scene whose files are gone or have changed."""
@@ -199,6 +223,9 @@ class Catalog:
                     "groups": s.groups,
                     "vector": s.vector.model_dump(mode="json") if s.vector else None,
                     "weights": s.weights,
+                    "site": s.site,
+                    "date": s.date,
+                    "clouds": s.clouds.model_dump(mode="json") if s.clouds else None,
                 }
                 for name, s in self.scenes.items()
             },
@@ -243,6 +270,9 @@ class Catalog:
                 groups=tuple(s["groups"]),
                 vector=VectorOptions(**s["vector"]) if s.get("vector") else None,
                 weights=s.get("weights"),
+                site=s.get("site", name),
+                date=s.get("date"),
+                clouds=CloudRecord(**s["clouds"]) if s.get("clouds") else None,
             )
             for name, s in meta["scenes"].items()
         }

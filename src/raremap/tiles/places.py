@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,17 +14,15 @@ import numpy as np
 
 from raremap.errors import SplitError, nearest
 from raremap.scene.sources import expand
+from raremap.tiles.ground import DEGREE_M, check_comparable, connected, has_place, shrinkage, true_crs
 from raremap.tiles.holdout import held_out, listed
 from raremap.tiles.options import SplitOptions
 
 if TYPE_CHECKING:
-    from rasterio.crs import CRS
-
     from raremap.tiles.catalog import Catalog
 
-_MANY_SCENES = 10
-# A degree of the sphere of the earth's mean radius; on the ellipsoid it is 0.6 % shorter to 0.5 % longer.
-_DEGREE_M = 111_195.0
+_MANY = 10
+TOUCHING = "touching"
 
 
 def assign_places(catalog: Catalog, split: SplitOptions, root: str | None = None) -> Catalog:
@@ -41,7 +40,8 @@ def assign_places(catalog: Catalog, split: SplitOptions, root: str | None = None
 def digest_of_lists(split: SplitOptions, root: str | None = None) -> str:
     """Checksum of what the files of a split say: the places of its scenes, and those that are held out."""
     places = split.places
-    by_scene = _read_places(Path(expand(places, root))) if isinstance(places, str) else places
+    in_file = isinstance(places, str) and places != TOUCHING
+    by_scene = _read_places(Path(expand(str(places), root))) if in_file else places
     text = json.dumps([by_scene, held_out(split)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -50,31 +50,37 @@ def _places(catalog: Catalog, split: SplitOptions, root: str | None) -> np.ndarr
     if split.block_m is not None:
         return _ground_blocks(catalog, split.block_m)
     if split.block_px is not None:
-        return _pixel_blocks(catalog, split.block_px, catalog.scene_names)
-    if isinstance(split.places, str):
+        return _pixel_blocks(catalog, split.block_px, catalog.sites)
+    if split.places == TOUCHING:
+        check_comparable(catalog)
+        by_scene = connected(catalog, touching=True)
+    elif isinstance(split.places, str):
         by_scene = _from_file(catalog, expand(split.places, root))
     elif split.places is not None:
         by_scene = _from_wildcard(catalog, split.places)
-    elif len(catalog.scenes) >= _MANY_SCENES:
-        by_scene = _overlapping_scenes(catalog)
+    elif split.block_files is not None:
+        by_scene = _runs(catalog, split.block_files)
     else:
-        return _default_blocks(catalog)
+        check_comparable(catalog)
+        if len(set(catalog.sites)) < _MANY:
+            return _default_blocks(catalog)
+        by_scene = _of_sites(catalog)
     places = np.array([by_scene[scene] for scene in catalog.scene_names], object)
     if split.within is not None:
-        scenes = np.array([f"{p}/{s}" for p, s in zip(places, catalog.scene_names, strict=True)], object)
-        places = _pixel_blocks(catalog, split.within, scenes)
+        sites = np.array([f"{p}/{s}" for p, s in zip(places, catalog.sites, strict=True)], object)
+        places = _pixel_blocks(catalog, split.within, sites)
     return places
 
 
 def _default_blocks(catalog: Catalog) -> np.ndarray:
-    """Blocks of two tiles: on the ground where every scene has a metric CRS, else in pixels."""
-    size = 2 * catalog.tile_options.size
+    """Blocks of two tiles (of the largest size): on the ground where every scene has a metric CRS, else in pixels."""
+    size = 2 * catalog.tile_options.largest
     grids = [s.grid for s in catalog.scenes.values()]
     if all(g.crs is not None and g.crs.is_projected for g in grids):
         pixel = max(abs(g.transform.a) * g.crs.linear_units_factor[1] for g in grids if g.crs is not None)
         # A pixel of Web Mercator is shorter on the ground than it says.
-        return _ground_blocks(catalog, size * pixel * (1 if _true_crs(catalog) else _shrinkage(catalog)))
-    return _pixel_blocks(catalog, size, catalog.scene_names)
+        return _ground_blocks(catalog, size * pixel * (1 if true_crs(catalog) else shrinkage(catalog)))
+    return _pixel_blocks(catalog, size, catalog.sites)
 
 
 def _ground_blocks(catalog: Catalog, block_m: float) -> np.ndarray:
@@ -92,56 +98,25 @@ def _ground_blocks(catalog: Catalog, block_m: float) -> np.ndarray:
                 f"scene {name} has no CRS, so split.block_m has no meaning; use split.block_px or split.places"
             )
     footprints = catalog.table.geometry
-    if crs := _true_crs(catalog):
+    if crs := true_crs(catalog):
         centres = footprints.to_crs(crs).centroid
         factor = crs.linear_units_factor[1]
         rows = np.floor(centres.y.to_numpy() * factor / block_m).astype(int)
         cols = np.floor(centres.x.to_numpy() * factor / block_m).astype(int)
     else:
         points = centroid(footprints.to_numpy())
-        rows = np.floor(get_y(points) * _DEGREE_M / block_m).astype(int)
-        middle = np.radians((rows + 0.5) * block_m / _DEGREE_M)
-        cols = np.floor(get_x(points) * _DEGREE_M * np.cos(middle) / block_m).astype(int)
+        rows = np.floor(get_y(points) * DEGREE_M / block_m).astype(int)
+        middle = np.radians((rows + 0.5) * block_m / DEGREE_M)
+        cols = np.floor(get_x(points) * DEGREE_M * np.cos(middle) / block_m).astype(int)
     return np.array([f"{r}_{c}" for r, c in zip(rows, cols, strict=True)], object)
 
 
-def _true_crs(catalog: Catalog) -> CRS | None:
-    """The projected CRS that all scenes share, if lengths in it are those on the ground to 5 %."""
-    first = next(iter(catalog.scenes.values())).grid.crs
-    if first is None or not first.is_projected:
-        return None
-    if any(s.grid.crs != first for s in catalog.scenes.values()):
-        return None
-    return first if abs(_shrinkage(catalog) - 1) < 0.05 else None
-
-
-def _shrinkage(catalog: Catalog) -> float:
-    """Metres on the ground in a metre of the scenes' projected CRS, where it is furthest from 1."""
-    from shapely import area, bounds, centroid, get_y
-
-    footprints = catalog.table.geometry.to_numpy()
-    west, _, east, _ = bounds(footprints).T
-    known = east - west < 180  # a footprint across the date line goes around the world instead
-    if not known.any():
-        return 1.0
-    ground = area(footprints) * _DEGREE_M**2 * np.cos(np.radians(get_y(centroid(footprints))))
-    pixel = {}
-    for name, scene in catalog.scenes.items():
-        assert scene.grid.crs is not None
-        pixel[name] = abs(scene.grid.transform.determinant) * scene.grid.crs.linear_units_factor[1] ** 2
-    said = [
-        w.height * w.width * pixel[name] for name, w in zip(catalog.scene_names, catalog.windows, strict=True)
-    ]
-    ratio = np.sqrt(ground / np.array(said))[known]
-    return float(ratio[np.argmax(np.abs(np.log(ratio)))])
-
-
-def _pixel_blocks(catalog: Catalog, size: int, scenes: np.ndarray) -> np.ndarray:
-    """Square blocks of `size` pixels inside each scene, by the tiles' centres."""
+def _pixel_blocks(catalog: Catalog, size: int, sites: np.ndarray) -> np.ndarray:
+    """Square blocks of `size` pixels inside each site, the same for all its dates, by the tiles' centres."""
     return np.array(
         [
-            f"{scene}/{(w.row_off + w.height // 2) // size}_{(w.col_off + w.width // 2) // size}"
-            for scene, w in zip(scenes, catalog.windows, strict=True)
+            f"{site}/{(w.row_off + w.height // 2) // size}_{(w.col_off + w.width // 2) // size}"
+            for site, w in zip(sites, catalog.windows, strict=True)
         ],
         object,
     )
@@ -166,7 +141,7 @@ def _from_file(catalog: Catalog, path: str) -> dict[str, str]:
     missing = []
     for name, scene in catalog.scenes.items():
         image = Path(scene.images[0])
-        key = next((k for k in (image.name, image.stem, name) if k in listed), None)
+        key = next((k for k in (image.name, image.stem, name, scene.site) if k in listed), None)
         if key is None:
             missing.append(image.name)
         else:
@@ -176,6 +151,14 @@ def _from_file(catalog: Catalog, path: str) -> dict[str, str]:
         raise SplitError(
             f"{path} has no place for {missing[0]}{more}; {nearest(missing[0], list(listed)[:1000])}"
         )
+    of_site: dict[str, str] = {}
+    for name, place in out.items():
+        site = catalog.scenes[name].site or name
+        if of_site.setdefault(site, place) != place:
+            raise SplitError(
+                f"{path} puts {name} into the place '{place}' and another date of it into '{of_site[site]}'; "
+                "all dates of a place stay together"
+            )
     return out
 
 
@@ -198,31 +181,36 @@ def _read_places(path: Path) -> dict[str, str]:
         ) from None
 
 
-def _overlapping_scenes(catalog: Catalog) -> dict[str, str]:
-    """Each scene a place; scenes that share ground (dates, overlapping footprints) are one place."""
-    from shapely import STRtree
+def _of_sites(catalog: Catalog) -> dict[str, str]:
+    """Each site a place, together with what overlaps it.
 
-    names = list(catalog.scenes)
-    table = catalog.table
-    if table.geometry.isna().any():
-        return {name: name for name in names}
-    hulls = table.dissolve("scene").geometry.convex_hull
-    names = [n for n in names if n in hulls.index]
-    shapes = [hulls[n] for n in names]
-    parent = {n: n for n in names}
+    Of scenes with coordinates but no CRS, which often are the files of one mosaic, those that touch are one
+    place as well, as long as there are many places.
+    """
+    if any(has_place(s.grid) for s in catalog.scenes.values()):
+        places = connected(catalog, touching=True)
+        if len(set(places.values())) >= _MANY:
+            return places
+    return connected(catalog, touching=False)
 
-    def root(n: str) -> str:
-        while parent[n] != n:
-            n = parent[n]
-        return n
 
-    tree = STRtree(shapes)
-    for i, j in tree.query(shapes, predicate="intersects").T:
-        share = shapes[i].intersection(shapes[j]).area / min(shapes[i].area, shapes[j].area)
-        if i < j and share > 1e-3:
-            a, b = sorted((root(names[i]), root(names[j])))
-            parent[b] = a
-    return {n: root(n) for n in names}
+def _runs(catalog: Catalog, length: int) -> dict[str, str]:
+    """Runs of so many sites in the order of their file names, where 9 comes before 10."""
+    files: dict[str, str] = {}
+    for name, scene in catalog.scenes.items():
+        site = scene.site or name
+        files[site] = min(files.get(site, scene.images[0]), scene.images[0])
+    order = sorted(files, key=lambda site: _natural(files[site]))
+    runs = {site: i // length for i, site in enumerate(order)}
+    called = [
+        f"files {r * length + 1}-{min((r + 1) * length, len(order))}" for r in range(max(runs.values()) + 1)
+    ]
+    return {name: called[runs[scene.site or name]] for name, scene in catalog.scenes.items()}
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers in a text by their value."""
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", path)]
 
 
 def _folds(places: np.ndarray, counts: np.ndarray, folds: int, seed: int) -> np.ndarray:

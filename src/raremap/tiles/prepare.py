@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import RaremapWarning, SceneError
-from raremap.jobs import progress
-from raremap.labels import IGNORE, LabelScheme
-from raremap.scene.masks import Mask
-from raremap.scene.raster import ImageReader, open_image
+from raremap.errors import LabelError, RaremapWarning, SceneError, nearest
+from raremap.jobs import Journal, cores, progress
+from raremap.labels import LabelScheme
+from raremap.scene.layout import open_source
 from raremap.scene.sources import ScenesOptions, SceneSource, find_scenes
-from raremap.scene.window import Window
 from raremap.tiles.catalog import COLUMNS, Catalog, SceneRecord
+from raremap.tiles.counts import Counted, count, reasons
 from raremap.tiles.options import SplitOptions, TileOptions
 from raremap.tiles.places import assign_places
-from raremap.tiles.windows import cover, stride
 
 if TYPE_CHECKING:
     import geopandas as gpd
-    from shapely.geometry import Polygon
+    import pandas as pd
 
     from raremap.scene.grid import Grid
-
-# Windows of one row that are read in one go: a bound on memory in columns.
-_CHUNK = 16
 
 
 def prepare(
@@ -40,28 +34,52 @@ def prepare(
     tiles: TileOptions,
     split: SplitOptions,
     quiet: bool = False,
+    work: Path | None = None,
 ) -> Catalog:
     """The catalog of all tiles that hold enough valid and any labelled pixels, with places and folds.
 
-    Raises `SceneError` and `LabelError` naming the file, and `SceneError` where no tile is left.
+    `work` is a file for what is counted, so that a stopped job goes on where it was; `prepare` leaves it to
+    the caller to delete it once the catalog is safe. Raises `SceneError` and `LabelError` naming the file,
+    and `SceneError` where no tile is left.
     """
+    for name in tiles.drop_only:
+        if name not in scheme.names:
+            raise LabelError(
+                f"tiles.drop_only has '{name}', which is no class; {nearest(name, scheme.names)}"
+            )
+    only = [scheme.index(name) for name in tiles.drop_only]
     sources = find_scenes(scenes)
     records = _open_all(sources, scenes, scheme)
-    rows: list[dict[str, Any]] = []
+    _check_sizes(records, tiles)
+    frames: list[pd.DataFrame] = []
     dropped: Counter[str] = Counter()
-    with progress("prepare", len(sources), quiet) as bar, ThreadPoolExecutor(4) as pool:
-        for found, lost in pool.map(lambda s: _scene_tiles(s.name, records[s.name], scheme, tiles), sources):
-            rows += found
-            dropped += lost
-            bar.advance()
-    if not rows:
-        reasons = ", ".join(f"{n} tiles: {reason}" for reason, n in dropped.items())
+    with progress("prepare", len(sources), quiet) as bar:
+        for name, found in count(records, scheme, tiles, Journal(work), cores(), bar):
+            lost = reasons(found, tiles, only)
+            dropped.update({reason: int(which.sum()) for reason, which in lost.items() if which.any()})
+            kept = ~np.any(list(lost.values()), axis=0)
+            if kept.any():
+                frames.append(_rows(name, records[name], found, kept, len(tiles.sizes) > 1))
+    if not frames:
+        said = ", ".join(f"{n} tiles: {reason}" for reason, n in dropped.items())
         raise SceneError(
-            f"no tile is left of {len(sources)} scenes ({reasons}); check nodata, labels and tiles.min_valid"
+            f"no tile is left of {len(sources)} scenes ({said}); check nodata, labels and tiles.min_valid"
         )
-    table = _frame(rows)
-    catalog = Catalog(table, scheme, tiles, split, records, dict(dropped))
+    catalog = Catalog(_frame(frames), scheme, tiles, split, records, dict(dropped))
     return assign_places(catalog, split, scenes.root)
+
+
+def _check_sizes(records: dict[str, SceneRecord], tiles: TileOptions) -> None:
+    """Raise `SceneError` for one of several sizes that no scene has room for."""
+    if len(tiles.sizes) == 1 or not records:
+        return
+    largest = max(records.values(), key=lambda r: max(r.grid.height, r.grid.width))
+    for size in tiles.sizes:
+        if size > max(largest.grid.height, largest.grid.width):
+            raise SceneError(
+                f"tiles.size lists {size}, but the largest scene, {largest.images[0]}, has "
+                f"{largest.grid.width}x{largest.grid.height} pixels; leave the size out"
+            )
 
 
 def _open_all(
@@ -72,7 +90,8 @@ def _open_all(
     first: tuple[str, tuple[str, ...]] | None = None
     remarks: list[str] = []
     for source in sources:
-        with open_image(source.images, names=source.bands, bands=scenes.use, nodata=scenes.nodata) as image:
+        image, names, clouds = open_source(source, scenes)
+        with image:
             if first is None:
                 first = (source.images[0], image.bands)
             if image.bands != first[1]:
@@ -83,7 +102,7 @@ def _open_all(
             record = SceneRecord(
                 images=source.images,
                 mask=source.mask,
-                names=source.bands,
+                names=names,
                 bands=image.bands,
                 nodata=image.nodata,
                 grid=image.grid,
@@ -91,10 +110,15 @@ def _open_all(
                 groups=source.groups,
                 vector=scenes.vector,
                 weights=source.weights,
+                site=source.site,
+                date=source.date,
+                clouds=clouds,
             )
         with record.open_mask(scheme) as mask:
             if mask.remark:
                 remarks.append(mask.remark)
+        if (reader := record.open_clouds()) is not None:
+            reader.close()
         records[source.name] = replace(record, fingerprint=record.current_fingerprint())
     if remarks:
         more = f" (and {len(remarks) - 1} more masks)" if len(remarks) > 1 else ""
@@ -102,88 +126,48 @@ def _open_all(
     return records
 
 
-def _scene_tiles(
-    name: str, record: SceneRecord, scheme: LabelScheme, tiles: TileOptions
-) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Rows of the tiles of one scene, and what was left out by reason."""
-    grid = record.grid
-    windows = cover(grid.height, grid.width, tiles.size, stride(tiles.size, tiles.overlap))
-    rows, lost = [], Counter[str]()
-    with record.open_image() as image, record.open_mask(scheme) as mask:
-        for _, line in groupby(windows, key=lambda w: w.row_off):
-            line = list(line)
-            for i in range(0, len(line), _CHUNK):
-                chunk = line[i : i + _CHUNK]
-                for window, counts, valid, labelled in _count(image, mask, chunk, scheme.num_classes):
-                    area = window.height * window.width
-                    if valid < tiles.min_valid * area or valid == 0:
-                        lost["too few valid pixels" if valid else "no valid pixel"] += 1
-                    elif labelled == 0:
-                        lost["no labelled pixel"] += 1
-                    else:
-                        rows.append(_row(name, grid, window, counts, valid / area, labelled / area))
-    return rows, lost
+def _rows(name: str, record: SceneRecord, found: Counted, kept: np.ndarray, sized: bool) -> pd.DataFrame:
+    """The catalog's rows of the tiles of a scene that are kept; `sized`: their names say the size too."""
+    import pandas as pd
 
-
-def _count(
-    image: ImageReader, mask: Mask, chunk: Sequence[Window], k: int
-) -> Iterator[tuple[Window, np.ndarray, int, int]]:
-    """Class counts, valid and labelled pixels of neighbouring windows of one row, from one read."""
-    first, last = chunk[0], chunk[-1]
-    whole = Window(first.row_off, first.col_off, first.height, last.col_end - first.col_off)
-    _, valid = image.read(whole)
-    index = mask.read(whole)
-    index[~valid] = IGNORE
-    for window in chunk:
-        part = window.slices(within=whole)
-        counts = np.bincount(index[part].ravel(), minlength=256)[:k]
-        yield window, counts, int(np.count_nonzero(valid[part])), int(counts.sum())
-
-
-def _row(
-    name: str, grid: Grid, w: Window, counts: np.ndarray, valid: float, labelled: float
-) -> dict[str, Any]:
-    return {
-        "tile_id": f"{name}:{w.row_off}:{w.col_off}",
+    windows = found.windows[kept]
+    counts, valid, area = found.counts[kept], found.valid[kept], found.area[kept]
+    known = record.clouds is not None
+    columns: dict[str, Any] = {
+        "tile_id": [f"{name}:{r}:{c}" + (f":{h}x{w}" if sized else "") for r, c, h, w in windows.tolist()],
         "scene": name,
-        "date": None,
-        "row_off": w.row_off,
-        "col_off": w.col_off,
-        "height": w.height,
-        "width": w.width,
+        "date": record.date,
+        **dict(zip(("row_off", "col_off", "height", "width"), windows.T, strict=True)),
         "place": "",
         "fold": -1,
-        "valid": valid,
-        "labelled": labelled,
-        "cloud": None,
-        "snow": None,
-        "counts": counts.astype(np.float32),
-        "geometry": footprint(grid, w),
+        "valid": valid / area,
+        "labelled": counts.sum(1) / area,
+        "cloud": found.cloud[kept] / valid if known else np.nan,
+        "snow": found.snow[kept] / valid if known else np.nan,
+        "counts": list(counts.astype(np.float32)),
+        "geometry": footprints(record.grid, windows),
     }
+    return pd.DataFrame(columns)
 
 
-def _frame(rows: list[dict[str, Any]]) -> gpd.GeoDataFrame:
+def _frame(frames: Sequence[pd.DataFrame]) -> gpd.GeoDataFrame:
     import geopandas as gpd
+    import pandas as pd
 
-    frame = gpd.GeoDataFrame(rows, columns=list(COLUMNS), geometry="geometry", crs="EPSG:4326")
     integers = dict.fromkeys(("row_off", "col_off", "height", "width", "fold"), "int32")
     reals = dict.fromkeys(("valid", "labelled", "cloud", "snow"), "float32")
-    return frame.astype({**integers, **reals, "date": "string"})
+    kinds = {**integers, **reals, "date": "string"}
+    table = pd.concat([frame.astype(kinds) for frame in frames], ignore_index=True)
+    return gpd.GeoDataFrame(table[list(COLUMNS)], geometry="geometry", crs="EPSG:4326")
 
 
-def footprint(grid: Grid, window: Window) -> Polygon | None:
-    """The window's corners in longitude and latitude, or None without a CRS."""
+def footprints(grid: Grid, windows: np.ndarray) -> np.ndarray:
+    """The corners of windows `[n, 4]` in longitude and latitude as polygons, or None for each without a CRS."""
     if grid.crs is None:
-        return None
+        return np.full(len(windows), None, object)
     from rasterio.warp import transform
-    from shapely.geometry import Polygon
+    from shapely import polygons
 
-    corners = [
-        (window.col_off, window.row_off),
-        (window.col_end, window.row_off),
-        (window.col_end, window.row_end),
-        (window.col_off, window.row_end),
-    ]
-    xs, ys = zip(*(grid.transform @ c for c in corners), strict=True)
+    xs, ys = grid.corners(windows).reshape(-1, 2).T
     lon, lat = transform(grid.crs, "EPSG:4326", xs, ys)[:2]
-    return Polygon(zip(lon, lat, strict=True))
+    return np.asarray(polygons(np.stack([lon, lat], -1).reshape(-1, 4, 2)), object)

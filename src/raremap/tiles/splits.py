@@ -8,22 +8,41 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raremap.errors import RaremapWarning, SplitError
+from raremap.tiles.ground import outlines
 from raremap.tiles.holdout import held_out, listed
 from raremap.tiles.options import USES, SplitOptions
 
 if TYPE_CHECKING:
     from raremap.tiles.catalog import Catalog
 
+SHARED = "shares ground with another use"
+NEAR = "nearer to another use than the buffer"
+
 
 def uses(catalog: Catalog, split: SplitOptions | None = None, warn: bool = True) -> np.ndarray:
     """The use of each tile, `[N]` of "train", "monitor", "calibration", "test", "holdout" or "dropped".
 
-    Whole places go to one use; a tile that shares ground with a tile of another use is dropped, from
-    training first. With fewer than three places besides the test there is no calibration, and the
+    Whole places go to one use; a tile that shares ground with a tile of another use, or lies within the
+    buffer around it, is dropped, from training first. With fewer than three places besides the test there is no calibration, and the
     decision stays at the argmax. Raises `SplitError` where a use would hold no labelled pixel or a place is
     listed for two; warns of classes without a pixel in training.
     """
     split = split or catalog.split
+    use = _of_places(catalog, split)
+    use[np.logical_or.reduce(list(_at_borders(catalog, use, split).values()))] = "dropped"
+    _check(catalog, use, warn)
+    return use
+
+
+def dropped_at_borders(catalog: Catalog, split: SplitOptions | None = None) -> dict[str, int]:
+    """How many tiles `uses` drops, by reason."""
+    split = split or catalog.split
+    found = _at_borders(catalog, _of_places(catalog, split), split)
+    return {reason: int(which.sum()) for reason, which in found.items()}
+
+
+def _of_places(catalog: Catalog, split: SplitOptions) -> np.ndarray:
+    """The use of each tile's place."""
     names, inverse = np.unique(catalog.table["place"].to_numpy().astype(str), return_inverse=True)
     content = np.zeros((len(names), catalog.scheme.num_classes))
     np.add.at(content, inverse, catalog.counts)
@@ -47,10 +66,7 @@ def uses(catalog: Catalog, split: SplitOptions | None = None, warn: bool = True)
     if split.fold != "holdout" and split.test is None:
         place_use[(fold == split.fold) & (place_use == "train")] = "test"
     _set_aside(place_use, content, split)
-    use = place_use[inverse]
-    use[_shared_ground(catalog, use)] = "dropped"
-    _check(catalog, use, warn)
-    return use
+    return place_use[inverse]
 
 
 def _set_aside(place_use: np.ndarray, content: np.ndarray, split: SplitOptions) -> None:
@@ -86,47 +102,24 @@ def _best(place_use: np.ndarray, shares: np.ndarray, use: str, target: float) ->
     return int(free[np.lexsort((misfit, last))[0]])
 
 
-def _shared_ground(catalog: Catalog, use: np.ndarray) -> np.ndarray:
-    """Tiles to drop because they share ground with another use; those of smaller uses are kept."""
-    from shapely import STRtree, area, box, intersection
-
-    w = catalog.windows
-    drop = np.zeros(len(w), bool)
-    groups: list[tuple[np.ndarray, np.ndarray]] = []
-    located = catalog.table.geometry.notna().to_numpy()
-    if located.any():
-        rows = np.flatnonzero(located)
-        groups.append((rows, _footprints(catalog, rows)))
-    for scene in np.unique(catalog.scene_names[~located]):
-        rows = np.flatnonzero((catalog.scene_names == scene) & ~located)
-        boxes = [box(w[i].col_off, w[i].row_off, w[i].col_end, w[i].row_end) for i in rows]
-        groups.append((rows, np.array(boxes, object)))
+def _at_borders(catalog: Catalog, use: np.ndarray, split: SplitOptions) -> dict[str, np.ndarray]:
+    """Tiles to drop, bool `[N]` by reason, for what they share with another use; those of smaller uses are kept."""
     rank = {"holdout": 0, "test": 1, "calibration": 2, "monitor": 3, "train": 4}
     order = np.array([rank[u] for u in use])
-    for rows, shapes in groups:
-        a, b = STRtree(shapes).query(shapes, predicate="intersects")
-        other = order[rows[a]] > order[rows[b]]  # a is the one that yields
-        a, b = a[other], b[other]
-        # Half a pixel is the least that counts: footprints that only touch have no area, but for rounding.
-        pixel = area(shapes[a]) / np.array([w[i].height * w[i].width for i in rows[a]])
-        meets = area(intersection(shapes[a], shapes[b])) > 0.5 * pixel
-        drop[rows[a[meets]]] = True
-    return drop
-
-
-def _footprints(catalog: Catalog, rows: np.ndarray) -> np.ndarray:
-    """Ground of tiles: in the scenes' own CRS where they share one, which is exact, else in longitude and latitude."""
-    from shapely import box
-
-    grids = {name: scene.grid for name, scene in catalog.scenes.items() if scene.grid.crs is not None}
-    names = [str(catalog.scene_names[i]) for i in rows]
-    if len({grids[n].crs for n in set(names)}) > 1 or any(
-        grids[n].transform.b or grids[n].transform.d for n in set(names)
-    ):
-        return catalog.table.geometry.to_numpy()[rows]
-    return np.array(
-        [box(*grids[n].bounds(catalog.windows[i])) for n, i in zip(names, rows, strict=True)], object
-    )
+    meets, near = np.zeros(len(use), bool), np.zeros(len(use), bool)
+    for group in outlines(catalog):
+        meets[group.rows] = group.meeting(order[group.rows])
+    if split.buffer_m is None and split.buffer_px is None:
+        return {SHARED: meets}
+    for group in outlines(catalog, in_metres=split.buffer_m is not None):
+        reach = split.buffer_px * group.pixel if split.buffer_px else (split.buffer_m or 0.0) * group.metre
+        if np.isnan(reach).any():
+            raise SplitError(
+                f"scene {catalog.scene_names[group.rows[0]]} has no CRS, so split.buffer_m has no meaning; "
+                "use split.buffer_px"
+            )
+        near[group.rows] = group.within(reach, order[group.rows])
+    return {SHARED: meets, NEAR: near & ~meets}
 
 
 def _check(catalog: Catalog, use: np.ndarray, warn: bool) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from raremap.scene.window import Window
+
+if TYPE_CHECKING:
+    from raremap.tiles.options import TileOptions
 
 
 def offsets(length: int, size: int, step: int) -> list[int]:
@@ -40,3 +45,18 @@ def cover(height: int, width: int, size: int, step: int) -> list[Window]:
         for row in offsets(height, size, step)
         for col in offsets(width, size, step)
     ]
+
+
+def tile_windows(height: int, width: int, tiles: TileOptions) -> list[Window]:
+    """Windows of all sizes, size by size; a scene smaller than two sizes is one window for both.
+
+    >>> from raremap.tiles.options import TileOptions
+    >>> [tuple(w) for w in tile_windows(16, 40, TileOptions(size=[16, 32, 64]))]
+    [(0, 0, 16, 16), (0, 16, 16, 16), (0, 24, 16, 16), (0, 0, 16, 32), (0, 8, 16, 32), (0, 0, 16, 40)]
+    """
+    found = (
+        w
+        for size, step in zip(tiles.sizes, tiles.steps, strict=True)
+        for w in cover(height, width, size, step)
+    )
+    return list(dict.fromkeys(found))

@@ -19,12 +19,14 @@ def census(catalog: Catalog | str | Path, experiment: Experiment | None = None) 
     """
     from raremap.balance.census import census as run
     from raremap.tiles.catalog import Catalog
-    from raremap.tiles.splits import uses
+    from raremap.tiles.splits import dropped_at_borders, uses
     from raremap.workflows.plan import seen_by_training
     from raremap.workflows.rare import rare_in
 
     if not isinstance(catalog, Catalog):
         catalog = Catalog.load(catalog)
     if experiment is None:
-        return replace(run(catalog, uses(catalog)), rare=rare_in(catalog))
-    return replace(run(*seen_by_training(catalog, experiment)), rare=rare_in(catalog))
+        seen, use, split = catalog, uses(catalog), catalog.split
+    else:
+        (seen, use), split = seen_by_training(catalog, experiment), experiment.split
+    return replace(run(seen, use, dropped_at_borders(catalog, split)), rare=rare_in(catalog))

@@ -38,7 +38,8 @@ class Evaluation:
     """Scores with the fitted decision beside those of the plain argmax, and what they were taken from.
 
     `decided` (with the decision) and `plain` (argmax) count each of the catalog rows `rows`; `places` names
-    the place of each.
+    the place of each. `under` is the confusion `[n, K, K]` of their clouded pixels, which are in no other
+    score; None where the catalog does not know of clouds.
     """
 
     use: str
@@ -51,6 +52,12 @@ class Evaluation:
     remarks: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    under: np.ndarray | None = None
+
+    @property
+    def clouded(self) -> Scores | None:
+        """Scores of the pixels under cloud, with the decision; None where the catalog does not know of clouds."""
+        return None if self.under is None else Scores(self.under.sum(0), self.names, self.rare)
 
     @property
     def scores(self) -> Scores:
@@ -90,6 +97,7 @@ class Evaluation:
             "rare": list(self.rare),
             "decision": self.decided.to_dict(self.names, self.rare),
             "argmax": self.plain.to_dict(self.names, self.rare),
+            **({"clouded": self.clouded.to_dict()} if self.clouded is not None else {}),
             "places_with": self.places_with(),
             "by_place": {
                 str(p): {"decision": d.tolist(), "argmax": a.tolist()}
@@ -123,6 +131,12 @@ class Evaluation:
             text = "".join(f"{v:>{w}.3f}" for v, w in zip(figures, (10, 10, 11, 10), strict=True))
             lines.append(f"{self.names[k] + mark:<24}{text}{s.support[k] / total:>10.3%}")
         lines.append("* rare" if self.rare else "no class is rare")
+        if (c := self.clouded) is not None:
+            under, clear = c.support.sum(), s.support.sum()
+            lines.append(
+                f"clouded, in no score above: {under / max(1.0, under + clear):.1%} of the labelled pixels"
+                + (f", macro-F1 {c.macro_f1:.3f}, overall accuracy {c.overall_accuracy:.3f}" if under else "")
+            )
         lines += [f"note: {r}" for r in self.remarks]
         lines += [str(f) for f in self.files]
         return "\n".join(lines)
@@ -167,8 +181,10 @@ def evaluate(
     names = catalog.scheme.names
     network = bundle.network(device=device)
     rare = rare_in(catalog)
+    clouds = any(catalog.scenes[s].clouds for s in set(catalog.scene_names[rows]))
+    under = np.zeros((len(rows), len(names), len(names)), np.int64) if clouds else None
     with progress("evaluate", len(rows), quiet) as bar:
-        decided, plain = tally(bundle, network, catalog, rows, [names.index(n) for n in rare], bar)
+        decided, plain = tally(bundle, network, catalog, rows, [names.index(n) for n in rare], bar, under)
     result = Evaluation(
         use=use,
         names=names,
@@ -178,6 +194,7 @@ def evaluate(
         decided=decided,
         plain=plain,
         facts=_facts(bundle, network, catalog, uses),
+        under=under,
     )
     result = replace(result, remarks=(*remarks, *_remarks(result)))
     if folder is not None and use == "test" and not remarks:
@@ -235,10 +252,19 @@ def _facts(bundle: Bundle, network: Network, catalog: Catalog, uses: np.ndarray)
         "colors": dict(zip(names, catalog.scheme.palette, strict=True)),
         "catalog": catalog.fingerprint,
         "catalog_of_training": bundle.info.get("catalog") == catalog.fingerprint,
-        "dropped": {**catalog.dropped, "shares ground with another use": int((uses == "dropped").sum())},
+        "dropped": {**catalog.dropped, **_at_borders(bundle, catalog, uses)},
         "versions": _versions(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _at_borders(bundle: Bundle, catalog: Catalog, uses: np.ndarray) -> dict[str, int]:
+    from raremap.tiles.options import SplitOptions
+    from raremap.tiles.splits import SHARED, dropped_at_borders
+
+    if not (uses == "dropped").any():
+        return {SHARED: 0}
+    return dropped_at_borders(catalog, SplitOptions(**bundle.info["split"]))
 
 
 def _versions() -> dict[str, str]:

@@ -44,7 +44,7 @@ class Exported:
         uses = ", ".join(f"{n} {use}" for use, n in self.by_use.items())
         lines = [f"{self.written} tiles written to {self.out}, {self.kept} were there ({uses})"]
         if self.left_out:
-            lines.append(f"left out: {self.left_out} tiles (share ground with another use)")
+            lines.append(f"left out: {self.left_out} tiles (share ground with another use, or lie in its buffer)")
         return "\n".join(lines)
 
 
@@ -55,8 +55,8 @@ def export_tiles(
 
     Files keep the scene's grid, bands and nodata; masks are in the source's numbers, with the classes' colours
     and names. `split` puts each use in a folder of its own and leaves out tiles that share ground with another
-    use. Tiles that are there are kept, so that a stopped export goes on; raises `OutputError` where the folder
-    holds those of another catalog.
+    use or lie in its buffer. Tiles that are there are kept, so that a stopped export goes on; raises
+    `OutputError` where the folder holds those of another catalog.
     """
     from raremap.tiles.catalog import Catalog
     from raremap.tiles.splits import uses

@@ -9,20 +9,30 @@ from raremap.errors import CatalogError
 
 if TYPE_CHECKING:
     from raremap.config import Experiment
+    from raremap.scene.sources import ScenesOptions
     from raremap.tiles.catalog import Catalog
 
 
 def prepare(experiment: Experiment, quiet: bool = False) -> Catalog:
-    """Read all scenes and masks of an experiment; write and give the catalog `OUT/catalog.parquet`."""
-    catalog = _read(experiment, quiet)
+    """Read all scenes and masks of an experiment; write and give the catalog `OUT/catalog.parquet`.
+
+    Stopped and started again it goes on: what is counted stands in `OUT/catalog.counts` until the catalog does.
+    """
+    from raremap.jobs import Journal
+
+    work = Path(experiment.out) / "catalog.counts"
+    catalog = _read(experiment, quiet, work)
     catalog.save(_path(experiment))
+    Journal(work).remove()
     return catalog
 
 
 def catalog_of(experiment: Experiment, quiet: bool = False, save: bool = True) -> Catalog:
     """The run folder's catalog where it fits the experiment and its files, else a new one, which is saved there."""
     kept = _kept(experiment)
-    catalog = _read(experiment, quiet) if kept is None else _placed(kept, experiment)
+    if kept is None:
+        return prepare(experiment, quiet) if save else _read(experiment, quiet)
+    catalog = _placed(kept, experiment)
     if save and catalog is not kept:
         catalog.save(_path(experiment))
     return catalog
@@ -32,16 +42,15 @@ def _path(experiment: Experiment) -> Path:
     return Path(experiment.out) / "catalog.parquet"
 
 
-def _read(experiment: Experiment, quiet: bool) -> Catalog:
+def _read(experiment: Experiment, quiet: bool, work: Path | None = None) -> Catalog:
     from raremap.tiles.prepare import prepare as run
 
     e = experiment
-    return run(e.scenes, e.labels, e.tiles, e.split, quiet)
+    return run(e.scenes, e.labels, e.tiles, e.split, quiet, work)
 
 
 def _kept(experiment: Experiment) -> Catalog | None:
     """The run folder's catalog, None where there is none or its tiles are not the experiment's."""
-    from raremap.scene.sources import find_scenes
     from raremap.tiles.catalog import Catalog
 
     e, path = experiment, _path(experiment)
@@ -52,11 +61,28 @@ def _kept(experiment: Experiment) -> Catalog | None:
         catalog.check_sources()
     except CatalogError:
         return None
-    sources = {s.name: (s.images, s.mask, e.scenes.vector, s.weights, s.bands) for s in find_scenes(e.scenes)}
-    listed = {n: (s.images, s.mask, s.vector, s.weights, s.names) for n, s in catalog.scenes.items()}
-    bands = e.scenes.use is None or tuple(e.scenes.use) == catalog.bands
-    fits = (catalog.scheme, catalog.tile_options, listed) == (e.labels, e.tiles, sources) and bands
+    fits = (catalog.scheme, catalog.tile_options) == (e.labels, e.tiles) and _same_scenes(catalog, e.scenes)
     return catalog if fits else None
+
+
+def _same_scenes(catalog: Catalog, scenes: ScenesOptions) -> bool:
+    """Whether the catalog is of the files, dates, bands, labels and clouds that the options name."""
+    from raremap.scene.layout import open_source
+    from raremap.scene.sources import find_scenes
+
+    sources = find_scenes(scenes)
+    if {s.name: (s.images, s.mask, s.weights, s.site, s.date, s.clouds) for s in sources} != {
+        name: (s.images, s.mask, s.weights, s.site, s.date, s.clouds.files if s.clouds else ())
+        for name, s in catalog.scenes.items()
+    }:
+        return False
+    # The same options are for all scenes, and the files have not changed: one scene tells.
+    record = catalog.scenes[sources[0].name]
+    image, names, clouds = open_source(sources[0], scenes)
+    same_nodata = scenes.nodata is None or scenes.nodata == record.nodata
+    return same_nodata and (image.bands, names, clouds, scenes.vector) == (
+        record.bands, record.names, record.clouds, record.vector,
+    )  # fmt: skip
 
 
 def _placed(catalog: Catalog, experiment: Experiment) -> Catalog:

@@ -14,8 +14,10 @@ from raremap.errors import BundleError, CatalogError, nearest
 from raremap.jobs import Progress, Silent
 from raremap.labels import IGNORE
 from raremap.maps.stream import Network, Strip, stream
+from raremap.measure.confusion import confusion
 from raremap.measure.decision import most_likely
 from raremap.measure.tally import Tally
+from raremap.scene.clouds import ClearMask
 from raremap.scene.features.reader import featured
 from raremap.scene.raster import Image, open_image
 
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Scored:
     """Probabilities `[K, h, w]` beside class index `[h, w]` (`IGNORE` where unlabelled, invalid or counted
-    already) of a part of one tile; `row` is the tile's catalog row."""
+    already) of a part of one tile; `row` is the tile's catalog row. `clouded` is the class index of the pixels
+    under cloud, which `truth` leaves out; None where clouds are not known."""
 
     row: int
     window: Window
     probs: np.ndarray
     truth: np.ndarray
+    clouded: np.ndarray | None = None
 
 
 def check_fits(bundle: Bundle, catalog: Catalog) -> None:
@@ -70,9 +74,15 @@ def scored(
             strips = stream(image, network, bundle.scheme.num_classes, bundle.predict, wanted=windows)
             with closing(strips):
                 for strip in strips:
-                    truth = mask.read(strip.window)
-                    truth[~strip.valid] = IGNORE
-                    yield from _by_tile(here, windows, corners, strip, truth)
+                    truth, clouded = (
+                        mask.split(strip.window)
+                        if isinstance(mask, ClearMask)
+                        else (mask.read(strip.window), None)
+                    )
+                    for labels in (truth, clouded):
+                        if labels is not None:
+                            labels[~strip.valid] = IGNORE
+                    yield from _by_tile(here, windows, corners, strip, truth, clouded)
                     done = len(here) * truth.size / ground
                     report.advance(done)
                     told += done
@@ -86,8 +96,12 @@ def tally(
     rows: np.ndarray,
     rare: Sequence[int] = (),
     progress: Progress | None = None,
+    clouded: np.ndarray | None = None,
 ) -> tuple[Tally, Tally]:
-    """What is counted of each tile with the bundle's decision, and with the plain argmax; objects of `rare` classes."""
+    """What is counted of each tile with the bundle's decision, and with the plain argmax; objects of `rare` classes.
+
+    Clouded pixels are in neither: their confusion with the decision is added to `clouded` `[n, K, K]`.
+    """
     k = bundle.scheme.num_classes
     position = {int(r): i for i, r in enumerate(rows)}
     plain = Tally.empty(len(rows), k, np.int32)
@@ -99,6 +113,9 @@ def tally(
         at = position[part.row]
         plain.add_probs(at, part.truth, part.probs)
         layers = [part.truth, most_likely(part.probs)]
+        if clouded is not None and part.clouded is not None:
+            called = decision.apply(part.probs) if decides and decision is not None else layers[1]
+            clouded[at] += confusion(part.clouded, called, k)
         if decides:
             assert decision is not None
             decided.add_probs(at, part.truth, decision.posterior(part.probs))
@@ -134,17 +151,25 @@ class WholeTiles:
 
 
 def _by_tile(
-    rows: np.ndarray, windows: list[Window], corners: np.ndarray, strip: Strip, truth: np.ndarray
+    rows: np.ndarray,
+    windows: list[Window],
+    corners: np.ndarray,
+    strip: Strip,
+    truth: np.ndarray,
+    clouded: np.ndarray | None,
 ) -> Iterator[Scored]:
-    """The parts of a strip that lie in each tile; `truth` is used up on the way."""
+    """The parts of a strip that lie in each tile; `truth` and `clouded` are used up on the way."""
     row, col, height, width = corners
     w = strip.window
     meets = (row < w.row_end) & (row + height > w.row_off) & (col < w.col_end) & (col + width > w.col_off)
     for i in np.flatnonzero(meets):
         piece = windows[i].intersect(w)
         inside = piece.slices(within=w)
-        yield Scored(int(rows[i]), piece, strip.probs[:, *inside], truth[inside].copy())
+        under = clouded[inside].copy() if clouded is not None else None
+        yield Scored(int(rows[i]), piece, strip.probs[:, *inside], truth[inside].copy(), under)
         truth[inside] = IGNORE
+        if clouded is not None:
+            clouded[inside] = IGNORE
 
 
 def _image(record: SceneRecord, bundle: Bundle) -> Image:

@@ -1,0 +1,159 @@
+"""Clouds and snow from bands and files; what is clouded is unlabelled for training, and counted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.rasters import write
+
+from raremap.errors import SceneError
+from raremap.labels import IGNORE, LabelScheme
+from raremap.scene.clouds import CloudOptions
+from raremap.scene.sources import ScenesOptions
+from raremap.tiles.catalog import Catalog
+from raremap.tiles.options import SplitOptions, TileOptions
+from raremap.tiles.prepare import prepare
+from raremap.tiles.reader import TileReader
+
+SCHEME = LabelScheme({1: "land", 2: "water"}, ignore=[0])
+RNG = np.random.default_rng(0)
+SCL = RNG.integers(0, 12, (32, 48), dtype=np.uint8)
+LABELS = RNG.integers(0, 3, (32, 48), dtype=np.uint8)
+IMAGE = RNG.integers(1, 200, (2, 32, 48), dtype=np.uint8)
+CLOUD, SNOW = np.isin(SCL, [3, 8, 9, 10]), SCL == 11
+
+
+def make(folder, scl=SCL, in_image=False, name="SCL", **more):
+    image = np.concatenate([IMAGE, scl[None]]) if in_image else IMAGE
+    write(folder / "img/a.tif", image, names=("red", "nir", name)[: len(image)])
+    write(folder / "mask/a.tif", LABELS)
+    if not in_image:
+        write(folder / "scl/a.tif", scl, names=(name,), **more)
+
+
+def catalog_of(folder, clouds, tiles=None, **more):
+    scenes = ScenesOptions(root=str(folder), images="img/*.tif", masks="mask/*.tif", clouds=clouds, **more)
+    return prepare(
+        scenes, SCHEME, tiles or TileOptions(size=16), SplitOptions(block_px=16, folds=2), quiet=True
+    )
+
+
+@pytest.mark.parametrize("clouds", ["SCL", "scl/*.tif"])
+def test_scl_is_understood_by_name(tmp_path, clouds):
+    make(tmp_path, in_image=clouds == "SCL")
+    catalog = catalog_of(tmp_path, clouds)
+    assert catalog.bands == ("red", "nir")
+    for row, window in enumerate(catalog.windows):
+        part = window.slices()
+        assert catalog.table["cloud"].iloc[row] == pytest.approx(CLOUD[part].mean())
+        assert catalog.table["snow"].iloc[row] == pytest.approx(SNOW[part].mean())
+        clear = LABELS[part][~CLOUD[part]]
+        assert catalog.counts[row].tolist() == [(clear == 1).sum(), (clear == 2).sum()]
+    catalog.save(tmp_path / "c.parquet")
+    assert Catalog.load(tmp_path / "c.parquet").scenes == catalog.scenes
+
+
+def test_clouded_pixels_are_ignored_in_training(tmp_path):
+    make(tmp_path)
+    catalog = catalog_of(tmp_path, "scl/*.tif")
+    _, valid, mask = TileReader(catalog, np.arange(len(catalog))).whole(0)
+    part = catalog.windows[0].slices()
+    expected = np.where(CLOUD[part] | (LABELS[part] == 0), IGNORE, LABELS[part] - 1)
+    assert (mask == expected).all()
+    assert valid.all()
+
+
+def test_unknown_clouds_are_null(tmp_path):
+    make(tmp_path)
+    catalog = catalog_of(tmp_path, None)
+    assert catalog.table["cloud"].isna().all()
+    assert catalog.table["snow"].isna().all()
+
+
+def test_values_of_its_own(tmp_path):
+    make(tmp_path, name="quality")
+    catalog = catalog_of(tmp_path, {"files": "scl/*.tif", "cloud": [5], "snow": [7]})
+    total = catalog.table["cloud"].mean(), catalog.table["snow"].mean()
+    assert total == pytest.approx(((SCL == 5).mean(), (SCL == 7).mean()))
+
+
+def test_a_tile_is_kept_whatever_its_clouds_unless_a_share_is_given(tmp_path):
+    scl = np.full((32, 48), 4, np.uint8)
+    scl[:16, :8] = 9  # half of the first tile
+    scl[16:, 32:] = 9  # the last one whole
+    make(tmp_path, scl)
+    kept = catalog_of(tmp_path, "scl/*.tif")
+    assert len(kept) == 5
+    assert kept.dropped == {"every labelled pixel is clouded": 1}
+    strict = catalog_of(tmp_path, "scl/*.tif", TileOptions(size=16, max_cloud=0.4))
+    assert len(strict) == 4
+    assert strict.dropped == {"too much cloud": 2}
+
+
+@pytest.mark.parametrize(("kind", "combine"), [("stack", np.logical_and), ("pre_post", np.logical_or)])
+def test_a_stack_is_clouded_on_all_dates_a_change_on_one(tmp_path, kind, combine):
+    other = np.roll(SCL, 7, axis=1)
+    for date, scl in (("2024-04", SCL), ("2024-08", other)):
+        write(tmp_path / f"img/{date}_a.tif", IMAGE, names=("red", "nir"))
+        write(tmp_path / f"scl/{date}_a.tif", scl, names=("SCL",))
+    write(tmp_path / "mask/a.tif", LABELS)
+    scenes = ScenesOptions(
+        root=str(tmp_path),
+        images="img/{date}_*.tif",
+        masks="mask/*.tif",
+        clouds="scl/{date}_*.tif",
+        dates=kind,
+    )
+    catalog = prepare(scenes, SCHEME, TileOptions(size=16), SplitOptions(block_px=16, folds=2), quiet=True)
+    expected = combine(CLOUD, np.isin(other, [3, 8, 9, 10]))
+    assert catalog.table["cloud"].mean() == pytest.approx(expected.mean())
+    assert catalog.table["date"].unique().tolist() == ["2024-04/2024-08"]
+
+
+class TestBadInput:
+    def test_a_band_that_does_not_exist(self, tmp_path):
+        make(tmp_path, in_image=True, name="quality")
+        with pytest.raises(
+            SceneError, match=r"a\.tif has no band 'SCL' for scenes\.clouds, it has red, nir, quality"
+        ):
+            catalog_of(tmp_path, "SCL")
+
+    def test_another_grid(self, tmp_path):
+        make(tmp_path, SCL[::2, ::2], pixel=20.0)
+        with pytest.raises(
+            SceneError, match=r"cloud mask .*a\.tif has size 24x16, expected 48x32 as its image has; bring it"
+        ):
+            catalog_of(tmp_path, "scl/*.tif")
+
+    def test_a_scene_without_its_cloud_mask(self, tmp_path):
+        make(tmp_path)
+        (tmp_path / "scl/a.tif").rename(tmp_path / "scl/b.tif")
+        with pytest.raises(
+            SceneError, match=r"image .*a\.tif has no cloud mask: no file like .*b\.tif goes with a"
+        ):
+            catalog_of(tmp_path, "scl/*.tif")
+
+    @pytest.mark.parametrize(("name", "value"), [("SCL", 12), ("quality", 2)])
+    def test_values_that_nobody_explained(self, tmp_path, name, value):
+        make(tmp_path, np.full((32, 48), value, np.uint8), name=name)
+        write(tmp_path / "clouds/a.tif", np.full((32, 48), value, np.uint8), names=(name,))
+        with pytest.raises(SceneError, match=rf"has value {value} in band {name}, .*scenes\.clouds\.cloud"):
+            catalog_of(tmp_path, "clouds/*.tif")
+
+    def test_several_bands_of_which_none_is_scl(self, tmp_path):
+        make(tmp_path)
+        write(tmp_path / "scl/a.tif", np.stack([SCL, SCL]))
+        with pytest.raises(SceneError, match="expected one band or one called SCL"):
+            catalog_of(tmp_path, "scl/*.tif")
+
+    @pytest.mark.parametrize(
+        ("given", "match"),
+        [
+            ({"band": "a", "files": "b"}, "either a band of the image or files"),
+            ({"band": "a", "cloud": [1], "snow": [1]}, "value 1 is listed under cloud and under snow"),
+            ({"band": "a", "snow": [1]}, "snow is given without cloud"),
+        ],
+    )
+    def test_options_that_cannot_be(self, given, match):
+        with pytest.raises(ValueError, match=match):
+            CloudOptions(**given)
