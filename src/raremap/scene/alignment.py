@@ -196,7 +196,7 @@ def _step(grid: Grid, other: Grid, unit: float) -> tuple[int, float]:
         return _STEPS[0], 0.0  # an affine map: bilinear interpolation is exact
     rows, cols = np.meshgrid(*(np.linspace(0, n, 9) for n in (grid.height, grid.width)), indexing="ij")
     rows, cols = rows.ravel(), cols.ravel()
-    error = np.inf
+    step, error = _STEPS[0], np.inf
     for step in _STEPS:
         corners = [_mapped(grid, other, rows + i * step, cols + j * step) for i in (0, 1) for j in (0, 1)]
         middle = _mapped(grid, other, rows + step / 2, cols + step / 2)

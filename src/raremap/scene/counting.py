@@ -3,12 +3,14 @@
 Classes get numbers in the order in which a window meets them, so that nothing need be known beforehand and a
 window's arrays are no wider than its own classes. The kernels release the interpreter's lock.
 
-`h w` cells of the window, `k` room for classes.
+`h w` cells of the window, `k` room for classes. Labels are patches: what is counted are runs of equal pixels along
+a row, and a run adds to all the cells it fills in one sweep.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -19,7 +21,9 @@ _VALUES = 1 << 16  # values are looked up by their lowest 16 bits
 
 @dataclass
 class Counts:
-    """What a window has counted: ground of each class in pixels `[h, w, k]`, and the first class to lead `[h, w]`.
+    """What a window has counted: ground of each class in pixels `[h, k, w]`; and by cell the class that leads.
+
+    `best` `[h, w]` is the class that first reached the largest count, which is `lead`.
 
     Where counts are weighted, `cover` `[h, w]` and `ground` `[h, k]` are the labelled ground as it is, by cell
     and by row and class, in pixels; else they are empty.
@@ -28,6 +32,7 @@ class Counts:
 
     classes: np.ndarray
     best: np.ndarray
+    lead: np.ndarray
     cover: np.ndarray
     ground: np.ndarray
     lookup: np.ndarray
@@ -48,7 +53,7 @@ class Counts:
     @property
     def covered(self) -> np.ndarray:
         """Labelled ground of each cell in pixels `[h, w]`."""
-        return self.cover if self.weighted else self.classes.sum(2)
+        return self.cover if self.weighted else self.classes.sum(1)
 
     @property
     def values(self) -> np.ndarray:
@@ -59,8 +64,9 @@ class Counts:
 def empty_counts(height: int, width: int, room: int, lookup: np.ndarray, weighted: bool) -> Counts:
     """Nothing counted yet, with room for so many classes; `lookup` says which values are `UNLABELLED`."""
     return Counts(
-        np.zeros((height, width, room), np.float32),
+        np.zeros((height, room, width), np.float32),
         np.zeros((height, width), np.uint8),
+        np.zeros((height, width), np.float32),
         np.zeros((height, width) if weighted else (0, 0), np.float32),
         np.zeros((height, room) if weighted else (0, 0)),
         lookup.copy(),
@@ -84,70 +90,126 @@ def by_bits(raw: np.ndarray) -> np.ndarray:
 def _by_row(classes, k):  # pragma: no cover - compiled
     out = np.zeros((classes.shape[0], k))
     for r in range(classes.shape[0]):
-        for c in range(classes.shape[1]):
-            for i in range(k):
-                out[r, i] += classes[r, c, i]
+        for i in range(k):
+            for c in range(classes.shape[2]):
+                out[r, i] += classes[r, i, c]
     return out
+
+
+class Span(NamedTuple):
+    """The cells of a window along its columns.
+
+    `first` and `end` pixel of each cell; sums of its pixels' weights up to each pixel `[w, m + 1]`, as they count
+    and as they cover; the first of these over the whole cell; and how many cells have ended at each pixel from
+    the first cell's on.
+    """
+
+    first: np.ndarray
+    end: np.ndarray
+    total: np.ndarray
+    cover_total: np.ndarray
+    full: np.ndarray
+    ended: np.ndarray
+
+
+def span(first: np.ndarray, end: np.ndarray, weight: np.ndarray, cover: np.ndarray) -> Span:
+    """The span of cells with the weights `[w, m]` of their pixels, as they count and as they cover."""
+    total, cover_total = (
+        np.concatenate([np.zeros((len(w), 1)), w.cumsum(1)], axis=1).astype(np.float32)
+        for w in (weight, cover)
+    )
+    ended = np.searchsorted(end, np.arange(first[0], end[-1] + 1), side="right")
+    return Span(first, end, total, cover_total, total[:, -1].copy(), ended)
 
 
 def count_aligned(
     counts: Counts,
     raw: np.ndarray,
     top: int,
-    left: int,
     rows: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    cols: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    cols: Span,
 ) -> None:
-    """Add a piece of fine pixels whose first is (`top`, `left`).
+    """Add a piece of fine pixels whose first row is `top` and whose columns are those of the span.
 
     `rows` are first and end pixel of each cell row, and two weights of each of its pixels `[h, m]`: as it
-    counts, and as it covers. `cols` are the same of the columns, where weights are sums up to each pixel
-    `[w, m + 1]`. Sets `full` where a class found no room.
+    counts, and as it covers. Sets `full` where a class found no room.
     """
     counts.full |= _count_aligned(
-        raw, top, left, *rows, *cols, counts.lookup, counts.found, counts.classes, counts.best,
-        counts.cover, counts.ground, counts.weighted,
+        np.ascontiguousarray(raw), top, *rows, *cols, counts.lookup, counts.found, counts.classes, counts.best,
+        counts.lead, counts.cover, counts.ground, counts.weighted,
     )  # fmt: skip
 
 
 @numba.njit(nogil=True, cache=True)
 def _count_aligned(  # pragma: no cover - compiled
-    raw, top, left, row_first, row_end, row_weight, row_cover, col_first, col_end, col_sum, col_cover,
-    lookup, found, classes, best, cover, ground, covers,
+    raw, top, row_first, row_end, row_weight, row_cover,
+    col_first, col_end, col_sum, col_cover, full, ended,
+    lookup, found, classes, best, lead, cover, ground, covers,
 ):  # fmt: skip
-    height, width, room = classes.shape
+    height, room, width = classes.shape
+    left, n = col_first[0], raw.shape[1]
+    # One byte a pixel, 1 where another run begins, looked through eight bytes at a time.
+    change = np.zeros((n + 15) // 8 * 8, np.uint8)
+    words = change.view(np.uint64)
     for r in range(height):
         for i in range(max(row_first[r], top), min(row_end[r], top + raw.shape[0])):
-            weight = row_weight[r, i - row_first[r]]
-            row_share = row_cover[r, i - row_first[r]] if covers else weight
+            weight = np.float32(row_weight[r, i - row_first[r]])
+            share = np.float32(row_cover[r, i - row_first[r]])
             row = raw[i - top]
-            for c in range(width):
-                base = col_first[c] - left
-                end = col_end[c] - left
-                j = base
-                while j < end:
-                    value = row[j]
-                    stop = j + 1
-                    while stop < end and row[stop] == value:
-                        stop += 1
-                    k = lookup[value]
+            for j in range(1, n):
+                change[j] = row[j] != row[j - 1]
+            change[n] = 1
+            start = 0
+            for w in range(len(words)):
+                if words[w] == 0:
+                    continue
+                for stop in range(8 * w, 8 * w + 8):
+                    if not change[stop]:
+                        continue
+                    k = lookup[row[start]]
                     if k == UNSEEN:
                         k = found[-1]
                         if k >= room or k >= 254:
                             return True
-                        found[k] = value
+                        found[k] = row[start]
                         found[-1] = k + 1
-                        lookup[value] = k
+                        lookup[row[start]] = k
                     if k >= 0:
-                        count = classes[r, c, k] + weight * (col_sum[c, stop - base] - col_sum[c, j - base])
-                        classes[r, c, k] = count
-                        if count > classes[r, c, best[r, c]]:
-                            best[r, c] = k
+                        # Begins within cell c, fills the cells from c to `stopped`, ends within a further one.
+                        c, stopped = ended[start], ended[stop]
+                        if c < width and col_first[c] - left < start:
+                            base = col_first[c] - left
+                            part = col_sum[c, min(stop, col_end[c] - left) - base] - col_sum[c, start - base]
+                            x = classes[r, k, c] + weight * part
+                            classes[r, k, c] = x
+                            if x > lead[r, c]:
+                                lead[r, c] = x
+                                best[r, c] = k
+                            c += 1
+                        for m in range(c, stopped):
+                            x = classes[r, k, m] + weight * full[m]
+                            classes[r, k, m] = x
+                            if x > lead[r, m]:
+                                lead[r, m] = x
+                                best[r, m] = k
+                        c = max(c, stopped)
+                        while c < width and col_first[c] - left < stop and col_end[c] - left > stop:
+                            x = classes[r, k, c] + weight * col_sum[c, stop - col_first[c] + left]
+                            classes[r, k, c] = x
+                            if x > lead[r, c]:
+                                lead[r, c] = x
+                                best[r, c] = k
+                            c += 1
                         if covers:
-                            plain = row_share * (col_cover[c, stop - base] - col_cover[c, j - base])
-                            cover[r, c] += plain
-                            ground[r, k] += plain
-                    j = stop
+                            c = ended[start]
+                            while c < width and col_first[c] - left < stop:
+                                base = col_first[c] - left
+                                part = col_cover[c, min(stop, col_end[c] - left) - base]
+                                part = share * (part - col_cover[c, max(start - base, 0)])
+                                cover[r, c] += part
+                                ground[r, k] += part
+                                c += 1
+                    start = stop
     return False
 
 
@@ -171,16 +233,17 @@ def count_warped(
     """
     counts.full |= _count_warped(
         raw, top, left, nodes, step, samples, origin[0], origin[1], pixel_cells, sigma or 0.0,
-        counts.lookup, counts.found, counts.classes, counts.best, counts.cover, counts.ground, counts.weighted,
+        counts.lookup, counts.found, counts.classes, counts.best, counts.lead, counts.cover, counts.ground,
+        counts.weighted,
     )  # fmt: skip
 
 
 @numba.njit(nogil=True, cache=True)
 def _count_warped(  # pragma: no cover - compiled
     raw, top, left, nodes, step, samples, row_off, col_off, pixel_cells, sigma,
-    lookup, found, classes, best, cover, ground, covers,
+    lookup, found, classes, best, lead, cover, ground, covers,
 ):  # fmt: skip
-    height, width, room = classes.shape
+    height, room, width = classes.shape
     node_row, node_col = top // step, left // step
     for i in range(raw.shape[0]):
         n = (top + i) // step - node_row
@@ -227,8 +290,9 @@ def _count_warped(  # pragma: no cover - compiled
                         cover[r, c] += size
                         ground[r, k] += size
                         weight *= np.exp(-((y - r - 0.5) ** 2 + (x - c - 0.5) ** 2) / (2 * sigma * sigma))
-                    classes[r, c, k] += weight
-                    if classes[r, c, k] > classes[r, c, best[r, c]]:
+                    classes[r, k, c] += weight
+                    if classes[r, k, c] > lead[r, c]:
+                        lead[r, c] = classes[r, k, c]
                         best[r, c] = k
     return False
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio.enums import ColorInterp
 
 from raremap.errors import LabelError, SceneError
 from raremap.labels import LabelScheme
@@ -119,7 +120,7 @@ def open_labels(
         tags = {**file.tags(), **file.tags(1)}
         nodata = file.nodata
         colors: dict[int, tuple[int, int, int]] = {}
-        if file.colorinterp[0] == rasterio.enums.ColorInterp.palette:
+        if file.colorinterp[0] == ColorInterp.palette:
             colors = {v: (c[0], c[1], c[2]) for v, c in file.colormap(1).items()}
         grid, block = raster.grid_of(file), file.block_shapes[0]
     if scheme is not None:

@@ -66,8 +66,9 @@ class Weighted(_Rescale):
 HardRescale = Annotated[Area | Mode | Nearest | Weighted, Field(discriminator="kind")]
 """Methods that give one class a cell."""
 
-RescaleOptions = Area | Mode | Nearest | Weighted | Fractions
-METHODS: dict[str, type[RescaleOptions]] = {
+RescaleOptions = Annotated[Area | Mode | Nearest | Weighted | Fractions, Field(discriminator="kind")]
+
+METHODS: dict[str, type[Area] | type[Mode] | type[Nearest] | type[Weighted] | type[Fractions]] = {
     "area": Area,
     "mode": Mode,
     "nearest": Nearest,

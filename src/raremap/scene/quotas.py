@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from raremap.scene.counting import Counts
+
 MIXED, EMPTY = 255, 254
 
 
@@ -40,37 +42,37 @@ class Shares:
     values: np.ndarray
 
 
-def shares(classes: np.ndarray, needed: float, block: int, values: np.ndarray) -> Shares:
-    """The shares of a window's counts `[h, w, k]`; cells with less than `needed` counted are empty.
+def shares(counts: Counts, needed: float, block: int, values: np.ndarray) -> Shares:
+    """The shares of a window's counts; cells with less than `needed` counted are empty.
 
     Each block keeps the proportions of the ground in its cells, also where that is not all labelled.
     """
-    found = _shares(classes, len(values), needed, block)
+    found = _shares(counts.classes, counts.best, counts.lead, len(values), needed, block)
     return Shares(*found, values)
 
 
 @numba.njit(nogil=True, cache=True)
-def _shares(classes, k, needed, block):  # pragma: no cover - compiled
-    height, width = classes.shape[:2]
+def _shares(classes, best, lead, k, needed, block):  # pragma: no cover - compiled
+    height, _, width = classes.shape
     down, across = -(-height // block), -(-width // block)
     whole = np.empty((height, width), np.uint8)
+    total = np.empty((height, width), np.float32)
     mixed = entries = 0
     for r in range(height):
+        total[r] = 0
+        for i in range(k):
+            for c in range(width):
+                total[r, c] += classes[r, i, c]
         for c in range(width):
-            total, present, last = 0.0, 0, 0
-            for i in range(k):
-                if classes[r, c, i] > 0:
-                    total += classes[r, c, i]
-                    present += 1
-                    last = i
-            if present == 0 or total < needed:
+            if total[r, c] < needed or total[r, c] == 0:
                 whole[r, c] = EMPTY
-            elif present == 1:
-                whole[r, c] = last
+            elif total[r, c] == lead[r, c]:
+                whole[r, c] = best[r, c]
             else:
                 whole[r, c] = MIXED
                 mixed += 1
-                entries += present
+                for i in range(k):
+                    entries += classes[r, i, c] > 0
     first = np.zeros(down * across + 1, np.int64)
     cell, start = np.empty(mixed, np.int64), np.zeros(mixed + 1, np.int64)
     number, share = np.empty(entries, np.uint8), np.empty(entries, np.float32)
@@ -82,25 +84,24 @@ def _shares(classes, k, needed, block):  # pragma: no cover - compiled
         cells, counted = 0, 0.0
         for r in range(top, min(top + block, height)):
             for c in range(left, min(left + block, width)):
-                if whole[r, c] == EMPTY:
+                kind = whole[r, c]
+                if kind == EMPTY:
                     continue
                 cells += 1
-                total = 0.0
-                for i in range(k):
-                    amount = classes[r, c, i]
-                    if amount > 0:
-                        ground[b, i] += amount
-                        total += amount
-                        held[b, i] += 1
-                counted += total
-                if whole[r, c] != MIXED:
-                    pure[b, whole[r, c]] += 1
+                counted += total[r, c]
+                if kind != MIXED:
+                    pure[b, kind] += 1
+                    held[b, kind] += 1
+                    ground[b, kind] += total[r, c]
                     continue
                 cell[n] = r * width + c
                 for i in range(k):
-                    if classes[r, c, i] > 0:
+                    amount = classes[r, i, c]
+                    if amount > 0:
+                        ground[b, i] += amount
+                        held[b, i] += 1
                         number[s] = i
-                        share[s] = classes[r, c, i] / total
+                        share[s] = amount / total[r, c]
                         s += 1
                 n += 1
                 start[n] = s
@@ -145,9 +146,6 @@ def _quotas(ground, pure, held, slot, order, carry, blocks):  # pragma: no cover
     out = np.zeros(ground.shape, np.int64)
     k = ground.shape[1]
     for b in blocks:
-        cells = 0
-        for i in range(k):
-            cells += pure[b, i]
         # The ground of a block sums to its cells.
         cells = int(np.rint(ground[b].sum()))
         if cells == 0:
@@ -200,7 +198,6 @@ def _hash(row, col):  # pragma: no cover - compiled
 def _fill(out, block, cell, start, number, share, quota, order, width, row_off, col_off):  # pragma: no cover
     flat = out.reshape(-1)
     forced = 0
-    k = quota.shape[1]
     given = np.full(len(cell), -1, np.int64)
     for b in range(len(block) - 1):
         first, end = block[b], block[b + 1]
@@ -271,46 +268,59 @@ def _settle(m, first, end, start, number, share, given, left):  # pragma: no cov
     return 1
 
 
-def whole_shares(classes: np.ndarray, needed: float, block: int, steps: int, order: np.ndarray) -> np.ndarray:
+def whole_shares(counts: Counts, needed: float, block: int, steps: int, values: np.ndarray) -> np.ndarray:
     """Shares of each cell in whole `steps` that sum to `steps`, uint8 `[k, h, w]`; 255 where too little is labelled.
 
     What rounding leaves of a class in one cell is carried to the next within a block, so that the block keeps
     the class's area to one step.
     """
-    return _whole_shares(classes, len(order), needed, block, steps, order)
+    order = np.argsort(values, kind="stable")
+    return _whole_shares(counts.classes, counts.best, counts.lead, needed, block, steps, order)
 
 
 @numba.njit(nogil=True, cache=True)
-def _whole_shares(classes, k, needed, block, steps, order):  # pragma: no cover - compiled
-    height, width = classes.shape[:2]
+def _whole_shares(classes, best, lead, needed, block, steps, order):  # pragma: no cover - compiled
+    height, _, width = classes.shape
+    k = len(order)
     out = np.zeros((k, height, width), np.uint8)
+    total = np.zeros((height, width), np.float32)
+    for r in range(height):
+        for i in range(k):
+            for c in range(width):
+                total[r, c] += classes[r, i, c]
     carry = np.zeros(k)
-    target = np.zeros(k)
-    low, high = np.zeros(k, np.int64), np.zeros(k, np.int64)
+    present = np.zeros(k, np.int64)
     for top in range(0, height, block):
         for left in range(0, width, block):
             carry[:] = 0
             for r in range(top, min(top + block, height)):
                 for c in range(left, min(left + block, width)):
-                    total, present, last = 0.0, 0, 0
-                    for i in range(k):
-                        if classes[r, c, i] > 0:
-                            total += classes[r, c, i]
-                            present += 1
-                            last = i
-                    if present == 0 or total < needed:
+                    if total[r, c] < needed or total[r, c] == 0:
                         out[:, r, c] = 255
                         continue
-                    if present == 1:
-                        out[last, r, c] = steps
+                    if total[r, c] == lead[r, c]:
+                        out[best[r, c], r, c] = steps
                         continue
-                    for i in range(k):
-                        held = classes[r, c, i] > 0
-                        high[i] = steps if held else 0
-                        target[i] = classes[r, c, i] / total * steps + carry[i] if held else 0.0
-                    amount = apportion(target, steps, low, high, order)
-                    for i in range(k):
-                        if high[i]:
-                            carry[i] = target[i] - amount[i]
-                        out[i, r, c] = amount[i]
+                    n, rest = 0, steps
+                    for i in order:
+                        if classes[r, i, c] > 0:
+                            target = classes[r, i, c] / total[r, c] * steps + carry[i]
+                            # A little more, so that what is whole but for float32's rounding is whole.
+                            amount = min(max(int(np.floor(target + 1e-3)), 0), steps)
+                            out[i, r, c] = amount
+                            carry[i] = target - amount
+                            rest -= amount
+                            present[n] = i
+                            n += 1
+                    while rest != 0:  # to the largest remainders, or from the smallest
+                        way = 1 if rest > 0 else -1
+                        most, at = -np.inf, -1
+                        for m in range(n):
+                            i = present[m]
+                            room = out[i, r, c] < steps if way > 0 else out[i, r, c] > 0
+                            if room and way * carry[i] > most:
+                                most, at = way * carry[i], i
+                        out[at, r, c] += way
+                        carry[at] -= way
+                        rest -= way
     return out

@@ -354,7 +354,8 @@ def open_mask(path: Path_, scheme: LabelScheme, grid: Grid | None = None) -> Mas
         here = grid_of(file)
         if grid is not None and (differs := here.difference(grid)):
             raise SceneError(
-                f"mask {path} has {differs} as its image has; rescale the mask to the image's grid"
+                f"mask {path} has {differs} as its image has; bring it there with `raremap rescale`, "
+                "or on the way with scenes.rescale: {kind: area}"
             )
         nodata = file.nodata
         return MaskReader(path, scheme, here, file.count, nodata)

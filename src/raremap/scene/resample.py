@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +33,8 @@ from raremap.scene.raster import bounded_cache
 from raremap.scene.window import Window
 from raremap.scene.windowing import ROOM, STEPS, Held, Made, Windowing, divided
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 
 _CELLS = 512  # cells a side of a window, about
 _PIXELS = 16384  # fine pixels a side of a window, at most (but a block at least)
@@ -78,6 +79,7 @@ def rescale_labels(
     like: str = "the grid",
     threads: int | None = None,
     progress: Progress | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Rescaled:
     """Write the classes of a fine raster on a coarser grid; the source's values are kept.
 
@@ -96,19 +98,24 @@ def rescale_labels(
     try:
         with _workers(workers) as pool:
             work = _windowing(source, alignment, options, scheme, pool, workers)
-            return _write(work, out, pool, workers, progress)
+            return _write(work, out, pool, workers, progress, tags or {})
     finally:
         source.close()
 
 
 def _write(
-    work: Windowing, out: Path, pool: ThreadPoolExecutor, workers: int, progress: Progress
+    work: Windowing,
+    out: Path,
+    pool: ThreadPoolExecutor,
+    workers: int,
+    progress: Progress,
+    tags: Mapping[str, str],
 ) -> Rescaled:
     source, grid, options = work.labels, work.alignment.coarse, work.options
     windows = windows_of(work, workers)
     ahead = max(2, min(2 * workers, _MEMORY // max(1, _bytes(windows[0], source))))
     tally = _Tally(work)
-    with _writer(work, out) as writer:
+    with _writer(work, out, tags) as writer:
         made = (
             _area(work, windows, pool, ahead)
             if isinstance(options, Area)
@@ -252,10 +259,13 @@ def _histogram(
     return dict(zip(source.values(met).tolist(), total[met].tolist(), strict=True))
 
 
-def _writer(work: Windowing, out: Path) -> CogWriter:
+def _writer(work: Windowing, out: Path, tags: Mapping[str, str]) -> CogWriter:
     source, fractions = work.labels, isinstance(work.options, Fractions)
-    tags = {f"class_{value}": name for value, name in source.names.items()}
-    tags["rescaled"] = work.options.kind
+    tags = {
+        **{f"class_{value}": name for value, name in source.names.items()},
+        "rescaled": work.options.kind,
+        **tags,
+    }
     return CogWriter(
         out, work.alignment.coarse, work.dtype,
         bands=tuple(source.name(v) for v in work.classes) if fractions else ("class",),
@@ -263,7 +273,6 @@ def _writer(work: Windowing, out: Path) -> CogWriter:
         colors=source.colors if source.colors and not fractions else None,
         tags=tags,
         scale=1 / STEPS if fractions else None,
-        overviews="average" if fractions else "nearest",
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from raremap.errors import SceneError
 from raremap.options import Options
 from raremap.scene.normalize import NormalizeOptions
+from raremap.scene.options import HardRescale
 
 
 class ScenesOptions(Options):
@@ -22,6 +23,7 @@ class ScenesOptions(Options):
     `band_files` a scene is one file a band: `{B2: "data/*_B2.tif", B3: "data/*_B3.tif"}`. An image and
     its mask are those whose wildcards stand for the same text: `Tile */images/*.jpg` goes with
     `Tile */masks/*.png`. `bands` names the stored bands where the files do not; `use` picks some of them.
+    `rescale` brings masks that are finer than their images to the images' grid, once, under OUT/labels.
     """
 
     root: str | None = None
@@ -32,6 +34,7 @@ class ScenesOptions(Options):
     use: list[str] | None = None
     nodata: float | None = None
     normalize: NormalizeOptions = NormalizeOptions()
+    rescale: HardRescale | None = None
 
     @model_validator(mode="after")
     def _one_layout(self) -> ScenesOptions:

@@ -16,6 +16,7 @@ from raremap.scene.counting import (
     empty_counts,
     interpolated,
     lookup_table,
+    span,
 )
 from raremap.scene.labelfile import LabelFile
 from raremap.scene.options import Area, Fractions, Nearest, RescaleOptions, Weighted
@@ -86,7 +87,7 @@ class Windowing:
             )
         if isinstance(self.options, Area):
             needed = self._needed
-            return Held(window, shares(counts.classes, needed, self.block, values), counts.by_row)
+            return Held(window, shares(counts, needed, self.block, values), counts.by_row)
         return Made(window, self._decided(counts, values, picked), values, counts.by_row)
 
     def filled(self, held: Held, quota: np.ndarray) -> Made:
@@ -136,8 +137,8 @@ class Windowing:
                 for (i, span), w in zip(enumerate(spans), (row_weight, col_weight), strict=True)
             )
         down = (rows.first, rows.end, row_weight, rows.weight)
-        across = (cols.first, cols.end, _summed(col_weight), _summed(cols.weight))
-        return lambda piece, raw: count_aligned(counts, raw, piece.row_off, piece.col_off, down, across)
+        across = span(cols.first, cols.end, col_weight, cols.weight)
+        return lambda piece, raw: count_aligned(counts, raw, piece.row_off, down, across)
 
     def _picker(self, window: Window, picked: np.ndarray) -> Callable[[Window, np.ndarray], None]:
         """Fills in the pixel at each cell's centre as the pieces come."""
@@ -163,8 +164,7 @@ class Windowing:
             number = np.where(picked >= 0, counts.lookup[picked], -1)
             return self._mapped(number, number >= 0, values)
         if isinstance(options, Fractions):
-            order = np.argsort(values, kind="stable")
-            found = whole_shares(counts.classes, self._needed, self.block, STEPS, order)
+            found = whole_shares(counts, self._needed, self.block, STEPS, values)
             out = np.zeros((len(self.classes), *found.shape[1:]), np.uint8)
             empty = found[0] == 255 if len(found) else np.ones(out.shape[1:], bool)
             for i, value in enumerate(values.tolist()):
@@ -176,7 +176,7 @@ class Windowing:
         if isinstance(options, Weighted) and options.inverse and len(values):
             assert self.frequency is not None
             gain = np.array([self.frequency[v] ** -options.inverse for v in values.tolist()], np.float32)
-            number = (counts.classes[:, :, : len(values)] * gain).argmax(2)
+            number = (counts.classes[:, : len(values)] * gain[:, None]).argmax(1)
         return self._mapped(number, (covered >= self._needed) & (covered > 0), values)
 
     def _mapped(self, number: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -219,8 +219,3 @@ def divided(
         out[number] += quotas(one.shares, carry, slot[number], blocks)
         i = stop
     return out
-
-
-def _summed(weight: np.ndarray) -> np.ndarray:
-    """Sums of the weights up to each pixel `[n, m + 1]`."""
-    return np.concatenate([np.zeros((len(weight), 1)), weight.cumsum(1)], axis=1)

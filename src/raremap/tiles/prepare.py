@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,12 +39,13 @@ def prepare(
     tiles: TileOptions,
     split: SplitOptions,
     quiet: bool = False,
+    folder: Path | None = None,
 ) -> Catalog:
     """The catalog of all tiles that hold enough valid and any labelled pixels, with places and folds.
 
-    Raises `SceneError` and `LabelError` naming the file, and `SceneError` where no tile is left.
+    `folder` keeps the masks that `scenes.rescale` brings to their images' grids. Raises `SceneError` and `LabelError` naming the file, and `SceneError` where no tile is left.
     """
-    sources = find_scenes(scenes)
+    sources = settled_scenes(scenes, scheme, folder, quiet)
     records = _open_all(sources, scenes, scheme)
     rows: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
@@ -60,6 +62,21 @@ def prepare(
     table = _frame(rows)
     catalog = Catalog(table, scheme, tiles, split, records, dict(dropped))
     return assign_places(catalog, split, scenes.root)
+
+
+def settled_scenes(
+    scenes: ScenesOptions, scheme: LabelScheme, folder: Path | None, quiet: bool = False
+) -> list[SceneSource]:
+    """The scenes with their masks on the images' grids, rescaled into `folder` where that is asked for."""
+    sources = find_scenes(scenes)
+    if scenes.rescale is None:
+        return sources
+    if folder is None:
+        raise SceneError("scenes.rescale needs a folder for the masks it makes; prepare with one")
+    from raremap.scene.rescaled import on_image_grids
+
+    with progress("rescale", len(sources), quiet) as bar:
+        return on_image_grids(sources, scenes.rescale, scheme, folder, bar)
 
 
 def _open_all(
