@@ -47,20 +47,23 @@ def shares(counts: Counts, needed: float, block: int, values: np.ndarray) -> Sha
 
     Each block keeps the proportions of the ground in its cells, also where that is not all labelled.
     """
-    found = _shares(counts.classes, counts.best, counts.lead, len(values), needed, block)
+    # By value and not by number, which depends on what a window met first.
+    order = np.argsort(values, kind="stable")
+    found = _shares(counts.classes, counts.best, counts.lead, order, needed, block)
     return Shares(*found, values)
 
 
 @numba.njit(nogil=True, cache=True)
-def _shares(classes, best, lead, k, needed, block):  # pragma: no cover - compiled
+def _shares(classes, best, lead, order, needed, block):  # pragma: no cover - compiled
     height, _, width = classes.shape
+    k = len(order)
     down, across = -(-height // block), -(-width // block)
     whole = np.empty((height, width), np.uint8)
     total = np.empty((height, width), np.float32)
     mixed = entries = 0
     for r in range(height):
         total[r] = 0
-        for i in range(k):
+        for i in order:
             for c in range(width):
                 total[r, c] += classes[r, i, c]
         for c in range(width):
@@ -71,7 +74,7 @@ def _shares(classes, best, lead, k, needed, block):  # pragma: no cover - compil
             else:
                 whole[r, c] = MIXED
                 mixed += 1
-                for i in range(k):
+                for i in order:
                     entries += classes[r, i, c] > 0
     first = np.zeros(down * across + 1, np.int64)
     cell, start = np.empty(mixed, np.int64), np.zeros(mixed + 1, np.int64)
@@ -95,7 +98,7 @@ def _shares(classes, best, lead, k, needed, block):  # pragma: no cover - compil
                     ground[b, kind] += total[r, c]
                     continue
                 cell[n] = r * width + c
-                for i in range(k):
+                for i in order:
                     amount = classes[r, i, c]
                     if amount > 0:
                         ground[b, i] += amount
@@ -227,7 +230,7 @@ def _fill(out, block, cell, start, number, share, quota, order, width, row_off, 
             left[i] -= len(picked)
         for m in range(first, end):
             if given[m] < 0:
-                forced += _settle(m, first, end, start, number, share, given, left)
+                forced += _settle(m, first, end, start, number, share, given, left, order)
         for m in range(first, end):
             flat[cell[m]] = given[m]
     return out, forced
@@ -242,7 +245,7 @@ def _share_of(m, i, start, number, share):  # pragma: no cover - compiled
 
 
 @numba.njit(nogil=True, cache=True)
-def _settle(m, first, end, start, number, share, given, left):  # pragma: no cover - compiled
+def _settle(m, first, end, start, number, share, given, left, order):  # pragma: no cover - compiled
     """Give cell m one of its own classes by taking it from a cell that can do with a class still owed."""
     best, cost, taken, owed = -1, -np.inf, -1, -1
     for s in range(start[m], start[m + 1]):
@@ -259,7 +262,7 @@ def _settle(m, first, end, start, number, share, given, left):  # pragma: no cov
         given[m], given[best] = taken, owed
         left[owed] -= 1
         return 0
-    for i in range(len(left)):
+    for i in order:
         if left[i] > 0:
             given[m] = i
             left[i] -= 1
@@ -285,7 +288,7 @@ def _whole_shares(classes, best, lead, needed, block, steps, order):  # pragma: 
     out = np.zeros((k, height, width), np.uint8)
     total = np.zeros((height, width), np.float32)
     for r in range(height):
-        for i in range(k):
+        for i in order:
             for c in range(width):
                 total[r, c] += classes[r, i, c]
     carry = np.zeros(k)
