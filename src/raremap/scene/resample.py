@@ -96,7 +96,7 @@ def rescale_labels(
     alignment = align(source.grid, grid, source.path, like)
     workers = threads or _cores()
     try:
-        with _workers(workers) as pool:
+        with bounded_cache(), _workers(workers) as pool:
             work = _windowing(source, alignment, options, scheme, pool, workers)
             return _write(work, out, pool, workers, progress, tags or {})
     finally:
@@ -246,9 +246,8 @@ def _histogram(
 
     def count(part: Window) -> np.ndarray:
         out = np.zeros(1 << 16, np.int64)
-        with bounded_cache():
-            for _, raw in source.pieces(part):
-                add_histogram(out, raw)
+        for _, raw in source.pieces(part):
+            add_histogram(out, raw)
         return out
 
     total = np.zeros(1 << 16, np.int64)
