@@ -31,10 +31,10 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from raremap.balance.census import kl
-from raremap.balance.diagnosis import effective_size
 from raremap.balance.greedy import solve_greedy
 from raremap.balance.options import BalanceOptions
 from raremap.balance.solvers import solve
+from raremap.balance.sources import effective_size
 
 # METHODS §a: from memory there, so a shape to compare solvers on and no measurement.
 OPENEARTHMAP = np.array([1.5, 22.9, 16.1, 6.7, 20.2, 3.3, 13.7, 15.6])

@@ -82,9 +82,9 @@ def network(model: str):
     torch.manual_seed(0)
     if model == "conv":
         return torch.nn.Conv2d(BANDS, CLASSES, 3, padding=1)
-    from raremap.models.options import ModelOptions
+    from raremap.models.options import Smp
 
-    return ModelOptions(decoder="unet", encoder="resnet18", weights=None).build(BANDS, CLASSES)
+    return Smp(decoder="unet", encoder="resnet18", weights=None).build(BANDS, CLASSES)
 
 
 def raremap_network(model: str):

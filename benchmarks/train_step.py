@@ -35,10 +35,10 @@ from raremap.batches.options import AugmentOptions
 from raremap.labels import IGNORE
 from raremap.learn.fit import _Run
 from raremap.learn.options import OptimizerOptions, TrainOptions
-from raremap.measure.options import CrossEntropy
+from raremap.measure.losses import CrossEntropy
 from raremap.measure.scores import Scores
 from raremap.models.forward import best_device
-from raremap.models.options import ModelOptions
+from raremap.models.options import Smp
 from raremap.scene.normalize import Normalization
 from raremap.scene.window import Window
 
@@ -96,12 +96,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     device = best_device()
-    network = (
-        ModelOptions(encoder=args.encoder)
-        .build(BANDS, CLASSES)
-        .to(device)
-        .to(memory_format=torch.channels_last)
-    )
+    network = Smp(encoder=args.encoder).build(BANDS, CLASSES).to(device).to(memory_format=torch.channels_last)
     tiles, options = Tiles(), OptimizerOptions()
     normalization = Normalization("standard", (127.5,) * BANDS, (1 / 74,) * BANDS)
     stream = Stream(SamplingPlan.uniform(tiles, np.ones(TILES, bool)), 0)  # type: ignore[arg-type]
@@ -127,7 +122,17 @@ def main() -> None:
         return Scores(np.eye(CLASSES, dtype=np.int64), NAMES)
 
     with tempfile.TemporaryDirectory(prefix="raremap-bench-") as folder:
-        run = _Run(network, monitor, NAMES, CrossEntropy(), options, train, device, Path(folder), stream)  # type: ignore[arg-type]
+        run = _Run(
+            network,
+            monitor,
+            NAMES,
+            CrossEntropy().build(CLASSES),
+            options,
+            train,
+            device,
+            Path(folder),
+            stream,
+        )  # type: ignore[arg-type]
         after, clock = run.task._after_step, SimpleNamespace(start=0.0)
 
         def turn(step: int) -> None:

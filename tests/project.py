@@ -9,6 +9,7 @@ import numpy as np
 from tests.rasters import write
 
 from raremap.config import Experiment
+from raremap.workflows.train import Training, train_experiment
 
 CLASSES = {1: "land", 2: "water", 5: "slide"}
 
@@ -42,3 +43,8 @@ def experiment(folder: Path, out: Path, *overrides: str, **sections: Any) -> Exp
         "predict": {"window": 32},
     }
     return Experiment.from_dict({**data, **sections}, overrides)
+
+
+def train(folder: Path, out: Path, *overrides: str, resume: bool = False) -> Training:
+    """A training on it, in the run folder `out`."""
+    return train_experiment(experiment(folder, out, *overrides), resume, quiet=True)

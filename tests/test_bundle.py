@@ -8,11 +8,11 @@ from torch import nn
 import raremap as rm
 from raremap.errors import BundleError, OutputError
 from raremap.measure.decision import Decision
-from raremap.models.options import ModelOptions
+from raremap.models.options import Smp
 from raremap.scene.normalize import Normalization
 
 SCHEME = rm.LabelScheme({1: "land", 5: "slide"}, ignore=[0])
-OPTIONS = ModelOptions(decoder_channels=(16, 8, 8))
+OPTIONS = Smp(decoder_channels=(16, 8, 8))
 
 
 @pytest.fixture(scope="module")

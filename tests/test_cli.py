@@ -11,22 +11,8 @@ import pytest
 import rasterio
 import yaml
 from tests import project
+from tests.command import raremap
 from tests.rasters import write
-
-from raremap import cli
-
-
-def raremap(capsys, *words: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["raremap", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-    out = capsys.readouterr()
-    return code, out.out, out.err
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,20 @@ rm.predict(bundle, folder + "/scene.tif", folder + "/map.tif", quiet=True)
 
 
 @pytest.mark.parametrize(
-    "name", ["prepare", "census", "plan", "train", "evaluate", "predict", "simulate", "demo"]
+    "name",
+    [
+        "prepare",
+        "census",
+        "plan",
+        "train",
+        "evaluate",
+        "predict",
+        "simulate",
+        "demo",
+        "layout",
+        "export-tiles",
+        "models",
+    ],
 )
 def test_every_verb_has_help_with_an_example(name):
     done = subprocess.run(

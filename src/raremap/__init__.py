@@ -24,6 +24,9 @@ _HOME = {
     "compare": "raremap.workflows.compare",
     "demo": "raremap.workflows.demo",
     "evaluate": "raremap.workflows.evaluate",
+    "export_tiles": "raremap.workflows.export_tiles",
+    "layout": "raremap.workflows.layout",
+    "list_models": "raremap.workflows.models",
     "plan": "raremap.workflows.plan",
     "predict": "raremap.workflows.predict",
     "prepare": "raremap.workflows.prepare",
@@ -46,6 +49,9 @@ if TYPE_CHECKING:
     from raremap.workflows.compare import compare as compare
     from raremap.workflows.demo import demo as demo
     from raremap.workflows.evaluate import evaluate as evaluate
+    from raremap.workflows.export_tiles import export_tiles as export_tiles
+    from raremap.workflows.layout import layout as layout
+    from raremap.workflows.models import list_models as list_models
     from raremap.workflows.plan import plan as plan
     from raremap.workflows.predict import predict as predict
     from raremap.workflows.prepare import prepare as prepare

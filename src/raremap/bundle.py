@@ -20,11 +20,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from raremap.errors import BundleError, MissingExtra, OutputError
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
-from raremap.models.options import ModelOptions
+from raremap.models.options import ModelOptions, model_options
+from raremap.scene.features.channels import with_features
+from raremap.scene.features.options import Feature
 from raremap.scene.normalize import Normalization
 
 if TYPE_CHECKING:
@@ -42,7 +46,7 @@ class Bundle:
 
     `prior` are the class shares that the scores have learned; `decision` belongs to the way of predicting
     that `predict` and its own record describe. `options` rebuilds the network; None for a network of the
-    user's. `nodata` marks no data in scenes whose files name no such value.
+    user's. `features` are made of the bands and follow them; the network gets both. `nodata` marks no data in scenes whose files name no such value.
     """
 
     module: nn.Module
@@ -56,6 +60,7 @@ class Bundle:
     nodata: float | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
+    features: tuple[Feature, ...] = ()
 
     @classmethod
     def from_module(
@@ -70,8 +75,14 @@ class Bundle:
 
         Without a `normalization` the network gets the bands as they are stored, as float32.
         """
-        normalization = normalization or Normalization.identity(len(bands))
+        channels = with_features(bands, more.get("features", ()))
+        normalization = normalization or Normalization.identity(len(channels))
         return cls(module, labels, tuple(bands), normalization, **more)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What the network gets, in order: the bands, then the channels of the features."""
+        return with_features(self.bands, self.features)
 
     @property
     def name(self) -> str:
@@ -174,15 +185,17 @@ class Bundle:
 
         scheme = LabelScheme(**own["raremap:labels"])
         bands = tuple(own["raremap:bands"])
+        features = TypeAdapter(tuple[Feature, ...]).validate_python(own.get("raremap:features", []))
         model = own.get("raremap:model")
-        options = ModelOptions(**model) if model else None
+        options = model_options(model) if model else None
         if module is None:
             if options is None:
                 raise BundleError(
                     f"bundle {folder} holds a network that raremap did not build; pass it: Bundle.load(folder, module=net)"
                 )
             # The weights come from the bundle, so none are fetched.
-            module = options.model_copy(update={"weights": None}).build(len(bands), scheme.num_classes)
+            count = len(with_features(bands, features))
+            module = options.bare().build(count, scheme.num_classes)
         try:
             module.load_state_dict(load_file(folder / _WEIGHTS))
         except RuntimeError as error:
@@ -203,6 +216,7 @@ class Bundle:
             nodata=own.get("raremap:nodata"),
             metrics=own.get("raremap:metrics", {}),
             info=own.get("raremap:info", {}),
+            features=features,
         )
 
 
@@ -210,7 +224,7 @@ def _item(bundle: Bundle) -> dict[str, Any]:
     """The STAC item (MLM extension 1.4); what is ours stands under `raremap:`."""
     import torch
 
-    k, c = bundle.scheme.num_classes, len(bundle.bands)
+    k, c = bundle.scheme.num_classes, len(bundle.channels)
     architecture = _architecture(bundle)
     classes = [
         {"value": v, "name": n, "color_hint": h[1:]}
@@ -230,11 +244,11 @@ def _item(bundle: Bundle) -> dict[str, Any]:
             "mlm:framework": "pytorch",
             "mlm:framework_version": torch.__version__,
             "mlm:total_parameters": sum(p.numel() for p in bundle.module.parameters()),
-            "mlm:pretrained": bool(bundle.options and bundle.options.weights),
+            "mlm:pretrained": bool(bundle.options and bundle.options.pretrained),
             "mlm:input": [
                 {
                     "name": "image",
-                    "bands": list(bundle.bands),
+                    "bands": [*bundle.bands, *_made(bundle)],
                     "input": {
                         "shape": [-1, c, -1, -1],
                         "dim_order": ["batch", "bands", "height", "width"],
@@ -257,6 +271,7 @@ def _item(bundle: Bundle) -> dict[str, Any]:
             ],
             "raremap:format": FORMAT,
             "raremap:bands": list(bundle.bands),
+            "raremap:features": [f.model_dump(mode="json") for f in bundle.features],
             "raremap:labels": bundle.scheme.model_dump(mode="json"),
             "raremap:model": bundle.options.model_dump(mode="json") if bundle.options else None,
             "raremap:normalization": bundle.normalization.to_dict(),
@@ -279,10 +294,19 @@ def _item(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def _made(bundle: Bundle) -> list[dict[str, Any]]:
+    """The channels of features as MLM describes bands that are made of others."""
+    return [
+        {"name": name, "format": "raremap", "expression": feature.model_dump(mode="json")}
+        for feature in bundle.features
+        for name in feature.channels
+    ]
+
+
 def _architecture(bundle: Bundle) -> str:
     if bundle.options is None:
         return type(bundle.module).__name__
-    return f"{bundle.options.decoder} {bundle.options.encoder}"
+    return bundle.options.title
 
 
 def _card(bundle: Bundle) -> str:
@@ -301,6 +325,11 @@ def _card(bundle: Bundle) -> str:
         if bundle.decision is None or not bundle.decision.fitted
         else "fitted bias on the class scores"
     )
+    made = (
+        f" Made of them: {', '.join(n for f in bundle.features for n in f.channels)}."
+        if bundle.features
+        else ""
+    )
     return "\n".join(
         [
             "---",
@@ -311,7 +340,7 @@ def _card(bundle: Bundle) -> str:
             f"# {bundle.name}",
             "",
             f"{_architecture(bundle)}, {sum(p.numel() for p in bundle.module.parameters()) / 1e6:.1f} M parameters; "
-            f"bands in order: {', '.join(bundle.bands)}. Decision: {decision}.",
+            f"bands in order: {', '.join(bundle.bands)}.{made} Decision: {decision}.",
             "",
             f"| value | class | share in training | F1{f' ({where})' if where else ''} | IoU |",
             "|---|---|---|---|---|",

@@ -156,8 +156,55 @@ def prepare(
 
 
 @app.command()
+def layout(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="pairs, openearthmap, loveda, chesapeake, landslide4sense, or torchgeo:NAME",
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder that holds the set")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="where HDF5 and torchgeo sets become GeoTIFFs")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """The sections of an experiment for a folder of a known layout.
+
+    Example: raremap layout landslide4sense data/l4s -o data/l4s-tif
+    """
+    from raremap.workflows.layout import layout as run
+
+    _show(run(name, folder, out, quiet=quiet), as_json)
+
+
+@app.command("export-tiles")
+def export_tiles(
+    catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="catalog.parquet")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the tiles")],
+    split: Annotated[bool, typer.Option("--split", help="a folder for each use")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Tile files, image and mask, for those who need them; goes on where it was stopped.
+
+    Example: raremap export-tiles runs/naip/catalog.parquet -o tiles --split
+    """
+    from raremap.workflows.export_tiles import export_tiles as run
+
+    _show(run(catalog, out, split=split, quiet=quiet), as_json)
+
+
+@app.command()
 def census(
     catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="catalog.parquet")],
+    experiment: Annotated[
+        Path | None, typer.Option(help="count what its training sees: its split, thinned labels, points")
+    ] = None,
+    overrides: SetOption = None,
+    root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Class shares, entropy, KL and imbalance of a catalog, by use and by place.
@@ -166,7 +213,7 @@ def census(
     """
     from raremap.workflows.census import census as run
 
-    _show(run(catalog), as_json)
+    _show(run(catalog, _experiment(experiment, overrides, root) if experiment else None), as_json)
 
 
 @app.command()
@@ -178,6 +225,8 @@ def plan(
     quiet: QuietOption = False,
 ) -> None:
     """What training will see: plan.parquet, and a page of shares, repeats and composites.
+
+    In the folder of a finished run planned.parquet: what it was trained on stays.
 
     Example: raremap plan examples/naip.yaml --set balance="{kind: diao, copy_paste: true}"
     """
@@ -245,6 +294,13 @@ def compare(
     imbalance: Annotated[
         str, typer.Option(help="imbalance ratios to thin the rare classes to, such as 10,100,1000")
     ] = "",
+    points: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'KIND count=N ...'",
+            help="train on simulated points, such as 'per_object count=5', or dense; may be repeated",
+        ),
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="variant that differences are to (default: the first)")
     ] = None,
@@ -279,6 +335,7 @@ def compare(
         folds=None if folds == "all" else _numbers(folds, "--folds", int),
         keep=_numbers(keep, "--keep", float) or None,
         imbalance=_numbers(imbalance, "--imbalance", float),
+        points=points or None,
         baseline=baseline,
         final=final,
         out=out,
@@ -333,6 +390,40 @@ def predict(
     _show(result, as_json)
 
 
+@app.command()
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="names, or DECODER/ENCODER (default: all)")
+    ] = None,
+    bands: Annotated[int, typer.Option(min=1, help="bands of the imagery")] = 13,
+    classes: Annotated[int, typer.Option(min=2, help="classes of the map")] = 2,
+    crop: Annotated[int, typer.Option(min=8, help="pixels a side")] = 128,
+    batch: Annotated[int, typer.Option(min=1, help="crops at once")] = 4,
+    no_speed: Annotated[bool, typer.Option("--no-speed", help="measure no speed")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="one measured step each, of one crop of 64²")
+    ] = False,
+    encoders: Annotated[bool, typer.Option("--encoders", help="list the encoders by name instead")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Networks by name: weights, multiply-adds, and crops a second on this machine.
+
+    Example: raremap models unet rau_net_1 fpn/resnet50 --bands 4
+    """
+    from raremap.workflows.models import encoder_names, list_models
+
+    if encoders:
+        _show(encoder_names(), as_json)
+        return
+    if quick:
+        crop, batch = 64, 1
+    seconds = None if no_speed else 0.0 if quick else 1.0
+    table = list_models(names, bands, classes, crop, batch, seconds, device=device, quiet=quiet)
+    _show(table, as_json)
+
+
 def _experiment(path: Path, overrides: list[str] | None, root: Path | None) -> Any:
     from raremap.config import Experiment
 
@@ -343,25 +434,12 @@ def _experiment(path: Path, overrides: list[str] | None, root: Path | None) -> A
 def _show(result: Any, as_json: bool) -> None:
     """Print a result: its JSON object and nothing else, or its text."""
     if as_json:
+        from raremap.plain import plain
+
         data = result.to_dict() if hasattr(result, "to_dict") else result
-        print(json.dumps(_plain(data), allow_nan=False))
+        print(json.dumps(plain(data), allow_nan=False))
     else:
         print(result)
-
-
-def _plain(data: Any) -> Any:
-    """JSON-ready data: numbers of libraries as numbers, NaN as null, paths as text."""
-    if isinstance(data, dict):
-        return {str(k): _plain(v) for k, v in data.items()}
-    if isinstance(data, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in data]
-    if hasattr(data, "tolist"):
-        return _plain(data.tolist())
-    if isinstance(data, float):
-        return data if data == data and abs(data) != float("inf") else None
-    if isinstance(data, (str, int, bool)) or data is None:
-        return data
-    return str(data)
 
 
 def _warn(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:

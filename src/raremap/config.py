@@ -16,13 +16,15 @@ from raremap.balance.options import BalanceOptions, Uniform
 from raremap.batches.options import AugmentOptions
 from raremap.errors import ConfigError, nearest
 from raremap.labels import LabelScheme
-from raremap.learn.options import OptimizerOptions, TrainOptions
+from raremap.learn.options import OptimizerOptions, OuterOptions, PseudoOptions, TrainOptions
 from raremap.maps.options import PredictOptions
-from raremap.measure.options import CrossEntropy, DecisionOptions, LossOptions
-from raremap.models.options import ModelOptions
+from raremap.measure.losses import CrossEntropy, Hialf, LossOptions, written_out
+from raremap.measure.options import DecisionOptions
+from raremap.measure.terms.festa import Festa
+from raremap.models.options import ModelOptions, Smp
 from raremap.options import Options
 from raremap.scene.sources import ScenesOptions
-from raremap.tiles.options import SplitOptions, ThinOptions, TileOptions
+from raremap.tiles.options import PointOptions, SplitOptions, ThinOptions, TileOptions
 
 
 class Experiment(Options):
@@ -37,9 +39,13 @@ class Experiment(Options):
     tiles: TileOptions = TileOptions()
     split: SplitOptions = SplitOptions()
     thin: ThinOptions = ThinOptions()
+    points: PointOptions | None = None
     balance: BalanceOptions = Uniform()
-    model: ModelOptions = ModelOptions()
+    model: ModelOptions = Smp()
     loss: LossOptions = CrossEntropy()
+    pseudo: PseudoOptions | None = None
+    festa: Festa | None = None
+    outer: OuterOptions | None = None
     optimizer: OptimizerOptions = OptimizerOptions()
     augment: AugmentOptions = AugmentOptions()
     train: TrainOptions = TrainOptions()
@@ -56,6 +62,32 @@ class Experiment(Options):
         of = self.decision.of
         if of is not None and of not in self.labels.names:
             raise ValueError(f"decision.of is '{of}', which is not a class; {nearest(of, self.labels.names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _with_outer_loop(self) -> Experiment:
+        asks = isinstance(self.loss, Hialf) and self.loss.weighting == "outer"
+        if asks and (self.outer is None or not self.outer.terms):
+            raise ValueError(
+                "loss.weighting is 'outer', and there is no outer loop for it; add outer: {terms: true}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fit_for_points(self) -> Experiment:
+        if self.points is None:
+            return self
+        self.points.by_class(self.labels.names)
+        if regional := self.loss.of_areas(filled=self.pseudo is not None):
+            mend = "" if self.pseudo else ", or fill the ground between the points: pseudo: {}"
+            raise ValueError(
+                f"the loss has {', '.join(regional)}, which measure areas, and points have none; take pixelwise terms "
+                f"such as ce and focal{mend}"
+            )
+        if getattr(self.balance, "copy_paste", None) is not None:
+            raise ValueError(
+                "balance.copy_paste cuts objects out by their labels, and points show no outline; leave it out"
+            )
         return self
 
     @classmethod
@@ -89,11 +121,12 @@ class Experiment(Options):
         cls, data: dict[str, Any], overrides: Sequence[str] = (), source: str = "experiment"
     ) -> Experiment:
         """The experiment of nested keys; `source` names them in errors."""
-        data = dict(data)
+        data = _written_out(data)
         if "preset" in data:
             data = _merge(preset(str(data.pop("preset"))), data)
         for text in overrides:
             _override(data, text)
+        data = _laid_out(_written_out(data))
         try:
             return cls(**data)
         except ValidationError as error:
@@ -101,13 +134,19 @@ class Experiment(Options):
 
     def changed(self, data: dict[str, Any], source: str = "experiment") -> Experiment:
         """This experiment with nested keys on top; a choice of another `kind` replaces its section."""
-        return Experiment.from_dict(_merge(self.model_dump(mode="json"), data), source=source)
+        data = _merge(self.model_dump(mode="json"), _written_out(data))
+        return Experiment.from_dict(data, source=source)
 
     def to_yaml(self) -> str:
         """The resolved experiment as YAML that `load` reads back."""
         import yaml
 
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _written_out(data: dict[str, Any]) -> dict[str, Any]:
+    """Keys with every shorthand written out, so that sections can be laid over each other."""
+    return {**data, "loss": written_out(data["loss"])} if "loss" in data else dict(data)
 
 
 def preset_names() -> list[str]:
@@ -127,7 +166,7 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`; a choice of another `kind` replaces the whole section."""
+    """`over` on top of `base`; a choice of another `kind` replaces the whole section, and so do `terms` of a loss."""
     out = dict(base)
     for key, value in over.items():
         below = out.get(key)
@@ -136,16 +175,54 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
             and isinstance(value, dict)
             and value.get("kind", below.get("kind")) == below.get("kind")
         )
-        out[key] = _merge(below, value) if same_kind and isinstance(below, dict) else value
+        out[key] = _merge(below, value) if same_kind and isinstance(below, dict) and key != "terms" else value
     return out
 
 
 def keys_of(text: str) -> dict[str, Any]:
-    """Nested keys of overrides with spaces between, `a.b=c d=e`."""
+    """Nested keys of overrides with spaces between; within brackets and quotes a space is part of the value.
+
+    >>> keys_of("loss={focal: 0.5, iou: 0.5} train.steps=9")
+    {'loss': {'focal': 0.5, 'iou': 0.5}, 'train': {'steps': 9}}
+    """
     data: dict[str, Any] = {}
-    for part in text.split():
+    for part in _split(text):
         _override(data, part)
     return data
+
+
+def _split(text: str) -> list[str]:
+    """Words of a text; a space within brackets or quotes parts none."""
+    words, depth, quote = [""], 0, ""
+    for char in text:
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char in "{[":
+            depth += 1
+        elif char in "}]":
+            depth -= 1
+        elif char.isspace() and depth <= 0:
+            words.append("")
+            continue
+        words[-1] += char
+    return [word for word in words if word]
+
+
+def _laid_out(data: dict[str, Any]) -> dict[str, Any]:
+    """The keys with `scenes.layout` put into words: what it says of a folder is below what the file says."""
+    scenes = data.get("scenes")
+    if not isinstance(scenes, dict) or not isinstance(scenes.get("layout"), str):
+        return data
+    from raremap.scene.sources import expand
+    from raremap.tiles.formats import layout
+
+    below = layout(scenes["layout"], expand(str(scenes.get("root") or ".")))
+    out = dict(data, scenes={k: v for k, v in scenes.items() if k not in ("layout", "root")})
+    if isinstance(out.get("labels"), str):
+        below.pop("labels", None)
+    return _merge(below, out)
 
 
 def _override(data: dict[str, Any], text: str) -> None:

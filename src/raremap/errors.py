@@ -76,3 +76,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return "known: " + (", ".join(known) if known else "none")
+
+
+def reason(error: BaseException, most: int = 100) -> str:
+    """What a library's exception says, in one short line.
+
+    >>> reason(ValueError("bad magic\\nat byte 0")), reason(KeyError("labels")), reason(OSError())
+    ('bad magic', "key 'labels' is missing", 'OSError')
+    """
+    if isinstance(error, KeyError):
+        return f"key {error} is missing"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

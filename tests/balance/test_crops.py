@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from tests.batches import ground
 from tests.rasters import write
 
-from raremap.balance.crops import CropCounter, CropGrid, aim, coverage, even_chance
+from raremap.balance.crops import CropCounter, CropGrid, aim, even_chance, pixel_chances
 from raremap.balance.make import make_plan
 from raremap.balance.mixture import lean
 from raremap.balance.options import InverseFrequency, Mixture, Uniform
@@ -73,17 +73,6 @@ def test_counts_are_those_of_the_crops_that_a_position_may_become(seed, size):
             assert len({p.shape for p in cut}) == 1, "crops of a tile are all of one size"
             expected = np.mean([np.bincount(p[p < 3], minlength=3) for p in cut], axis=0)
             assert grid.counts[j] == pytest.approx(expected, rel=1e-4, abs=1e-4)
-
-
-@given(st.integers(1, 60), st.integers(1, 30), st.integers(1, 8))
-def test_coverage_is_a_share_of_draws(length, size, step):
-    starts = np.arange(0, max(1, length - size + 1), step)
-    expected = np.zeros((len(starts), length))
-    for i, start in enumerate(starts):
-        for shift in range(-(step // 2), step - step // 2):
-            begin = min(max(start + shift, 0), max(0, length - size))
-            expected[i, begin : begin + size] += 1 / step
-    assert coverage(starts, length, size, step) == pytest.approx(expected)
 
 
 def test_positions_reach_every_pixel_and_a_tile_smaller_than_the_crop_has_one():
@@ -214,9 +203,33 @@ def test_a_tile_of_nothing_that_is_asked_for_is_left_even():
 
 def test_what_a_crop_of_a_tile_holds_on_average_is_weighed_by_its_chance():
     counts = np.array([[10, 0], [4, 6], [0, 8]], np.float32)
-    grid = CropGrid(4, 1, np.array([0, 2, 3]), *np.zeros((2, 3), int), counts, np.array([0.25, 0.75, 1]))
+    chance, first = np.array([0.25, 0.75, 1]), np.array([0, 2, 3])
+    grid = CropGrid(4, 1, first, *np.zeros((2, 3), int), counts, np.zeros(3), chance)
     assert grid.seen().tolist() == [[5.5, 4.5], [0, 8]]
+    # Half of the crops of the first tile are empty and drawn again: 1 + 1/2 + ... + 1/16 crops a sample.
+    again = replace(grid, empty=np.array([0.5, 0.5, 0]))
+    assert again.seen().tolist() == [[5.5 * 31 / 16, 4.5 * 31 / 16], [0, 8]]
     assert even_chance(replace(grid, counts=counts * [[0], [1], [1]])).tolist() == [0, 1, 1]
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 24), st.integers(0, 2**31))
+def test_pixels_are_seen_as_often_as_the_crops_that_hold_them(height, width, size, seed):
+    rng = np.random.default_rng(seed)
+    mask = rng.choice(np.array([0, 1, IGNORE], np.uint8), (height, width))
+    mask[0, 0] = 1
+    counter = CropCounter(size, 2)
+    counter.add(mask)
+    grid = aim(counter.grid(), np.ones(1), np.array([0.2, 0.8]), 4)
+    expected = np.zeros(mask.shape)
+    shifts = range(-(grid.step // 2), grid.step - grid.step // 2)
+    for top, left, chance in zip(grid.top, grid.left, grid.chance, strict=True):
+        for down, right in itertools.product(shifts, shifts):
+            r = min(max(top + down, 0), max(0, height - size))
+            c = min(max(left + right, 0), max(0, width - size))
+            expected[r : r + size, c : c + size] += chance / len(shifts) ** 2
+    seen = pixel_chances(grid, 0, mask.shape, grid.chance)
+    assert seen == pytest.approx(expected)
+    assert [seen[mask == c].sum() for c in (0, 1)] == pytest.approx(grid.seen()[0].tolist(), rel=1e-5)
 
 
 def patches(seed, height, width, spots):
@@ -231,6 +244,28 @@ def patches(seed, height, width, spots):
     return mask
 
 
+def scenes(folder, masks):
+    """A catalog of a scene of one tile for each mask in source values."""
+    for i, mask in enumerate(masks):
+        image = np.stack([mask, mask]).astype(np.uint16) + 1
+        origin = (4e5 + 5000 * i, 4.6e6)
+        write(folder / f"img/s{i}.tif", image, origin, names=("number", "other"))
+        write(folder / f"mask/s{i}.tif", mask, origin)
+    return prepare(
+        ScenesOptions(images="img/*.tif", masks="mask/*.tif", root=str(folder)),
+        ground.SCHEME,
+        TileOptions(size=64, min_valid=0),
+        SplitOptions(block_px=64, folds=2),
+        quiet=True,
+    )
+
+
+def samples_of(catalog, plan, crop):
+    """What training draws, as it is stored."""
+    reader, stream = TileReader(catalog, np.arange(len(catalog))), Stream(plan, 3)
+    return TrainSamples(reader, catalog, stream, Normalization.identity(2), crop, ground.STILL, 3)
+
+
 def drawn_shares(samples, number):
     """Pooled shares of the drawn masks, and their standard error by blocks of draws."""
     counts = np.array([np.bincount(samples[i]["mask"].ravel(), minlength=256)[:3] for i in range(number)])
@@ -243,45 +278,49 @@ def drawn_shares(samples, number):
 @pytest.mark.parametrize(
     "options",
     [
+        Uniform(),
+        Mixture(kind="mixture"),
         Uniform(aim=True),
         Mixture(kind="mixture", aim=1),
         Mixture(kind="mixture", aim=1, target={"shares": {"water": 0.6}}, max_repeats=2),
         InverseFrequency(kind="inverse_frequency", aim=True),
     ],
-    ids=["uniform, aimed", "mixture", "mixture to a share", "inverse frequency, aimed"],
+    ids=[
+        "uniform",
+        "mixture",
+        "uniform, aimed",
+        "mixture, aimed",
+        "mixture to a share",
+        "inverse frequency, aimed",
+    ],
 )
 def test_drawn_crops_hold_the_shares_that_the_plan_says(tmp_path, options):
     """With labels at the borders, in tiles of several sizes: where crops lie decides what is seen."""
-    for i, (height, width) in enumerate([(64, 64), (50, 64), (64, 41), (20, 64)]):
-        mask = patches(i, height, width, spots=i + 1)
-        image = np.stack([mask, mask]).astype(np.uint16) + 1
-        origin = (4e5 + 5000 * i, 4.6e6)
-        write(tmp_path / f"img/s{i}.tif", image, origin, names=("number", "other"))
-        write(tmp_path / f"mask/s{i}.tif", mask, origin)
-    catalog = prepare(
-        ScenesOptions(images="img/*.tif", masks="mask/*.tif", root=str(tmp_path)),
-        ground.SCHEME,
-        TileOptions(size=64, min_valid=0),
-        SplitOptions(block_px=64, folds=2),
-        quiet=True,
-    )
+    sizes = [(64, 64), (50, 64), (64, 41), (20, 64)]
+    catalog = scenes(tmp_path, [patches(i, *size, spots=i + 1) for i, size in enumerate(sizes)])
     chosen = np.ones(len(catalog), bool)
     plan = make_plan(catalog, chosen, options, crop=24, seed=0)
-    assert plan.grid is not None
-    samples = TrainSamples(
-        TileReader(catalog, np.arange(len(catalog))),
-        catalog,
-        Stream(plan, 3),
-        Normalization.identity(2),
-        24,
-        ground.STILL,
-        3,
-    )
+    assert (plan.grid is None) == (options.aim == 0)
+    samples = samples_of(catalog, plan, 24)
     found, error = drawn_shares(samples, 5000)
     assert (np.abs(found - plan.shares) < 4 * error + 1e-4).all()
     tiles = plan.weights @ plan.counts
     assert (np.abs(found - tiles / tiles.sum()) > 4 * error).any(), "counts of tiles are not what is seen"
     assert samples[0]["prior"] == pytest.approx(plan.shares, rel=1e-6)
+
+
+def test_crops_that_are_drawn_again_deliver_what_the_plan_says(tmp_path):
+    """One tile is labelled in a corner alone, so that most of its crops are empty, one all over."""
+    corner, rock = np.zeros((48, 48), np.uint8), np.full((48, 48), 3, np.uint8)
+    corner[:14, :14], corner[2:6, 2:6] = 4, 9
+    catalog = scenes(tmp_path, [corner, rock])
+    plan = make_plan(catalog, np.ones(2, bool), Uniform(), crop=16, seed=0)
+    found, error = drawn_shares(samples_of(catalog, plan, 16), 4000)
+    assert (np.abs(found - plan.shares) < 4 * error).all()
+    once = plan.weights @ plan.delivered
+    # As if an empty crop were delivered: 196 of 33² starts meet the corner (14 rows, 14 columns).
+    once = once - 0.5 * plan.delivered[0] * (1 - 1 / sum((1 - 196 / 33**2) ** t for t in range(5)))
+    assert (np.abs(found - once / once.sum()) > 4 * error).any(), "to draw again makes a difference"
 
 
 @pytest.mark.slow
@@ -294,14 +333,6 @@ def test_whole_tiles_hold_the_shares_that_the_plan_says(tmp_path):
     )
     assert plan.grid is None
     assert not np.allclose(plan.shares, SamplingPlan.uniform(catalog, chosen).shares, atol=1e-3)
-    samples = TrainSamples(
-        TileReader(catalog, np.arange(len(catalog))),
-        catalog,
-        Stream(plan, 1),
-        Normalization.identity(2),
-        32,
-        ground.STILL,
-        1,
-    )
+    samples = samples_of(catalog, plan, 32)
     found, error = drawn_shares(samples, 3000)
     assert (np.abs(found - plan.shares) < 4 * error + 1e-4).all()

@@ -28,6 +28,7 @@ from raremap.errors import CatalogError
 from raremap.labels import IGNORE
 from raremap.scene.grid import Grid
 from raremap.scene.window import Window
+from raremap.tiles.reader import TileReader
 
 EIGHT = np.ones((3, 3), bool)
 
@@ -466,3 +467,18 @@ def test_scenes_without_a_crs_have_unknown_resolution(tmp_path):
     assert len(bank)
     assert bank.table.resolution.isna().all()
     assert bank.table.date.isna().all()
+
+
+def test_tiles_without_a_class_that_is_looked_for_are_not_read_and_change_nothing(tmp_path, monkeypatch):
+    plain = np.ones((64, 64), np.uint8)
+    plain[:, 20:] = 2
+    masks = [village(0), plain, village(1)]
+    catalog = catalog_of(tmp_path, masks)
+    read = []
+    whole = TileReader.whole
+    monkeypatch.setattr(TileReader, "whole", lambda self, row: read.append(row) or whole(self, row))
+    bank = build_bank(catalog, np.arange(3), [HOUSE, POND], options(), 0)
+    assert [i for i, m in enumerate(masks) if (m >= 3).any()] == sorted(read) == [0, 2]
+    index = [np.where(m == 0, IGNORE, m - 1).astype(np.uint8) for m in masks]
+    contacts = contact_shares(sum(contacts_of(m, 4) for m in index))
+    assert bank.contacts[[HOUSE, POND]] == pytest.approx(contacts[[HOUSE, POND]])

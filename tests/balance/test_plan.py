@@ -12,6 +12,7 @@ from raremap.balance.make import make_plan
 from raremap.balance.options import BalanceOptions, Diao, Mixture, Uniform
 from raremap.balance.plan import SamplingPlan
 from raremap.errors import CatalogError, ConfigError, RaremapWarning, SplitError
+from raremap.tiles.reader import TileReader
 from raremap.tiles.splits import uses
 from raremap.workflows.prepare import prepare
 
@@ -47,10 +48,11 @@ def same(one, two):
         assert (a is None and b is None) or (a.tolist() == b.tolist()), name
     assert one.tile_ids.tolist() == two.tile_ids.tolist()
     assert (one.options, one.note) == (two.options, two.note)
-    assert (one.grid is None) == (two.grid is None)
+    assert (one.grid is None, one.crop) == (two.grid is None, two.crop)
+    assert one.delivered.tolist() == two.delivered.tolist()
     if one.grid is not None and two.grid is not None:
         assert (one.grid.size, one.grid.step) == (two.grid.size, two.grid.step)
-        for name in ("first", "top", "left", "counts", "chance"):
+        for name in ("first", "top", "left", "counts", "empty", "chance"):
             assert getattr(one.grid, name).tolist() == getattr(two.grid, name).tolist(), name
     assert one.shares.tolist() == two.shares.tolist()
 
@@ -68,10 +70,12 @@ def test_a_uniform_plan_holds_every_training_tile_alike_and_is_read_back(catalog
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("crop", [32, 16], ids=["tiles", "crops"])
-def test_a_plan_is_read_back_as_it_was_written(catalog, tmp_path, kind, crop):
-    plan = make_plan(catalog, train(catalog), options_of(kind, aim=True), crop, 0)
-    assert (plan.grid is not None) == (crop == 16)
+@pytest.mark.parametrize(
+    ("crop", "aim"), [(32, True), (16, True), (16, False)], ids=["tiles", "aimed", "crops"]
+)
+def test_a_plan_is_read_back_as_it_was_written(catalog, tmp_path, kind, crop, aim):
+    plan = make_plan(catalog, train(catalog), options_of(kind, aim=aim), crop, 0)
+    assert (plan.grid is not None, plan.cropped is not None) == (crop == 16 and aim, crop == 16 and not aim)
     again = SamplingPlan.load(plan.save(tmp_path / "plan.parquet"))
     same(again, plan)
     q = np.array([0.2, 0.2, 0.6])
@@ -161,6 +165,24 @@ def test_crops_count_no_ignored_pixel_and_no_place_of_another_use(numbered):
         here = slice(plan.grid.first[i], plan.grid.first[i + 1])
         assert (plan.grid.counts[here] <= np.array(counted(catalog, folder, row)) + 1e-3).all()
     assert (plan.grid.counts.sum(1) <= 256 + 1e-3).all()
+
+
+def test_tiles_of_one_class_and_those_no_larger_than_the_crop_are_not_read(tmp_path, monkeypatch):
+    masks = [np.full((64, 64), 1), np.full((24, 30), 2), little.village(0)]
+    masks[1][:9] = 0
+    catalog = little.catalog_of(tmp_path, masks)
+    read = []
+    labels = TileReader.labels
+    monkeypatch.setattr(TileReader, "labels", lambda self, row: read.append(row) or labels(self, row))
+    plan = make_plan(catalog, np.ones(3, bool), Uniform(), 32, 0)
+    assert [catalog.windows[r].height for r in read] == [64]
+    assert catalog.counts[read[0]].astype(bool).sum() > 1
+    assert plan.delivered[0].tolist() == [32 * 32, 0, 0, 0]
+    assert plan.delivered[1].tolist() == [0, 15 * 30, 0, 0]
+    monkeypatch.setattr(TileReader, "labels", None)
+    assert (
+        make_plan(catalog, np.ones(3, bool), Uniform(), 64, 0).delivered.tolist() == catalog.counts.tolist()
+    )
 
 
 def plan_of(counts, weights=None, options=None):

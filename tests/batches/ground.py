@@ -27,9 +27,11 @@ STILL = AugmentOptions(dihedral=False, gain=0, offset=0)
 TURNED = AugmentOptions(dihedral=True, gain=0, offset=0)
 
 
-def make(folder: Path, size: int = 32, overlap: float = 0.0, sizes=SIZES) -> Catalog:
+def make(
+    folder: Path, size: int = 32, overlap: float = 0.0, sizes=SIZES, weights: str | None = None
+) -> Catalog:
     """A catalog of scenes whose first band numbers all pixels of all scenes from 1 on; part of each scene
-    is unlabelled, part without data."""
+    is unlabelled, part without data. `weights/s*.tif` have the number, too: from 1 to 250, over and over."""
     rng, first = np.random.default_rng(5), 1
     for i, (height, width) in enumerate(sizes):
         number = np.arange(first, first + height * width).reshape(height, width)
@@ -41,8 +43,9 @@ def make(folder: Path, size: int = 32, overlap: float = 0.0, sizes=SIZES) -> Cat
         origin = (4e5 + 5000 * i, 4.6e6)
         write(folder / f"img/s{i}.tif", image, origin, nodata=NODATA, names=("number", "other"))
         write(folder / f"mask/s{i}.tif", mask, origin)
+        write(folder / f"weights/s{i}.tif", (1 + number % 250).astype(np.uint8), origin)
     return prepare(
-        ScenesOptions(images="img/*.tif", masks="mask/*.tif", root=str(folder)),
+        ScenesOptions(images="img/*.tif", masks="mask/*.tif", root=str(folder), weights=weights),
         SCHEME,
         TileOptions(size=size, overlap=overlap, min_valid=0),
         SplitOptions(block_px=64, folds=2),

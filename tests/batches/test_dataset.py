@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,18 @@ def test_tiles_are_the_pixels_of_the_files(tmp_path, memory, overlap):
             reader.whole(row), by_rasterio(tmp_path, catalog.scene_names[row], window), strict=True
         ):
             assert np.array_equal(found, expected)
+
+
+@BUDGETS
+def test_labels_alone_are_those_of_the_whole_tile(tmp_path, memory):
+    """Some tiles lack pixels, so that their labels need the imagery; some classes are hidden."""
+    catalog = replace(ground.make(tmp_path, sizes=[(70, 77), (40, 33)]), hidden={1: (2,)})
+    valid = catalog.table["valid"].to_numpy()
+    assert 0 < (valid < 1).sum() < len(valid)
+    for row, window in enumerate(catalog.windows):
+        expected = by_rasterio(tmp_path, catalog.scene_names[row], window)[2]
+        expected[(expected == 2) & (row == 1)] = IGNORE
+        assert np.array_equal(reader_of(catalog, memory).labels(row), expected)
 
 
 @BUDGETS
@@ -226,3 +239,16 @@ def test_a_crop_without_a_label_is_drawn_again(tmp_path):
     # A start within 15..33 of 0..48 on both axes meets the square: p = (19/49)^2; five tries: 1 - (1 - p)^5.
     expected = 1 - (1 - (19 / 49) ** 2) ** 5
     assert abs(labelled - expected) < 4 * np.sqrt(expected * (1 - expected) / 300)
+
+
+def test_the_worth_of_a_label_goes_with_its_pixel(tmp_path):
+    catalog = ground.make(tmp_path, weights="weights/*.tif")
+    found = ground.samples(catalog, 20, ground.TURNED)
+    turned = set()
+    for draw in range(30):
+        sample = found[draw]
+        number, here = sample["image"][0].astype(int), sample["mask"] != IGNORE
+        assert (sample["worth"][here] == 1 + number[here] % 250).all()
+        turned.add(bool(here.any()) and number[here][0] > number[here][-1])
+    assert turned == {False, True}
+    assert "worth" not in ground.samples(ground.make(tmp_path), 20)[0]

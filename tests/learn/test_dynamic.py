@@ -15,22 +15,10 @@ from raremap.balance.plan import SamplingPlan
 from raremap.errors import RaremapWarning
 from raremap.learn import checkpoint
 from raremap.workflows.prepare import catalog_of
-from raremap.workflows.train import run
 
 DYNAMIC = "balance={kind: mixture, aim: 1, target: {gamma: 1, momentum: 0.5, inertia: 0}}"
+SHORT = ("train.steps=12", "train.crop=16")
 PASTED = "balance={kind: diao, aim: 0.5, target: {gamma: 1}, copy_paste: {classes: [slide], share: 1, min_area: 2}, budget: 2}"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    project.make(folder)
-    return folder
-
-
-def train(folder, out, *overrides, resume=False):
-    experiment = project.experiment(folder, out, "train.steps=12", "train.crop=16", *overrides)
-    return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
 
 
 def log(training):
@@ -48,8 +36,8 @@ def same(a, b):
 def test_workers_and_a_stop_leave_the_stream_and_the_weights_as_they_were(
     folder, tmp_path, balance, monkeypatch
 ):
-    whole = train(folder, tmp_path / "whole", balance)
-    assert same(whole, train(folder, tmp_path / "workers", balance, "train.workers=2"))
+    whole = project.train(folder, tmp_path / "whole", *SHORT, balance)
+    assert same(whole, project.train(folder, tmp_path / "workers", *SHORT, balance, "train.workers=2"))
     save = checkpoint.save
 
     def stop(path, state):
@@ -59,13 +47,13 @@ def test_workers_and_a_stop_leave_the_stream_and_the_weights_as_they_were(
 
     monkeypatch.setattr(checkpoint, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        train(folder, tmp_path / "stopped", balance)
+        project.train(folder, tmp_path / "stopped", *SHORT, balance)
     monkeypatch.setattr(checkpoint, "save", save)
-    assert same(whole, train(folder, tmp_path / "stopped", balance, resume=True))
+    assert same(whole, project.train(folder, tmp_path / "stopped", *SHORT, balance, resume=True))
 
 
 def test_the_target_follows_the_worst_class(folder, tmp_path):
-    training = train(folder, tmp_path, DYNAMIC)
+    training = project.train(folder, tmp_path, *SHORT, DYNAMIC)
     rows = log(training)
     names = ("land", "water", "slide")
     f1 = np.array([[float(r[f"f1/{n}"]) for n in names] for r in rows])
@@ -84,7 +72,7 @@ def test_the_target_follows_the_worst_class(folder, tmp_path):
 
 
 def test_composites_are_trained_on_and_are_in_the_plan(folder, tmp_path):
-    training = train(folder, tmp_path, PASTED, "train.steps=2")
+    training = project.train(folder, tmp_path, *SHORT, PASTED, "train.steps=2")
     plan = SamplingPlan.load(training.path.parent / "plan.parquet")
     assert plan.composite.any()
     assert plan.weights[plan.composite].sum() > 0
@@ -94,13 +82,31 @@ def test_composites_are_trained_on_and_are_in_the_plan(folder, tmp_path):
 def test_the_number_of_images_seen_does_not_change_with_the_plan(folder, tmp_path):
     seen = {}
     for name, balance in {"uniform": "balance={kind: uniform}", "diao": "balance={kind: diao}"}.items():
-        seen[name] = train(folder, tmp_path / name, balance, "train.crop=32", "train.steps=3")
+        seen[name] = project.train(folder, tmp_path / name, *SHORT, balance, "train.crop=32", "train.steps=3")
     delivered = {
         name: torch.load(t.path.parent / "checkpoints/last.pt", weights_only=True)["task"]["delivered"].sum()
         for name, t in seen.items()
     }
     # Three steps of four crops of 32 x 32 pixels, less the unlabelled rows.
     assert all(0.9 * 3 * 4 * 1024 < d <= 3 * 4 * 1024 for d in delivered.values()), delivered
+
+
+@pytest.mark.parametrize("aim", [0, 1])
+def test_what_the_loss_received_is_what_the_plan_says(folder, tmp_path, aim):
+    balance = f"balance={{kind: mixture, aim: {aim}}}"
+    more = (
+        "train.steps=40",
+        "train.batch_size=48",
+        "train.monitor_every=40",
+        "model.decoder_channels=[4, 4, 4]",
+    )
+    training = project.train(folder, tmp_path, *SHORT, balance, *more)
+    plan = SamplingPlan.load(training.path.parent / "plan.parquet")
+    state = torch.load(training.path.parent / "checkpoints/last.pt", weights_only=True)
+    received = state["task"]["delivered"].numpy() / int(state["task"]["delivered"].sum())
+    assert received == pytest.approx(plan.shares, rel=0.06)
+    tiles = plan.weights @ plan.counts
+    assert np.abs(received / (tiles / tiles.sum()) - 1).max() > 0.12, "whole tiles say something else"
 
 
 def test_one_class_in_training_is_told(folder, tmp_path):

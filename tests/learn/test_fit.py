@@ -16,20 +16,6 @@ from raremap.batches.augment import augment, dihedral
 from raremap.batches.options import AugmentOptions
 from raremap.errors import ConfigError, TrainingError
 from raremap.labels import IGNORE
-from raremap.workflows.prepare import catalog_of
-from raremap.workflows.train import run
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    project.make(folder)
-    return folder
-
-
-def train(folder, out, *overrides, resume=False):
-    experiment = project.experiment(folder, out, *overrides)
-    return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
 
 
 def weights(training):
@@ -42,7 +28,7 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def whole(folder, tmp_path_factory):
-    return train(folder, tmp_path_factory.mktemp("whole"))
+    return project.train(folder, tmp_path_factory.mktemp("whole"))
 
 
 def test_a_run_leaves_everything_that_it_should(whole):
@@ -68,7 +54,7 @@ def test_a_run_leaves_everything_that_it_should(whole):
 
 @pytest.mark.slow
 def test_two_workers_give_the_numbers_of_none(folder, whole, tmp_path):
-    other = train(folder, tmp_path, "train.workers=2")
+    other = project.train(folder, tmp_path, "train.workers=2")
     assert same(whole, other)
     drop = lambda p: [r.rsplit(",", 1)[0] for r in (p.parent / "metrics.csv").read_text().splitlines()]  # noqa: E731
     assert drop(other.path) == drop(whole.path)
@@ -78,20 +64,20 @@ def test_two_workers_give_the_numbers_of_none(folder, whole, tmp_path):
 @pytest.mark.parametrize(("stop", "schedule"), [(signal.SIGKILL, "onecycle"), (signal.SIGINT, "plateau")])
 def test_a_broken_run_goes_on_to_the_same_weights(folder, tmp_path, stop, schedule):
     overrides = [f"optimizer.schedule={schedule}", "train.steps=12", "train.threads=1"]
-    unbroken = train(folder, tmp_path / "unbroken", *overrides)
+    unbroken = project.train(folder, tmp_path / "unbroken", *overrides)
     # The run stops itself, so that it is always in the middle however busy the machine is.
     script = f"""
 import os, sys
 from pathlib import Path
 from raremap.learn import checkpoint
-from tests.learn.test_fit import train
+from tests import project
 save = checkpoint.save
 def stopping(path, state):
     save(path, state)
     if path.name == "last.pt" and state["task"]["step"] == 4:
         os.kill(os.getpid(), {int(stop)})
 checkpoint.save = stopping
-train(Path({str(folder)!r}), Path({str(tmp_path / "broken")!r}), *{overrides!r})
+project.train(Path({str(folder)!r}), Path({str(tmp_path / "broken")!r}), *{overrides!r})
 """
     root = project.__file__.rsplit("/", 2)[0]
     ended = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, cwd=root, check=False)
@@ -99,7 +85,7 @@ train(Path({str(folder)!r}), Path({str(tmp_path / "broken")!r}), *{overrides!r})
     last = tmp_path / "broken" / "checkpoints" / "last.pt"
     step = torch.load(last, weights_only=True)["task"]["step"]
     assert not list(last.parent.glob(".*")) or stop == signal.SIGKILL
-    resumed = train(folder, tmp_path / "broken", *overrides, resume=True)
+    resumed = project.train(folder, tmp_path / "broken", *overrides, resume=True)
     assert step < 12, "the run had ended before it was stopped"
     assert same(unbroken, resumed)
     assert unbroken.monitor_macro_f1 == resumed.monitor_macro_f1
@@ -110,27 +96,27 @@ train(Path({str(folder)!r}), Path({str(tmp_path / "broken")!r}), *{overrides!r})
 
 def test_the_threads_of_a_training_are_its_own(folder, tmp_path):
     before = torch.get_num_threads()
-    train(folder, tmp_path, "train.steps=2", f"train.threads={before + 1}")
+    project.train(folder, tmp_path, "train.steps=2", f"train.threads={before + 1}")
     assert torch.get_num_threads() == before
 
 
 def test_resuming_nothing_or_another_experiment_is_refused(folder, tmp_path, whole):
     with pytest.raises(TrainingError, match="nothing to resume"):
-        train(folder, tmp_path, resume=True)
+        project.train(folder, tmp_path, resume=True)
     with pytest.raises(ConfigError, match="differs from this experiment"):
-        train(folder, whole.path.parent, "optimizer.lr=0.5", resume=True)
+        project.train(folder, whole.path.parent, "optimizer.lr=0.5", resume=True)
 
 
 def test_a_loss_that_is_no_number_is_told(folder, tmp_path):
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) by step 2 .*lower optimizer\.lr"):
-        train(folder, tmp_path, "optimizer.lr=1e30", "optimizer.schedule=constant")
+        project.train(folder, tmp_path, "optimizer.lr=1e30", "optimizer.schedule=constant")
 
 
 def test_a_damaged_checkpoint_is_told(folder, tmp_path):
-    train(folder, tmp_path, "train.steps=2")
+    project.train(folder, tmp_path, "train.steps=2")
     (tmp_path / "checkpoints" / "last.pt").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(TrainingError, match=r"last\.pt cannot be read"):
-        train(folder, tmp_path, "train.steps=2", resume=True)
+        project.train(folder, tmp_path, "train.steps=2", resume=True)
 
 
 def test_the_eight_flips_and_turns_are_different_and_keep_image_and_mask_together():

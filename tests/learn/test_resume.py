@@ -13,22 +13,8 @@ from tests import project
 
 from raremap.errors import TrainingError
 from raremap.learn import checkpoint
-from raremap.workflows.prepare import catalog_of
-from raremap.workflows.train import run
 
 STEPS = ("train.steps=12", "train.precision=float32")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    project.make(folder)
-    return folder
-
-
-def train(folder, out, *overrides, resume=False):
-    experiment = project.experiment(folder, out, *STEPS, *overrides)
-    return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +31,7 @@ def unbroken(folder, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", save_and_copy)
-        training = train(folder, place / "run")
+        training = project.train(folder, place / "run", *STEPS)
     (place / "run").rename(place / "whole")
     return place, training
 
@@ -71,7 +57,7 @@ def test_a_run_killed_between_its_best_and_its_last_checkpoint_ends_as_an_unbrok
     shutil.copytree(max(place.glob("best-*"), key=lambda p: int(p.name.split("-")[1])), run_folder)
     best, last = (state(run_folder / f"checkpoints/{n}.pt") for n in ("best", "last"))
     assert best["step"] > last["task"]["step"] > 0
-    resumed = train(folder, run_folder, resume=True)
+    resumed = project.train(folder, run_folder, *STEPS, resume=True)
     ends = [state(f / "checkpoints/last.pt")["task"] for f in (place / "whole", run_folder)]
     assert [end["step"] for end in ends] == [12, 12]
     assert same(ends[0]["network"], ends[1]["network"])
@@ -107,11 +93,11 @@ def other_pixels(folder):
 @pytest.mark.parametrize("change", [other_tiles, other_labels, other_pixels])
 def test_resuming_on_other_data_is_refused(tmp_path, change):
     project.make(tmp_path / "data")
-    train(tmp_path / "data", tmp_path / "run", "train.steps=2")
+    project.train(tmp_path / "data", tmp_path / "run", *STEPS, "train.steps=2")
     kept = (tmp_path / "run/checkpoints/last.pt").read_bytes()
     change(tmp_path / "data")
     with pytest.raises(TrainingError, match=r"last\.pt is of a training on other tiles") as told:
-        train(tmp_path / "data", tmp_path / "run", "train.steps=2", resume=True)
+        project.train(tmp_path / "data", tmp_path / "run", *STEPS, "train.steps=2", resume=True)
     assert "without --resume" in one_line(told)
     assert (tmp_path / "run/checkpoints/last.pt").read_bytes() == kept
 
@@ -163,9 +149,9 @@ def test_a_damaged_checkpoint_is_told_in_one_line(unbroken, tmp_path, harm, name
 
 
 def test_a_damaged_last_checkpoint_stops_a_resumed_training(folder, tmp_path):
-    train(folder, tmp_path, "train.steps=2")
+    project.train(folder, tmp_path, *STEPS, "train.steps=2")
     for harm in (another_list, shortened):
         harm(tmp_path / "checkpoints/last.pt")
         with pytest.raises(TrainingError, match=r"last\.pt cannot be read") as told:
-            train(folder, tmp_path, "train.steps=2", resume=True)
+            project.train(folder, tmp_path, *STEPS, "train.steps=2", resume=True)
         one_line(told)

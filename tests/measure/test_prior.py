@@ -8,7 +8,7 @@ import torch
 from scipy.special import logit
 
 from raremap.measure import terms
-from raremap.measure.options import CeDice, CrossEntropy
+from raremap.measure.losses import CeDice, CrossEntropy
 from raremap.measure.terms import prior_offset
 
 NATURAL = torch.tensor([0.98, 0.02])
@@ -19,13 +19,14 @@ def fitted(
     mask: torch.Tensor, x: torch.Tensor, loss: CrossEntropy | CeDice, prior: torch.Tensor
 ) -> np.ndarray:
     """Log-odds, at a few x, of a linear model trained to the end."""
+    objective = loss.build(2, natural=NATURAL.numpy())
     slope, shift = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.LBFGS([slope, shift], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         logits = (x[None] * slope[:, None] + shift[:, None])[None, :, None]
-        total = sum(loss(logits, mask[None, None], prior=prior, natural=NATURAL).values())
+        total = sum(objective(logits, mask[None, None], prior).values())
         total = total + 1e-6 * (slope.square().sum() + shift.square().sum())
         total.backward()
         return total
@@ -69,9 +70,8 @@ def test_the_natural_stream_with_tau_0_is_plain_cross_entropy_and_absent_classes
     absent = torch.tensor([1.0, 0.0])
     assert torch.isfinite(prior_offset(absent, absent, 0.5)).all()
     logits, mask = torch.randn(1, 2, 3, 3), torch.randint(0, 2, (1, 3, 3))
-    assert CrossEntropy()(logits, mask, prior=NATURAL, natural=NATURAL)["ce"] == terms.CrossEntropy()(
-        logits, mask
-    )
+    found = CrossEntropy().build(2, natural=NATURAL.numpy())(logits, mask, NATURAL)["ce"]
+    assert found == terms.CrossEntropy()(logits, mask)
 
 
 def test_dice_of_a_stream_is_that_of_natural_ground() -> None:
@@ -84,5 +84,5 @@ def test_dice_of_a_stream_is_that_of_natural_ground() -> None:
     n1 = len(rare)
     natural = torch.tensor([(50 - n1) / 50, n1 / 50])
     stream = torch.tensor([(50 - n1) / (50 + 2 * n1), 3 * n1 / (50 + 2 * n1)])
-    found = CeDice()(three, labels, prior=stream, natural=natural)
+    found = CeDice().build(2, natural=natural.numpy())(three, labels, stream)
     assert float(found["dice"]) == pytest.approx(float(terms.Dice()(logits, mask)), abs=1e-6)

@@ -7,10 +7,10 @@ from torch import nn
 
 from raremap.errors import ConfigError
 from raremap.models.forward import AnySize, TorchNetwork
-from raremap.models.options import ModelOptions
+from raremap.models.options import Smp
 from raremap.scene.normalize import Normalization
 
-SMALL = ModelOptions(decoder_channels=(16, 8, 8))
+SMALL = Smp(decoder_channels=(16, 8, 8))
 
 
 @pytest.mark.parametrize("bands", [1, 4, 13])
@@ -41,7 +41,7 @@ def test_padding_changes_nothing_where_none_is_needed():
 )
 def test_unknown_names_are_told_with_the_nearest(options, match):
     with pytest.raises(ConfigError, match=match):
-        ModelOptions(**options).build(3, 2)
+        Smp(**options).build(3, 2)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])

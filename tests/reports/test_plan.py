@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.reports.test_page import Page
 
-from raremap.balance.diagnosis import Diagnosis, Evenness, Sources
+from raremap.balance.diagnosis import Diagnosis, Evenness
 from raremap.balance.options import (
     Copies,
     Diao,
@@ -22,6 +22,7 @@ from raremap.balance.options import (
     Uniform,
 )
 from raremap.balance.plan import SamplingPlan
+from raremap.balance.sources import Sources
 from raremap.errors import OutputError
 from raremap.reports.figures import curves
 from raremap.reports.overlays import heat_picture, mosaic, outlined

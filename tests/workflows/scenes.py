@@ -36,6 +36,7 @@ class Stub:
     options: Any = None
     module: Any = None
     prior: Any = None
+    features: tuple[Any, ...] = ()
 
     def network(self, device: str = "auto", precision: str = "auto"):
         k = self.scheme.num_classes

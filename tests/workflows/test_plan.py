@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import rasterio
 from tests import project
+from tests.command import raremap
 
 import raremap as rm
-from raremap import cli
 from raremap.balance.diagnosis import diagnose
+from raremap.balance.locations import COVER
 from raremap.balance.plan import SamplingPlan
 from raremap.errors import ConfigError, OutputError, RaremapWarning, SplitError
 from raremap.tiles.splits import uses
@@ -46,6 +47,26 @@ def test_the_table_and_the_page_are_written_and_told(data, tmp_path):
     told = result.to_dict()
     assert told["plan"] == str(tmp_path / "run/plan.parquet")
     assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+def test_looking_at_a_plan_alters_no_file_of_a_training(data, tmp_path):
+    project.train(data, tmp_path / "run", "train.steps=2")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    # Other tiles and places, so that the run's catalog does not fit either.
+    split = {"block_m": 1000, "folds": 2, "monitor": 0.2, "calibration": 0.2}
+    other = project.experiment(
+        data, tmp_path / "run", tiles={"size": 32, "overlap": 0.5}, split=split, balance=DIAO
+    )
+    result = plan_experiment(other, quiet=True)
+    assert len(result.plan.weights) > len(SamplingPlan.load(tmp_path / "run/plan.parquet").weights)
+    after = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    fresh = {p.name for p in set(after) - set(before)}
+    assert fresh == {"planned.parquet", "planned.objects.parquet", "planned.html"}
+    assert {p: after[p] for p in before} == before
+    assert (result.path.name, result.page.name) == ("planned.parquet", "planned.html")
+    moved = project.experiment(data, tmp_path / "run", split={**split, "folds": 3, "monitor": 0.25})
+    plan_experiment(moved, quiet=True)
+    assert (tmp_path / "run/catalog.parquet").read_bytes() == before[tmp_path / "run/catalog.parquet"]
 
 
 def test_the_same_experiment_gives_the_same_bytes(data, tmp_path):
@@ -117,6 +138,22 @@ def test_without_an_object_that_qualifies_diao_goes_without_composites(data, tmp
     assert "none could be made" in result.page.read_text(encoding="utf-8")
 
 
+def test_where_no_place_is_found_for_any_object_the_reasons_are_told(data, tmp_path):
+    # A slide has 36 pixels, of a tile's 1,024 no more than 30 may be covered.
+    balance = {"kind": "diao", "copy_paste": {**DIAO["copy_paste"], "cover": 0.03}}
+    result = plan_experiment(project.experiment(data, tmp_path / "run", balance=balance), quiet=True)
+    assert (result.diagnosis.composites, set(result.diagnosis.refused)) == (0, {COVER})
+    refused = f"{COVER} ({result.diagnosis.refused[COVER]:,})"
+    assert f"refused: {COVER} ({result.diagnosis.refused[COVER]})" in str(result)
+    assert refused in result.page.read_text(encoding="utf-8")
+    again = SamplingPlan.load(result.path)
+    assert (
+        diagnose(again, rm.Catalog.load(tmp_path / "run/catalog.parquet")).refused == result.diagnosis.refused
+    )
+    assert (again.bank, len(again.composites or ())) == (None, 0)
+    assert not list((tmp_path / "run").glob("*objects*"))
+
+
 def test_a_folder_that_cannot_be_made_is_told(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
@@ -133,19 +170,6 @@ def test_a_folder_that_is_not_writable_is_told(data, tmp_path):
             plan_experiment(experiment, quiet=True)
     finally:
         tmp_path.chmod(0o700)
-
-
-def raremap(capsys, *words: object) -> tuple[int, str, str]:
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr("sys.argv", ["raremap", *map(str, words)])
-        patch.setattr("warnings.showwarning", warnings.showwarning)
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-    out = capsys.readouterr()
-    return code, out.out, out.err
 
 
 def test_the_verb_prints_one_json_object(capsys, data, tmp_path):

@@ -78,6 +78,12 @@ def test_fractions_are_no_mask():
         )
 
 
+def test_vector_layers_are_not_rescaled(tmp_path):
+    with pytest.raises(ConfigError, match="rescale is for mask rasters") as caught:
+        experiment(tmp_path, masks="m.gpkg", vector={"attribute": "class"}, rescale={"kind": "area"})
+    assert "\n" not in str(caught.value)
+
+
 def test_the_command_prints_areas_before_and_after(tmp_path, capsys):
     ground(tmp_path)
     arguments = [

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from raremap.balance.cut import Patch, plausibility
-from raremap.errors import CatalogError
+from raremap.errors import CatalogError, reason
 from raremap.files import written
 
 _KEY = b"raremap.objects"
@@ -46,8 +46,8 @@ class ObjectBank:
     (metres a pixel, NaN where unknown), the patch's window in scene pixels (the object and up to
     `CopyPasteOptions.ring` pixels around it), `area` (pixels), `touches` (reaches the tile's border, where it
     may go on: never pasted), `ring` (shares of the K classes around it), `slope_low` and `slope_high`
-    (degrees, NaN where unknown). `contacts` `[K, K]`: with which classes each one is in contact in all
-    training tiles. `plausible` `[K]`: how usual the surroundings must be at least (`cut.plausibility`),
+    (degrees, NaN where unknown). `contacts` `[K, K]`: with which classes each one is in contact in the
+    training tiles that hold one of `classes`; of these classes the rows are of all tiles. `plausible` `[K]`: how usual the surroundings must be at least (`cut.plausibility`),
     0 where a class has no object. `follows` `[C]`: how far objects go along with the light of their ring
     (`light.followed`). `whole` `[K]`: the share of a class's ground, without specks too small to count, that
     lies in whole objects of the areas asked for. `classes`: the class indices that were looked for.
@@ -155,10 +155,9 @@ class ObjectBank:
             )
             return cls(frame, bands, **arrays, classes=classes, patches=patches)
         except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
-            reason = (
-                f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0][:100]
-            )
-            raise CatalogError(f"{path} is not an object bank ({reason}); make the plan again") from None
+            raise CatalogError(
+                f"{path} is not an object bank ({reason(error)}); make the plan again"
+            ) from None
 
 
 def _unpacked(buffers: Sequence[Any], dtype: str, bands: int, height: int, width: int) -> Patch:

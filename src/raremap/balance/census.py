@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raremap.plain import plain
+
 if TYPE_CHECKING:
     from raremap.tiles.catalog import Catalog
 
@@ -60,7 +62,6 @@ class Distribution:
         p = np.nan_to_num(self.shares)
         u = np.full(len(p), 1 / len(p))
         present = p[p > 0]
-        backward = kl(u, p)
         return {
             "tiles": self.tiles,
             "places": self.places,
@@ -70,7 +71,7 @@ class Distribution:
             "places_with": dict(zip(names, self.places_with.tolist(), strict=True)),
             "entropy": entropy(p),
             "kl_from_uniform": kl(p, u),
-            "kl_uniform_from": backward if np.isfinite(backward) else None,
+            "kl_uniform_from": plain(kl(u, p)),
             "imbalance_ratio": float(present.max() / present.min()) if len(present) else None,
         }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raremap.balance.coverage import coverage, deliveries, empty_crops, moves
 from raremap.balance.mixture import lean
 from raremap.labels import IGNORE
 from raremap.tiles.windows import offsets
@@ -24,8 +25,8 @@ class CropGrid:
 
     Tile i has the positions `first[i]` to `first[i + 1] - 1`: corner `top`, `left` in the tile `[M]`, and
     `chance` `[M]`, which sums to 1 in each tile. A draw moves a position by up to half a step; `counts`
-    `[M, K]` are the labelled pixels by class that it holds then on average. A position from which no labelled
-    pixel is met has no chance.
+    `[M, K]` are the labelled pixels by class that it holds then on average, `empty` `[M]` is the share of its
+    moves that meet none. A position from which no labelled pixel is met has no chance.
     """
 
     size: int
@@ -34,11 +35,17 @@ class CropGrid:
     top: np.ndarray
     left: np.ndarray
     counts: np.ndarray
+    empty: np.ndarray
     chance: np.ndarray
 
     def seen(self) -> np.ndarray:
-        """Labelled pixels by class that a crop of each tile holds on average, `[N, K]`."""
-        return np.add.reduceat(self.counts * self.chance[:, None], self.first[:-1], axis=0)
+        """Labelled pixels by class that a sample of each tile delivers on average, `[N, K]`."""
+        held = np.add.reduceat(self.counts * self.chance[:, None], self.first[:-1], axis=0)
+        return held * self.drawn()[:, None]
+
+    def drawn(self) -> np.ndarray:
+        """How many crops a sample of each tile draws on average, `[N]`: an empty one is drawn again."""
+        return np.asarray(deliveries(np.add.reduceat(self.empty * self.chance, self.first[:-1])))
 
     def draw(self, tile: int, window: Window, rng: np.random.Generator) -> tuple[int, int]:
         """A corner in the tile: a position by its chance, moved by up to half a step each way."""
@@ -54,34 +61,20 @@ class CropGrid:
         )
 
 
-def coverage(starts: np.ndarray, length: int, size: int, step: int) -> np.ndarray:
-    """How likely each of `length` pixels is to lie in a crop drawn at each start, `[starts, length]`.
-
-    >>> coverage(np.array([0, 2]), 4, 2, 2).tolist()
-    [[1.0, 1.0, 0.0, 0.0], [0.0, 0.5, 1.0, 0.5]]
-    """
-    shifts = np.arange(-(step // 2), step - step // 2)
-    begin = np.clip(starts[:, None] + shifts, 0, max(0, length - size))
-    edges = np.zeros((len(starts), length + 1), np.int64)
-    which = np.arange(len(starts))[:, None]
-    np.add.at(edges, (which, begin), 1)
-    np.add.at(edges, (which, np.minimum(begin + size, length)), -1)
-    return edges.cumsum(1)[:, :-1] / len(shifts)
-
-
 class CropCounter:
     """Fills a `CropGrid` tile by tile, so that masks are read once and none is kept."""
 
     def __init__(self, size: int, num_classes: int) -> None:
         self._size, self._k, self._step = size, num_classes, max(1, size // _STEPS)
-        self._axes: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._axes: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self._top: list[np.ndarray] = []
         self._left: list[np.ndarray] = []
         self._counts: list[np.ndarray] = []
+        self._empty: list[np.ndarray] = []
 
     def add(self, mask: np.ndarray) -> None:
         """The next tile's class index `[h, w]`."""
-        (tops, down), (lefts, across) = (self._axis(n) for n in mask.shape)
+        (tops, down, below), (lefts, across, beside) = (self._axis(n) for n in mask.shape)
         counts = np.zeros((len(tops) * len(lefts), self._k), np.float32)
         for c in np.unique(mask):
             if c != IGNORE:
@@ -89,13 +82,17 @@ class CropCounter:
         self._top.append(np.repeat(tops, len(lefts)).astype(np.int32))
         self._left.append(np.tile(lefts, len(tops)).astype(np.int32))
         self._counts.append(counts)
+        empty = np.zeros(len(counts))
+        if (mask == IGNORE).any():
+            empty = (below @ empty_crops(mask, self._size) @ beside.T).ravel()
+        self._empty.append(empty)
 
-    def _axis(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Starts of the positions along one side, and the pixels that each covers."""
+    def _axis(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Starts of the positions along one side, the pixels that each covers, and where its moves begin."""
         if length not in self._axes:
             starts = np.array(offsets(length, min(self._size, length), min(self._step, length)))
-            covered = coverage(starts, length, self._size, self._step)
-            self._axes[length] = starts, covered.astype(np.float32)
+            along = (starts, length, self._size, self._step)
+            self._axes[length] = starts, coverage(*along).astype(np.float32), moves(*along)
         return self._axes[length]
 
     def grid(self) -> CropGrid:
@@ -109,9 +106,23 @@ class CropCounter:
             np.concatenate(self._top),
             np.concatenate(self._left),
             counts,
+            np.concatenate(self._empty),
             np.empty(len(counts)),
         )
         return replace(grid, chance=even_chance(grid))
+
+
+def pixel_chances(grid: CropGrid, entry: int, shape: tuple[int, int], chance: np.ndarray) -> np.ndarray:
+    """How likely each pixel `[h, w]` of the plan's row `entry` is to lie in a crop, by chances `[M]` of positions."""
+    here = slice(int(grid.first[entry]), int(grid.first[entry + 1]))
+    (tops, row), (lefts, col) = (np.unique(v[here], return_inverse=True) for v in (grid.top, grid.left))
+    p = np.zeros((len(tops), len(lefts)))
+    np.add.at(p, (row, col), chance[here])
+    down, across = (
+        coverage(starts, length, grid.size, grid.step)
+        for starts, length in zip((tops, lefts), shape, strict=True)
+    )
+    return down.T @ p @ across
 
 
 def even_chance(grid: CropGrid) -> np.ndarray:
@@ -125,16 +136,16 @@ def aim(grid: CropGrid, weights: np.ndarray, target: np.ndarray, cap: float, sha
 
     Lowers KL(q ‖ P), P ∝ Σ w v x pooled over pixels, over the chances v inside tiles; none is more than `cap`
     times the even one. Each round is a step of expectation-maximisation as for the tile weights, in each tile by
-    itself: KL never rises, and is never above that of even chances. A tile of nothing that the target asks for
+    itself: KL never rises but for crops that are empty and drawn again, and the best round is kept. A tile of nothing that the target asks for
     is left even. With `share` below 1 the rest of the crops lie anywhere, so that no ground is lost.
     """
     counts = grid.counts.astype(np.float64)
     size = counts.sum(1)
     even = even_chance(grid)
-    own = np.repeat(weights, np.diff(grid.first))
     best, chance, last = even, even.copy(), np.inf
     for _ in range(_ROUNDS):
-        pooled = (own * chance) @ counts
+        drawn = weights * replace(grid, chance=chance).drawn()
+        pooled = (np.repeat(drawn, np.diff(grid.first)) * chance) @ counts
         here = (target > 0) & (pooled > 0)
         kl = float((target[here] * np.log(target[here] / (pooled[here] / pooled.sum()))).sum())
         if kl < last:

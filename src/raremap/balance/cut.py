@@ -76,10 +76,10 @@ def objects_of(
         number, parts, stats, _ = cv2.connectedComponentsWithStats(here, connectivity=8)
         keys = rng.random(number)
         area = stats[:, cv2.CC_STAT_AREA]
-        pixels[klass] = area[1:][area[1:] >= wanted.least].sum()
-        for i in range(1, number):
-            if not wanted.least <= area[i] <= wanted.most:
-                continue
+        large = area >= wanted.least
+        large[0] = False  # all that is not of the class
+        pixels[klass] = area[large].sum()
+        for i in np.flatnonzero(large & (area <= wanted.most)).tolist():
             left, top, w, h = (int(v) for v in stats[i, :4])
             touches = top == 0 or left == 0 or top + h == height or left + w == width
             ring = wanted.ring

@@ -31,12 +31,12 @@ class Follower:
         self.moving = np.full(len(names), np.nan)
         self.target = plan.target
 
-    def update(self, f1: np.ndarray) -> np.ndarray:
-        """The new target `[K]`, for the latest F1 `[K]` of the classes."""
+    def update(self, f1: np.ndarray, offsets: np.ndarray | None = None) -> np.ndarray:
+        """The new target `[K]`, for the latest F1 `[K]` of the classes and the outer loop's offsets φ `[K]`."""
         o = self._options
         moved = np.where(np.isnan(self.moving), f1, o.momentum * self.moving + (1 - o.momentum) * f1)
         self.moving = np.where(np.isnan(f1), self.moving, moved)
-        fresh = target_shares(self._natural, self._names, o, self.moving)
+        fresh = target_shares(self._natural, self._names, o, self.moving if o.gamma > 0 else None, offsets)
         self.target = o.inertia * self.target + (1 - o.inertia) * fresh
         return self.target
 

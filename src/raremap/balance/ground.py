@@ -14,25 +14,17 @@ if TYPE_CHECKING:
 _HEIGHTS = frozenset(("dem", "dtm", "elevation", "altitude"))
 _ALIKE = 1.1
 _YEAR = 365.25
-# WGS 84: half the equator's diameter in metres, squared eccentricity.
-_AXIS, _ECCENTRICITY = 6378137.0, 0.00669437999014
 
 
 def pixel_size(grid: Grid) -> tuple[float, float]:
-    """Height and width on the ground of the grid's middle pixel, metres; NaN without a CRS.
-
-    By the ellipsoid's radii of curvature there, so degrees and Web Mercator are right at any latitude.
-    """
+    """Height and width on the ground of the grid's middle pixel, metres; NaN without a CRS."""
     if grid.crs is None:
         return float("nan"), float("nan")
-    from rasterio.warp import transform
+    from raremap.scene.steps import metres
 
     col, row = grid.width / 2, grid.height / 2
     points = [grid.transform @ p for p in ((col, row), (col, row + 1), (col + 1, row))]
-    lon, lat = (np.array(v) for v in transform(grid.crs, "EPSG:4326", *zip(*points, strict=True))[:2])
-    bend = 1 - _ECCENTRICITY * np.sin(np.radians(lat[0])) ** 2
-    north = np.radians(lat[1:] - lat[0]) * _AXIS * (1 - _ECCENTRICITY) / bend**1.5
-    east = np.radians(lon[1:] - lon[0]) * _AXIS / np.sqrt(bend) * np.cos(np.radians(lat[0]))
+    east, north = metres(grid.crs, points)
     height, width = np.hypot(north, east)
     return float(height), float(width)
 

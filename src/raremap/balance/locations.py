@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
+from raremap.balance.coverage import box_sums
 from raremap.balance.cut import plausibility
 from raremap.balance.ground import day_of_year, pixel_size, resolution, slope_of
 from raremap.balance.paste import edge, halo, placed
@@ -219,7 +219,7 @@ def _room(forbidden: np.ndarray, shape: Shape) -> np.ndarray | None:
     if height > forbidden.shape[0] or width > forbidden.shape[1]:
         return None
     spare = height * width - int(shape.foot.sum())
-    return np.clip(1 - _box_sums(forbidden.astype(np.float32), height, width) / (spare + 1), 0, 1)
+    return np.clip(1 - box_sums(forbidden.astype(np.float32), height, width) / (spare + 1), 0, 1)
 
 
 def _usual(mask: np.ndarray, shape: Shape, contacts: np.ndarray) -> np.ndarray:
@@ -227,19 +227,13 @@ def _usual(mask: np.ndarray, shape: Shape, contacts: np.ndarray) -> np.ndarray:
     table = np.zeros(256, np.float32)
     table[: len(contacts)] = contacts
     height, width = shape.foot.shape
-    return np.clip(_box_sums(table[mask], height, width) / (height * width), 0, 1)
+    return np.clip(box_sums(table[mask], height, width) / (height * width), 0, 1)
 
 
 def _squared(values: np.ndarray, times: int) -> np.ndarray:
     for _ in range(times):
         values = np.square(values)
     return values
-
-
-def _box_sums(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Sums over all boxes of that size inside the array."""
-    s = cv2.integral(values, sdepth=cv2.CV_64F)
-    return s[height:, width:] - s[:-height, width:] - s[height:, :-width] + s[:-height, :-width]
 
 
 def _covered(shape: Shape, row: int, col: int, mask: np.ndarray, k: int) -> np.ndarray:

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raremap.balance.census import rare_classes
-from raremap.balance.crops import CropCounter, CropGrid
+from raremap.balance.coverage import delivered
+from raremap.balance.crops import CropCounter
 from raremap.balance.options import BalanceOptions, Copies, CopyPasteOptions, Diao, Mixture, TargetOptions
-from raremap.balance.plan import SamplingPlan, drawable
+from raremap.balance.plan import SamplingPlan, drawable, natural_shares
 from raremap.balance.target import target_shares
 from raremap.errors import ConfigError, RaremapWarning, nearest
-from raremap.jobs import progress
+from raremap.jobs import tracked
 from raremap.tiles.reader import TileReader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from raremap.balance.composites import Composites
     from raremap.balance.objects import ObjectBank
@@ -29,16 +30,19 @@ def make_plan(
 ) -> SamplingPlan:
     """The plan of the chosen training tiles (bool `[N]`) for crops of `crop` pixels.
 
-    Everything is counted on these tiles alone. Composites, and crops that are aimed, need a pass over the
-    masks. Raises `SplitError` where no tile has a label, `ConfigError` where a class is not known.
+    Everything is counted on these tiles alone. Tiles are weighed by what they hold, and the shares stated are
+    those of crops. Where tiles are larger than crops that takes a pass over the masks of all that are not of
+    one class, about the time that training takes to fit the normalisation, or less, since imagery is left
+    alone where it has no invalid pixel. Composites take a pass, too. Raises `SplitError` where no tile has a label, `ConfigError` where a class is not known.
     """
     rows = drawable(catalog, chosen)
     names = catalog.scheme.names
     counts = catalog.counts[rows]
-    natural = counts.sum(0) / counts.sum()
+    natural = natural_shares(catalog, counts)
     if (natural > 0).sum() == 1:
         _warn(f"all training labels are of class {names[int(natural.argmax())]}: there is nothing to balance")
     target = target_shares(natural, names, target_of(options))
+    # Not `workflows.rare`, whose shares are of all folds: which classes are pasted must not follow from test places.
     rare = _indices(rare_classes(natural, names, catalog.scheme.rare), names, "rare")
     if isinstance(options, Copies) and options.classes:
         rare = _indices(options.classes, names, "balance.classes")
@@ -50,9 +54,21 @@ def make_plan(
     if composites is not None:
         rows = np.concatenate([rows, composites.row])
         counts = np.concatenate([counts, composites.counts])
-    grid = None
-    if options.aim and any(max(catalog.windows[r][2:]) > crop for r in rows):
-        grid = _crops(catalog, rows, composites, bank, crop, quiet)
+    shape = np.array([catalog.windows[r][2:] for r in rows])
+    grid, cropped = None, None
+    if (shape > crop).any() and options.aim:
+        counter = CropCounter(crop, len(names))
+        for _, mask in _labels(catalog, rows, composites, bank, np.arange(len(rows)), quiet):
+            counter.add(mask)
+        grid = counter.grid()
+    elif (shape > crop).any():
+        area, held = shape.prod(1), np.minimum(shape, crop).prod(1)
+        # Of tiles no larger than a crop, or of one class all over, it is known without a look at them.
+        cropped = counts * (held / area)[:, None]
+        mixed = np.flatnonzero((held < area) & (counts.max(1) < area))
+        for i, mask in _labels(catalog, rows, composites, bank, mixed, quiet):
+            seen = delivered(mask, crop).ravel()
+            cropped[i] = np.bincount(mask.ravel(), seen, minlength=256)[: len(names)]
     plan = SamplingPlan(
         tile_ids=catalog.table["tile_id"].to_numpy()[rows],
         weights=np.full(len(rows), 1 / len(rows)),
@@ -65,6 +81,8 @@ def make_plan(
         composites=composites,
         bank=bank,
         grid=grid,
+        crop=crop,
+        cropped=cropped,
     )
     return plan.toward(target)
 
@@ -102,28 +120,26 @@ def _composites(
         return None, None
     bank = build_bank(catalog, rows, classes.tolist(), options, seed, quiet)
     composites = propose(catalog, rows, bank, target, options, seed, quiet)
-    return (bank, composites) if len(composites) else (None, None)
+    # Without one, what was refused is still to be told; the objects serve nothing.
+    return (bank if len(composites) else None), composites
 
 
-def _crops(
+def _labels(
     catalog: Catalog,
     rows: np.ndarray,
     composites: Composites | None,
     bank: ObjectBank | None,
-    crop: int,
+    entries: np.ndarray,
     quiet: bool,
-) -> CropGrid:
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Some entries of a plan with their class index `[h, w]`, of composites with what is pasted; none is kept."""
     from raremap.balance.paste import paste_mask
 
-    counter = CropCounter(crop, catalog.scheme.num_classes)
     reader = TileReader(catalog, rows, memory=0)
     tiles = len(rows) - (0 if composites is None else len(composites))
-    with progress("count crops", len(rows), quiet) as bar:
-        for i, row in enumerate(rows):
-            mask = reader.whole(int(row))[2]
-            if i >= tiles and composites is not None and bank is not None:
-                for p in composites.pasted(i - tiles):
-                    mask = paste_mask(mask, bank.patch(p.object)[2], bank.klass(p.object), *p[1:])
-            counter.add(mask)
-            bar.advance()
-    return counter.grid()
+    for i in tracked(entries.tolist(), "count crops", len(entries), quiet):
+        mask = reader.labels(int(rows[i]))
+        if i >= tiles and composites is not None and bank is not None:
+            for p in composites.pasted(i - tiles):
+                mask = paste_mask(mask, bank.patch(p.object)[2], bank.klass(p.object), *p[1:])
+        yield i, mask

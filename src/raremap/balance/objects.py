@@ -43,7 +43,7 @@ def build_bank(
     seed: int,
     quiet: bool = True,
 ) -> ObjectBank:
-    """Objects of `classes` (indices) in the tiles `rows`, read once, one after the other.
+    """Objects of `classes` (indices) in the tiles `rows` that hold one, read once, one after the other.
 
     At most `options.per_class` of a class stay, drawn with `seed` and as evenly over the places as they
     have them; whole objects go before those that touch a tile's border. Views of one object in overlapping
@@ -62,6 +62,9 @@ def build_bank(
         for find in waiting.pop(row):
             shelves[find.klass].offer(places[row], find)
 
+    # A tile that holds none of the classes has neither objects of them nor contacts with them.
+    rows = np.asarray(rows, np.int64)
+    rows = rows[(catalog.counts[rows][:, list(classes)] > 0).any(1)]
     for row, tile in _tiles(catalog, rows, quiet):
         window, size = catalog.windows[row], pixel_size(catalog.scenes[catalog.scene_names[row]].grid)
         for earlier in [r for r in waiting if _passed(catalog, r, row)]:

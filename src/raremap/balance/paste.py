@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from raremap.labels import IGNORE
+from raremap.scene.turn import dihedral
 
 if TYPE_CHECKING:
     from raremap.balance.bank import ObjectBank
@@ -39,20 +40,6 @@ class Pasted(NamedTuple):
     scale: float
     top: int
     left: int
-
-
-def dihedral(array: np.ndarray, code: int) -> np.ndarray:
-    """One of the eight flips and quarter turns of the last two axes, a view; code 0 changes nothing.
-
-    `np.rot90` of the last two axes by `code % 4`, then, from 4 on, left and right change sides.
-    """
-    if code % 4 == 1:
-        array = array[..., ::-1].swapaxes(-2, -1)
-    elif code % 4 == 2:
-        array = array[..., ::-1, ::-1]
-    elif code % 4 == 3:
-        array = array.swapaxes(-2, -1)[..., ::-1]
-    return array[..., ::-1] if code >= 4 else array
 
 
 @lru_cache

@@ -26,7 +26,10 @@ class SamplingPlan:
 
     `tile_ids` (of a composite: its background), `weights` that sum to 1, `repeats` (1: once a pass over the
     training tiles), `counts` `[N, K]` labelled pixels; `natural` and `target` class shares `[K]`. `grid` says
-    where crops lie, None where any position of a tile is as likely as another. `note` is what the solver said,
+    where crops of `crop` pixels lie, None where any position of a tile is as likely as another; `cropped` `[N, K]`
+    are the labelled pixels that a sample then delivers on average, None where crops are whole tiles, or not
+    known. `composites` is None where none
+    were asked for. `note` is what the solver said,
     `path` KL(q ‖ P) after each repeat of a greedy solver.
     """
 
@@ -41,15 +44,17 @@ class SamplingPlan:
     composites: Composites | None = None
     bank: ObjectBank | None = None
     grid: CropGrid | None = None
+    crop: int | None = None
+    cropped: np.ndarray | None = None
     note: str = ""
     path: np.ndarray | None = None
 
     @classmethod
     def uniform(cls, catalog: Catalog, chosen: np.ndarray) -> SamplingPlan:
-        """Every chosen tile with a labelled pixel alike; `chosen` is bool `[N]`."""
+        """Every chosen tile with a labelled pixel alike, seen whole; `chosen` is bool `[N]`."""
         rows = drawable(catalog, chosen)
         counts = catalog.counts[rows]
-        natural = counts.sum(0) / counts.sum()
+        natural = natural_shares(catalog, counts)
         ones = np.ones(len(rows))
         ids = catalog.table["tile_id"].to_numpy()[rows]
         return cls(ids, ones / len(rows), ones, counts, natural, natural, np.zeros(len(natural), bool))
@@ -61,10 +66,17 @@ class SamplingPlan:
         return np.arange(len(self.weights)) >= len(self.weights) - number
 
     @cached_property
+    def delivered(self) -> np.ndarray:
+        """Labelled pixels by class that a sample of each row delivers on average, `[N, K]`."""
+        if self.grid is not None:
+            return self.grid.seen()
+        return self.counts if self.cropped is None else self.cropped
+
+    @cached_property
     def shares(self) -> np.ndarray:
-        """Class shares `[K]` of the labelled pixels that the stream delivers."""
+        """Class shares `[K]` of the labelled pixels that the stream delivers: of crops, not of tiles."""
         # Pixels, not tiles, are what a loss averages over: a tile with few labels counts for little.
-        pooled = self.weights @ (self.counts if self.grid is None else self.grid.seen())
+        pooled = self.weights @ self.delivered
         return pooled / pooled.sum()
 
     @property
@@ -119,6 +131,11 @@ class SamplingPlan:
                 f"the plan names tile {missing[0]}, which is not in the catalog; make the plan again"
             )
         return np.array([position[t] for t in self.tile_ids], np.int64)
+
+
+def natural_shares(catalog: Catalog, counts: np.ndarray) -> np.ndarray:
+    """Class shares `[K]` of the ground: those of the labels `[N, K]`, or what the catalog knows better."""
+    return counts.sum(0) / counts.sum() if catalog.natural is None else np.array(catalog.natural)
 
 
 def drawable(catalog: Catalog, chosen: np.ndarray) -> np.ndarray:

@@ -44,18 +44,22 @@ def save(plan: SamplingPlan, path: str | Path) -> Path:
         "counts": _fixed(plan.counts, k),
     }
     c = plan.composites
-    if c is not None and plan.bank is not None:
+    if c is not None:
         tiles = len(plan.weights) - len(c)
         columns["background"] = np.where(plan.composite, np.concatenate([np.full(tiles, -1), c.row]), -1)
         values = (c.objects, c.code, c.scale, c.top, c.left)
         for (name, kind), lists in zip(_PASTED.items(), values, strict=True):
             columns[name] = _ragged([np.empty(0, kind)] * tiles + [np.asarray(v, kind) for v in lists])
+    if plan.bank is not None:
         plan.bank.save(objects_path(path))
+    if plan.cropped is not None:
+        columns["cropped"] = _fixed(plan.cropped, k)
     if plan.grid is not None:
         g = plan.grid
         parts = np.split(np.arange(len(g.top)), g.first[1:-1])
         columns["crop_top"] = _ragged([g.top[p] for p in parts])
         columns["crop_left"] = _ragged([g.left[p] for p in parts])
+        columns["crop_empty"] = _ragged([g.empty[p] for p in parts])
         columns["crop_chance"] = _ragged([g.chance[p] for p in parts])
         columns["crop_counts"] = _ragged([g.counts[p].ravel() for p in parts])
     meta = {
@@ -67,7 +71,8 @@ def save(plan: SamplingPlan, path: str | Path) -> Path:
         "note": plan.note,
         "path": None if plan.path is None else plan.path.tolist(),
         "refused": {} if c is None else c.refused,
-        "crop": None if plan.grid is None else [plan.grid.size, plan.grid.step],
+        "crop": plan.crop,
+        "grid": None if plan.grid is None else [plan.grid.size, plan.grid.step],
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(meta).encode()})
     with written(path) as fresh:
@@ -86,7 +91,7 @@ def load(path: str | Path) -> SamplingPlan:
         table = pq.read_table(path)
         meta = json.loads((table.schema.metadata or {})[_KEY])
         options = TypeAdapter(BalanceOptions).validate_python(meta["options"])
-        counts = table.column("counts").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        counts = _matrix(table, "counts")
         composites = _composites(table, counts, meta["refused"])
         return SamplingPlan(
             tile_ids=np.array(table.column("tile_id").to_pylist(), object),
@@ -98,8 +103,10 @@ def load(path: str | Path) -> SamplingPlan:
             rare=np.array(meta["rare"], bool),
             options=options,
             composites=composites,
-            bank=None if composites is None else ObjectBank.load(objects_path(path)),
-            grid=None if meta["crop"] is None else _grid(table, meta["crop"], counts.shape[1]),
+            bank=None if not composites else ObjectBank.load(objects_path(path)),
+            grid=None if meta["grid"] is None else _grid(table, meta["grid"], counts.shape[1]),
+            crop=meta["crop"],
+            cropped=_matrix(table, "cropped") if "cropped" in table.column_names else None,
             note=meta["note"],
             path=None if meta["path"] is None else np.array(meta["path"]),
         )
@@ -126,14 +133,17 @@ def _composites(table: pa.Table, counts: np.ndarray, refused: dict[str, int]) ->
     )
 
 
-def _grid(table: pa.Table, crop: list[int], k: int) -> CropGrid:
-    size, step = crop
+def _grid(table: pa.Table, spacing: list[int], k: int) -> CropGrid:
+    size, step = spacing
     tops = _lists(table, "crop_top", np.int32)
     first = np.concatenate([[0], np.cumsum([len(t) for t in tops])]).astype(np.int64)
-    flat = {n: _flat(table, f"crop_{n}") for n in ("top", "left", "counts", "chance")}
-    return CropGrid(
-        size, step, first, flat["top"], flat["left"], flat["counts"].reshape(-1, k), flat["chance"]
-    )
+    flat = {n: _flat(table, f"crop_{n}") for n in ("top", "left", "counts", "empty", "chance")}
+    flat["counts"] = flat["counts"].reshape(-1, k)
+    return CropGrid(size, step, first, **flat)
+
+
+def _matrix(table: pa.Table, name: str) -> np.ndarray:
+    return table.column(name).combine_chunks().flatten().to_numpy().reshape(len(table), -1)
 
 
 def _fixed(values: np.ndarray, width: int) -> pa.Array:

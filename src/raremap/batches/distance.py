@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raremap.labels import IGNORE
+from raremap.scene.edges import class_edges
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,7 @@ def edge_distance(mask: np.ndarray) -> np.ndarray:
     as the crop is wide.
     """
     labelled = mask != IGNORE
-    edges = np.zeros(mask.shape, bool)
-    for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        differ = (mask[a] != mask[b]) & labelled[a] & labelled[b]
-        edges[a] |= differ
-        edges[b] |= differ
+    edges = class_edges(mask, labelled)
     far = float(np.hypot(*mask.shape))
     distance = _distance_to(edges) if edges.any() else np.full(mask.shape, far)
     return np.where(labelled, distance, 0).astype(np.float16)

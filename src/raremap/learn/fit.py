@@ -9,33 +9,36 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raremap.balance.dynamic import Follower
 from raremap.balance.make import target_of
 from raremap.balance.sampler import Stream
 from raremap.batches.dataset import TrainSamples
+from raremap.batches.distance import BoundaryMaps
 from raremap.batches.loader import TrainBatches
 from raremap.batches.options import AugmentOptions
 from raremap.errors import RaremapError, TrainingError
 from raremap.jobs import Progress, progress
 from raremap.learn import checkpoint
+from raremap.learn.crops import MonitorCrops, objects_in
 from raremap.learn.history import History
 from raremap.learn.monitor import Monitor
 from raremap.learn.norms import natural_tiles
-from raremap.learn.options import OptimizerOptions, TrainOptions
-from raremap.measure.options import CeDice, CrossEntropy
+from raremap.learn.options import OptimizerOptions, OuterOptions, PseudoOptions, TrainOptions
+from raremap.learn.outer import Outer, halves_of
+from raremap.learn.teacher import extra_of
+from raremap.measure.losses import LossOptions
+from raremap.measure.objective import maps_of
 from raremap.measure.scores import Scores
-from raremap.measure.weights import class_weights
 from raremap.models.forward import best_device, has_bf16
 from raremap.models.options import ModelOptions
 from raremap.scene.normalize import Normalization, NormalizeOptions
@@ -45,6 +48,10 @@ from raremap.tiles.reader import TileReader
 if TYPE_CHECKING:
     from raremap.balance.plan import SamplingPlan
     from raremap.learn.task import SegmentationTask
+    from raremap.learn.teacher import Extra
+    from raremap.measure.objective import Objective
+    from raremap.measure.terms.festa import Festa
+    from raremap.scene.features.options import Feature
     from raremap.tiles.catalog import Catalog
 
 log = logging.getLogger("raremap")
@@ -55,7 +62,7 @@ class Fit:
     """A trained network with the weights of its best step on the monitor places.
 
     `prior` are the class shares that the scores have learned: those of the labelled pixels that the loss
-    received, times its class weights.
+    received, times its class weights. `features` have the numbers that were taken from the training tiles.
     """
 
     module: nn.Module
@@ -64,6 +71,7 @@ class Fit:
     steps: int
     best_step: int
     best_macro_f1: float
+    features: tuple[Feature, ...] = ()
 
 
 def fit(
@@ -73,48 +81,93 @@ def fit(
     *,
     model: ModelOptions,
     normalize: NormalizeOptions,
-    loss: CrossEntropy | CeDice,
+    features: Sequence[Feature] = (),
+    loss: LossOptions,
     optimizer: OptimizerOptions,
     train: TrainOptions,
     augment: AugmentOptions,
     out: Path,
+    rare: Sequence[int] = (),
+    pseudo: PseudoOptions | None = None,
+    festa: Festa | None = None,
+    outer: OuterOptions | None = None,
     resume: bool = False,
     quiet: bool = False,
 ) -> Fit:
     """Train on the tiles of a plan and keep the weights that score best on monitor places.
 
+    `rare` are class numbers, for terms of the loss that are of the rare classes only.
     Writes metrics.csv, tensorboard/ and checkpoints/ under `out`. With `resume` it goes on from the last
     checkpoint and ends with the weights of an unbroken run. Raises `TrainingError`.
     """
     device = best_device(train.device)
     rows, monitor_rows = plan.rows(catalog), np.flatnonzero(uses == "monitor")
-    reader = TileReader(catalog, np.concatenate([rows, monitor_rows]))
+    reader = TileReader(catalog, np.concatenate([rows, monitor_rows]), features=features)
     tiles = rows[~plan.composite]
-    normalization = fit_normalization((reader.whole(int(r))[:2] for r in tiles), catalog.bands, normalize)
+    features, channels = reader.fit_features(tiles), reader.channels.names
+    normalization = fit_normalization((reader.sample(int(r))[:2] for r in tiles), channels, normalize)
     with (
         _threads(train.threads),
         torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []),
     ):
         torch.manual_seed(train.seed)
-        network = model.build(len(catalog.bands), catalog.scheme.num_classes)
+        network = model.build(len(channels), catalog.scheme.num_classes, channels)
         network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         stream = Stream(plan, train.seed)
-        samples = TrainSamples(reader, catalog, stream, normalization, train.crop, augment, train.seed)
+        objective = loss.build(
+            catalog.scheme.num_classes,
+            names=catalog.scheme.names,
+            shares=plan.shares,
+            natural=plan.natural,
+            counts=catalog.counts[tiles],
+            rare=rare,
+        )
+        maps = None
+        if objective.maps:
+            boundary = objective.boundary
+            maps = BoundaryMaps(objective.num_classes, objective.maps, boundary.numbers, boundary.clip)
+        samples = TrainSamples(reader, catalog, stream, normalization, train.crop, augment, train.seed, maps)
         settled = natural_tiles(tiles, train.norm_tiles, train.seed)
         monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names, settled)
-        weights = class_weights(loss.weights, plan.shares)
         of = _identity(catalog, plan)
+        extra = extra_of(pseudo, festa, network, objective.num_classes, train.seed)
         run = _Run(
-            network, monitor, catalog.scheme.names, loss, optimizer, train, device, out, stream, of, weights
+            network,
+            monitor,
+            catalog.scheme.names,
+            objective,
+            optimizer,
+            train,
+            device,
+            out,
+            stream,
+            of,
+            extra,
         )
+        if outer is not None:
+            places = catalog.table["place"].to_numpy().astype(str)[monitor_rows]
+            counts = catalog.counts[monitor_rows]
+            crops = MonitorCrops(
+                reader,
+                monitor_rows,
+                counts,
+                [catalog.windows[r] for r in monitor_rows],
+                halves_of(places, counts),
+                normalization,
+                train.crop,
+                outer.crops,
+                train.batch_size,
+                train.seed,
+            )
+            run.learn_outside(outer, crops, objects_in(reader, monitor_rows, objective.num_classes))
         if resume:
             run.restore()
         else:
             run.clear()
-        if run.task.step < train.steps:
+        if run.task.step < train.steps and not run.settled():
             reader.load(np.concatenate([rows, monitor_rows]))
             run.go(samples, quiet)
-        return run.result(normalization)
+        return replace(run.result(normalization), features=features)
 
 
 @contextmanager
@@ -148,24 +201,22 @@ class _Run:
         network: nn.Module,
         monitor: Monitor,
         names: tuple[str, ...],
-        loss: CrossEntropy | CeDice,
+        loss: Objective,
         optimizer: OptimizerOptions,
         train: TrainOptions,
         device: torch.device,
         out: Path,
         stream: Stream,
         of: str = "",
-        weights: np.ndarray | None = None,
+        extra: Extra | None = None,
     ) -> None:
         from raremap.learn.task import SegmentationTask
 
-        self._weights, self._loss = weights, loss
-        tensor = partial(torch.tensor, dtype=torch.float32, device=device)
-        weight = None if loss.weights == "none" else tensor(weights)
-        weighted = partial(loss, weight=weight, natural=tensor(stream.plan.natural))
+        self._loss = loss.to(device)
         self.task: SegmentationTask = SegmentationTask(
-            network, weighted, optimizer, train.steps, len(names), self._after
+            network, loss, optimizer, train.steps, len(names), self._after, train.ema, extra
         )
+        self._clip = optimizer.clip
         self._monitor, self._names, self._train, self._device = monitor, names, train, device
         self._folder, self._out, self._of = out / "checkpoints", out, of
         self._best_f1, self._best_step = -1.0, 0
@@ -176,6 +227,30 @@ class _Run:
         moves = target_of(stream.plan.options).gamma > 0
         self._follower = Follower(stream.plan, names) if moves else None
         self._followed = 0
+
+    def learn_outside(self, options: OuterOptions, monitor: MonitorCrops, objects: np.ndarray) -> None:
+        """Let an outer loop move class factors, term weights and the stream's target."""
+        loss = self._loss
+
+        def inner(logits: Tensor, batch: dict[str, Tensor], classes: Tensor, terms: Tensor) -> Tensor:
+            factors = terms if loss.learns_terms else loss.term_weights
+            prior = batch["prior"].mean(0)
+            return loss.inner(logits, batch["mask"], prior, classes, factors, **maps_of(batch))
+
+        self.task.outer = Outer(
+            options if loss.learns_terms else options.model_copy(update={"terms": False}),
+            self.task.network,
+            self.task.optimizer,
+            inner,
+            monitor,
+            loss.num_classes,
+            self._train.steps,
+            loss.term_weights.tolist(),
+            objects,
+            self._bf16,
+        )
+        if options.classes in ("stream", "both") and self._follower is None:
+            self._follower = Follower(self._stream.plan, self._names)
 
     def clear(self) -> None:
         """Remove what an older training left here, which `--resume` would take for its own."""
@@ -213,8 +288,9 @@ class _Run:
         columns = [
             "step",
             "loss",
-            "ce",
-            "dice",
+            *self._loss.logged_names,
+            *(self.task.extra.names if self.task.extra is not None else ()),
+            *self._outside(),
             "lr",
             "macro_f1",
             "miou",
@@ -238,12 +314,13 @@ class _Run:
                     enable_progress_bar=False,
                     enable_model_summary=False,
                     num_sanity_val_steps=0,
+                    gradient_clip_val=self._clip,
                 )
                 if first:
                     checkpoint.restore_random(self._resumed)
                 self.task.train()
                 _fit(lightning, trainer, self.task, loader)
-                if trainer.interrupted or self.task.step < t.steps:
+                if trainer.interrupted or (self.task.step < t.steps and not self.settled()):
                     raise KeyboardInterrupt
         finally:
             self._history.close()
@@ -269,12 +346,21 @@ class _Run:
         )
         return off < 0.01
 
+    def settled(self) -> bool:
+        """Whether as many scores in a row as `patience` allows were no better."""
+        patience, every = self._train.patience, self._train.monitor_steps
+        return patience is not None and (self.task.step - self._best_step) // every >= patience
+
     def _after(self, step: int) -> None:
         assert self._bar is not None
         self._bar.advance()
         last = step == self._train.steps
         if step % self._train.monitor_steps == 0 or last:
             self._score(step)
+            if self.settled():
+                last = True
+                self.task.trainer.should_stop = True
+                self._bar.note(f"step {step}: no better score since step {self._best_step}; training ends")
         if step % self._train.checkpoint_steps == 0 or last:
             state = {
                 "task": self.task.progress_state(),
@@ -286,15 +372,17 @@ class _Run:
     def _score(self, step: int) -> None:
         assert self._history is not None
         assert self._bar is not None
-        values: dict[str, float] = {**self.task.means(), "lr": self.task.optimizer.param_groups[0]["lr"]}
-        scores = self._monitor(self.task.network, self._device, self._bf16)
-        self.task.monitored(scores.macro_f1)
+        values: dict[str, float] = {**self.task.means(), **self._loss.logged()}
+        values |= self._outside()
+        values["lr"] = self.task.optimizer.param_groups[0]["lr"]
+        scores = self._monitor(self.task.scored, self._device, self._bf16)
+        self.task.schedule.monitored(scores.macro_f1)
         if scores.macro_f1 > self._best_f1:
             self._best_f1, self._best_step = scores.macro_f1, step
             checkpoint.save(
                 self._folder / "best.pt",
                 {
-                    "network": self.task.network.state_dict(),
+                    "network": self.task.scored.state_dict(),
                     "step": step,
                     "macro_f1": scores.macro_f1,
                 },
@@ -307,36 +395,40 @@ class _Run:
         self._history.add(step, values)
         self._bar.note(_note(step, values["loss"], scores))
 
+    def _outside(self) -> dict[str, float]:
+        """What the outer loop has set: factors of classes and, of a plain sum, weights of its terms."""
+        if self.task.outer is None:
+            return {}
+        loss = self._loss
+        out = {f"factor/{n}": float(f) for n, f in zip(self._names, loss.class_factors, strict=True)}
+        if loss.balance is None and loss.learns_terms:
+            out |= {f"lambda/{n}": float(x) for n, x in zip(loss.names, loss.term_weights, strict=True)}
+        return out
+
     def _follow(self, follower: Follower, step: int, scores: Scores) -> dict[str, float]:
         """Draw by the latest scores from the next step on; what is logged of it."""
-        plan = self._stream.plan.toward(follower.update(scores.f1))
+        offsets = None if self.task.outer is None else self.task.outer.offsets
+        plan = self._stream.plan.toward(follower.update(scores.f1, offsets))
         self._followed = step * self._train.batch_size
         self._stream.follow(plan, self._followed)
         parts = {"target": plan.target, "stream": plan.shares}
         return {f"{part}/{n}": float(v[i]) for part, v in parts.items() for i, n in enumerate(self._names)}
 
     def result(self, normalization: Normalization) -> Fit:
+        network = self.task.scored
         if self._best_step:
-            self.task.network.load_state_dict(checkpoint.load(self._folder / "best.pt")["network"])
-        network = self.task.network.cpu().eval()
+            network.load_state_dict(checkpoint.load(self._folder / "best.pt")["network"])
+        network = network.cpu().eval()
         return Fit(
             network,
             normalization,
-            self._prior(),
+            self._loss.learned_prior(
+                self._stream.plan.natural, self.task.delivered.cpu().numpy().astype(np.float64)
+            ),
             self.task.step,
             self._best_step,
             self._best_f1,
         )
-
-    def _prior(self) -> np.ndarray:
-        """The class shares that the network takes for granted."""
-        if self._loss.tau is None:
-            shares = self.task.delivered.cpu().numpy().astype(np.float64)
-            shares = shares if self._weights is None else shares * self._weights
-        else:
-            natural = self._stream.plan.natural
-            shares = np.where(natural > 0, np.where(natural > 0, natural, 1.0) ** (1 - self._loss.tau), 0.0)
-        return shares / max(shares.sum(), 1e-12)
 
 
 def _note(step: int, loss: float, scores: Scores) -> str:

@@ -63,7 +63,7 @@ class Monitor:
         """Neighbouring tiles of one size together."""
         batch: list[_Tile] = []
         for row in rows:
-            tile = self._reader.whole(int(row))
+            tile = self._reader.sample(int(row))
             full = batch and (len(batch) + 1) * tile[2].size > _BATCH_PIXELS
             if batch and (full or batch[0][2].shape != tile[2].shape):
                 yield batch

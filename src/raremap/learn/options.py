@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raremap.options import Options
 
 
 class OptimizerOptions(Options):
-    """AdamW or Adam, with a one-cycle rate (peak `lr`), a rate that falls on a plateau of the monitor's macro-F1, or a constant one."""
+    """An optimizer of torch, and how its rate moves.
 
-    kind: Literal["adamw", "adam"] = "adamw"
+    `schedule`: one-cycle (peak `lr`), `cosine` or `poly` (up in a straight line over the share `warmup` of the
+    steps, then down to 0 by a cosine, or by a power), `plateau` (falls by `factor` where the monitor's macro-F1 no
+    longer rises) or constant. `momentum` is of sgd and rmsprop. `clip` is the largest norm of a gradient, null: any.
+    """
+
+    kind: Literal["adamw", "adam", "nadam", "adagrad", "rmsprop", "sgd"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
-    schedule: Literal["onecycle", "plateau", "constant"] = "onecycle"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    clip: float | None = Field(default=None, gt=0)
+    schedule: Literal["onecycle", "cosine", "poly", "plateau", "constant"] = "onecycle"
     warmup: float = Field(
-        default=0.3, gt=0, lt=1, description="share of the steps before the peak of one-cycle"
+        default=0.3,
+        ge=0,
+        lt=1,
+        description="share of the steps before the peak of one-cycle, cosine and poly",
     )
+    power: float = Field(default=0.9, gt=0)
     patience: int = Field(
         default=3, ge=0, description="monitor evaluations without gain before a plateau's rate falls"
     )
@@ -32,7 +43,9 @@ class TrainOptions(Options):
     batches in the process on a CPU and in up to eight workers beside a GPU. Scores on the monitor places
     are taken every `monitor_every` steps (default a tenth of all), a checkpoint is written as often.
     Before each of them the batch norms' statistics are taken anew from `norm_tiles` whole training tiles,
-    drawn alike (0: they stay those of the stream's crops).
+    drawn alike (0: they stay those of the stream's crops). With `ema` the weights that are scored and kept are a
+    moving average, which keeps that share of itself at every step. With `patience` training ends after so many
+    scores without a better one.
     """
 
     steps: int = Field(default=2000, ge=1)
@@ -46,6 +59,8 @@ class TrainOptions(Options):
     monitor_every: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
     norm_tiles: int = Field(default=16, ge=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    patience: int | None = Field(default=None, ge=1)
 
     @property
     def monitor_steps(self) -> int:
@@ -56,3 +71,50 @@ class TrainOptions(Options):
     def checkpoint_steps(self) -> int:
         """Steps between two checkpoints."""
         return self.checkpoint_every or self.monitor_steps
+
+
+class PseudoOptions(Options):
+    """Pseudo-labels by a teacher, a moving average of the network, where ground is not labelled.
+
+    The teacher keeps `decay` of itself a step. A pixel takes the teacher's class c where its probability is at
+    least `threshold`·m_c/max m, m_c how sure the teacher is of class c on average (it keeps `momentum` of it a
+    batch): a class that is learned slowly asks for less, but never for less than `floor`. From step `start` on
+    their cross-entropy counts `weight`. With `strong` above 0 it is taken on a second look at the images,
+    with gain, offset and noise of that size (in standard deviations of a band), the teacher's on the first.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+    decay: float = Field(default=0.99, ge=0, lt=1)
+    threshold: float = Field(default=0.9, gt=0, le=1)
+    floor: float = Field(default=0.5, ge=0, le=1)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    start: int = Field(default=0, ge=0)
+    strong: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _floor_below(self) -> PseudoOptions:
+        if self.floor > self.threshold:
+            raise ValueError(
+                f"pseudo.floor {self.floor:g} is above pseudo.threshold {self.threshold:g}; lower it"
+            )
+        return self
+
+
+class OuterOptions(Options):
+    """Class offsets and term weights that are learned on monitor places while the network trains.
+
+    From the share `warmup` of the steps on, `every` so many, class-balanced cross-entropy on `crops` monitor crops
+    says what should count more: with `classes` the classes of the loss ("weights"), those of the stream's
+    target ("stream"), half of it each ("both") or none; with `terms` the terms of the loss. `lr` is the most that
+    a logarithm moves an update. Factors stay within 1/`bound` and `bound`. `shrink` is the number of monitor
+    objects at which half of a class's offset is kept; 0 keeps all of it.
+    """
+
+    every: int = Field(default=20, ge=1)
+    warmup: float = Field(default=0.3, ge=0, lt=1)
+    classes: Literal["weights", "stream", "both", "none"] = "weights"
+    terms: bool = True
+    lr: float = Field(default=0.1, gt=0)
+    bound: float = Field(default=4.0, gt=1)
+    shrink: float = Field(default=20.0, ge=0)
+    crops: int = Field(default=16, ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning
@@ -11,7 +12,13 @@ from torch import Tensor, nn
 
 from raremap.errors import TrainingError
 from raremap.labels import IGNORE
+from raremap.learn.average import MovingAverage
+from raremap.learn.optim import Schedule, make_optimizer
 from raremap.learn.options import OptimizerOptions
+from raremap.learn.outer import Outer
+from raremap.learn.teacher import Extra
+from raremap.measure.objective import Objective, maps_of
+from raremap.models.outputs import Outputs, losses_of
 
 
 class SegmentationTask(lightning.LightningModule):
@@ -23,14 +30,16 @@ class SegmentationTask(lightning.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        loss: Callable[..., dict[str, Tensor]],
+        loss: Objective,
         optimizer: OptimizerOptions,
         steps: int,
         num_classes: int,
         after_step: Callable[[int], None],
+        ema: float | None = None,
+        extra: Extra | None = None,
     ) -> None:
         super().__init__()
-        self.network, self._loss, self._options, self._steps = network, loss, optimizer, steps
+        self.network, self.loss, self._steps = network, loss, steps
         self._after_step = after_step
         self.step = 0
         self.delivered: Tensor
@@ -38,13 +47,29 @@ class SegmentationTask(lightning.LightningModule):
         # Sums since the last report, kept on the device: reading a number every step would stall a GPU.
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
-        self.optimizer, self.scheduler = self._make_optimizer()
+        self.optimizer = make_optimizer(optimizer, network, loss)
+        self.schedule = Schedule(self.optimizer, optimizer, steps)
+        self.average = None if ema is None else MovingAverage(network, ema)
+        self.extra = extra
+        self.outer: Outer | None = None
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """The loss of one batch."""
         mask = batch["mask"]
-        logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
-        terms = self._loss(logits, mask, prior=batch["prior"].mean(0))
+        result = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
+        logits = Outputs.of(result).logits
+        self.loss.advance(self.step / self._steps)
+        regions = None if self.extra is None else self.extra.filled(batch)
+        terms = losses_of(
+            result,
+            partial(self.loss, regions=regions),
+            mask,
+            aside=self.loss.aside,
+            maps=maps_of(batch),
+            prior=batch["prior"].mean(0),
+        )
+        if self.extra is not None:
+            terms |= self.extra(self.network, batch, logits)
         total = torch.stack(list(terms.values())).sum()
         k = len(self.delivered)
         self.delivered += torch.bincount(mask[mask != IGNORE], minlength=k)[:k]
@@ -56,8 +81,15 @@ class SegmentationTask(lightning.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the step, move the rate, and hand over to `after_step`."""
         self.step += 1
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.OneCycleLR) and self.step < self._steps:
-            self.scheduler.step()
+        if self.outer is not None and self.outer.step(self.step, batch):
+            self.loss.set(
+                self.outer.class_weights, self.outer.term_weights if self.loss.learns_terms else None
+            )
+        self.schedule.after_step()
+        if self.average is not None:
+            self.average.update(self.network)
+        if self.extra is not None:
+            self.extra.after_step(self.network)
         self._after_step(self.step)
 
     def means(self) -> dict[str, float]:
@@ -72,39 +104,26 @@ class SegmentationTask(lightning.LightningModule):
             )
         return values
 
-    def monitored(self, macro_f1: float) -> None:
-        """Tell a plateau schedule the latest score."""
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(macro_f1)
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is scored and kept: the one that trains, or the average of its weights."""
+        return self.network if self.average is None else self.average.network
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer; its schedule is moved by `on_train_batch_end`."""
         return self.optimizer
-
-    def _make_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
-        o = self._options
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[o.kind]
-        optimizer = kind(self.network.parameters(), lr=o.lr, weight_decay=o.weight_decay)
-        if o.schedule == "onecycle":
-            # One step more than is taken: the schedule refuses to be asked beyond its end.
-            scheduler = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, max_lr=o.lr, total_steps=max(2, self._steps), pct_start=o.warmup
-            )
-        elif o.schedule == "plateau":
-            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimizer, mode="max", factor=o.factor, patience=o.patience
-            )
-        else:
-            scheduler = None
-        return optimizer, scheduler
 
     def progress_state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         return {
             "step": self.step,
             "network": self.network.state_dict(),
+            "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "schedule": self.schedule.state_dict(),
+            "average": self.average and self.average.state(),
+            "extra": self.extra and self.extra.state(),
+            "outer": self.outer and self.outer.state(),
             "delivered": self.delivered,
             "sums": self._sums,
             "summed": self._summed,
@@ -114,8 +133,14 @@ class SegmentationTask(lightning.LightningModule):
         """Go back to a `progress_state`."""
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
+        self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler:
-            self.scheduler.load_state_dict(state["scheduler"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.restore(state["average"])
+        if self.extra is not None:
+            self.extra.restore(state["extra"])
+        if self.outer is not None:
+            self.outer.restore(state["outer"])
         self.delivered.copy_(state["delivered"])
         self._sums, self._summed = state["sums"], state["summed"]

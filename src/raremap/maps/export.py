@@ -22,7 +22,7 @@ from raremap.maps.stream import Network, Strip, stream
 from raremap.maps.style import qml
 from raremap.scene.cog import CogWriter
 from raremap.scene.grid import Grid
-from raremap.scene.raster import ImageReader
+from raremap.scene.raster import Image
 
 Decide = Callable[[np.ndarray], np.ndarray]
 # Probabilities of the network to those that are written.
@@ -80,7 +80,7 @@ class MapSummary:
 
 
 def write_map(
-    reader: ImageReader,
+    reader: Image,
     network: Network,
     out_path: str | Path,
     scheme: LabelScheme,

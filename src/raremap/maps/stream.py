@@ -23,7 +23,7 @@ from raremap.maps import blend
 from raremap.maps.ahead import ahead
 from raremap.maps.lattice import Lattice, Row, Swath, pieces
 from raremap.maps.options import PredictOptions
-from raremap.scene.raster import ImageReader, bounded_cache
+from raremap.scene.raster import Image, bounded_cache
 from raremap.scene.window import Window
 
 _SWATH_BYTES = 112 << 20
@@ -74,7 +74,7 @@ class Strip:
 
 
 def stream(
-    reader: ImageReader,
+    reader: Image,
     network: Network,
     num_classes: int,
     options: PredictOptions | None = None,
@@ -205,7 +205,7 @@ def _strips(answers: Iterator[tuple[_Job, np.ndarray]], ring: _Ring) -> Generato
             yield from ring.finished(job.row, job.valid)
 
 
-def _read(reader: ImageReader, ring: _Ring, rows: list[Row]) -> Iterator[tuple[Row, np.ndarray, np.ndarray]]:
+def _read(reader: Image, ring: _Ring, rows: list[Row]) -> Iterator[tuple[Row, np.ndarray, np.ndarray]]:
     """Image `[C, h, w]` and validity of each row of windows; rows that two of them share are read once."""
     lattice = ring.lattice
     image = np.empty((len(reader.bands), 0, ring.across), reader.dtype)

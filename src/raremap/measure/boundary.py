@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from raremap.scene.edges import class_edges
+
 TOLERANCE = 2
 """Pixels that an outline may be off."""
 
@@ -24,23 +26,12 @@ def boundary_counts(
     truth = np.where(labelled, truth, num_classes)
     reach = np.arange(-tolerance, tolerance + 1)
     disk = (reach[:, None] ** 2 + reach[None] ** 2 <= tolerance**2).astype(np.uint8)
-    true_edges, found_edges = _edges(truth, labelled), _edges(predicted, labelled)
+    true_edges, found_edges = class_edges(truth, labelled), class_edges(predicted, labelled)
     out = np.zeros((num_classes, 4), np.int64)
     for c in np.union1d(np.unique(truth[true_edges]), np.unique(predicted[found_edges])):
         true, found = true_edges & (truth == c), found_edges & (predicted == c)
         near_true, near_found = (cv2.dilate(e.astype(np.uint8), disk) > 0 for e in (true, found))
         out[int(c)] = found.sum(), (found & near_true).sum(), true.sum(), (true & near_found).sum()
-    return out
-
-
-def _edges(index: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """Pixels with a labelled neighbour of another class."""
-    out = np.zeros(index.shape, bool)
-    for a, b in (((slice(1, None), slice(None)), (slice(None, -1), slice(None))),
-                 ((slice(None), slice(1, None)), (slice(None), slice(None, -1)))):  # fmt: skip
-        differ = (index[a] != index[b]) & labelled[a] & labelled[b]
-        out[a] |= differ
-        out[b] |= differ
     return out
 
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import norm, t
 
-from raremap.measure.scores import Metric, null_if_nan
+from raremap.measure.scores import Metric
+from raremap.plain import plain
 
 Method = Literal["percentile", "bca", "expanded"]
 
@@ -65,8 +66,7 @@ class Interval:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields; NaN is null."""
-        fields = asdict(self)
-        return {**fields, **{k: null_if_nan(fields[k]) for k in ("value", "low", "high")}}
+        return plain(asdict(self))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Interval:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from raremap.plain import plain
+
 Metric = Callable[[np.ndarray], np.ndarray]
 """Confusion matrices `[..., K, K]` to one figure each `[...]`, NaN where it is undefined."""
 
@@ -204,12 +206,11 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready scores; NaN is null."""
-        overall = {key: null_if_nan(getattr(self, key)) for key in HEADLINES}
+        overall = {key: plain(getattr(self, key)) for key in HEADLINES}
         per_class = ("precision", "recall", "f1", "iou", "support", "predicted", "area_ratio")
         columns = {key: getattr(self, key) for key in per_class}
         by_class = {
-            n: {key: null_if_nan(float(columns[key][i])) for key in per_class}
-            for i, n in enumerate(self.names)
+            n: {key: plain(float(columns[key][i])) for key in per_class} for i, n in enumerate(self.names)
         }
         return {
             **overall,
@@ -218,8 +219,3 @@ class Scores:
             "by_class": by_class,
             "confusion": self.matrix.tolist(),
         }
-
-
-def null_if_nan(value: float) -> float | None:
-    """The figure as JSON has it."""
-    return None if np.isnan(value) else float(value)

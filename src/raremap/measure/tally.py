@@ -12,7 +12,8 @@ from raremap.measure.boundary import boundary_counts, boundary_f1
 from raremap.measure.confusion import confusion
 from raremap.measure.objects import false_alarms, object_counts, object_recall
 from raremap.measure.ranking import BINS, average_precision, calibration_error, probability_counts
-from raremap.measure.scores import Scores, mean_of_present, null_if_nan
+from raremap.measure.scores import Scores, mean_of_present
+from raremap.plain import plain
 
 FIELDS = ("matrices", "outlines", "objects", "ranking")
 """The arrays of a tally."""
@@ -74,7 +75,7 @@ class Tally:
         """JSON-ready scores of all counts; NaN is null."""
         out = self.scores(names, rare).to_dict()
         for key, values in self.by_class.items():
-            out[key] = null_if_nan(float(mean_of_present(values)))
+            out[key] = plain(mean_of_present(values))
             for name, value in zip(names, values, strict=True):
-                out["by_class"][name][key] = null_if_nan(value)
+                out["by_class"][name][key] = plain(value)
         return out

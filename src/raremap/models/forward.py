@@ -35,10 +35,14 @@ class AnySize(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Logits `[B, K, H, W]` of an image `[B, C, H, W]`."""
         height, width = image.shape[-2:]
-        below, right = -height % self.stride, -width % self.stride
-        if not below and not right:
-            return self.net(image)
-        return self.net(F.pad(image, (0, right, 0, below), mode="replicate"))[..., :height, :width]
+        logits = self.net(padded(image, self.stride))
+        return logits if logits.shape[-2:] == (height, width) else logits[..., :height, :width]
+
+
+def padded(image: Tensor, stride: int) -> Tensor:
+    """The image with its last row and column repeated until both sides are multiples of `stride`."""
+    below, right = (-side % stride for side in image.shape[-2:])
+    return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
 
 
 def best_device(device: str = "auto") -> torch.device:

@@ -204,6 +204,8 @@ def _condition(entry: dict[str, Any]) -> str:
     if entry["imbalance"]:
         realised = entry["imbalance_realised"] or entry["imbalance"]
         kept.append(f"imbalance {realised:.3g} (asked: {entry['imbalance']:g})")
+    if entry.get("points"):
+        kept.append(f"points: {entry['points']}")
     return ", ".join(kept) or "all"
 
 
@@ -269,7 +271,9 @@ def _robustness(data: dict[str, Any], axis: str, title: str, key: str, way: str)
     other = "imbalance" if axis == "keep" else "keep"
     x = "keep" if axis == "keep" else "imbalance_realised"
     own = data["design"]["thin"][other]
-    at = [e for e in data["entries"] if e["decision"] == way and e[other] == own and e[x] is not None]
+    points = data["entries"][0].get("points") if data["entries"] else None
+    alike = [e for e in data["entries"] if e["decision"] == way and e.get("points") == points]
+    at = [e for e in alike if e[other] == own and e[x] is not None]
     if len({e[axis] for e in at}) < 2:
         return None
     with axes_of() as (figure, axes):

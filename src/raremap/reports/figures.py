@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 INK = "#123456"
 _SCORES = (("macro_f1", "#2C7FB8", "macro-F1"), ("miou", "#D95F0E", "mIoU"))
 _LOSS = "#7A8791"
+_TERMS = ("#2C7FB8", "#D95F0E", "#1B7837", "#7B3294", "#B8860B", "#666666")
 
 
 def curves(path: Path, palette: dict[str, str]) -> list[dict[str, str]]:
@@ -50,7 +52,25 @@ def curves(path: Path, palette: dict[str, str]) -> list[dict[str, str]]:
             axes.set_xlabel("step")
             axes.set_ylim(0, 1)
             out.append({"title": "F1 of each class, in its colour", "svg": svg_of(figure, "classes")})
-    return out + _followed(rows, palette)
+    return out + _weighed(rows) + _followed(rows, palette)
+
+
+def _weighed(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The weights of the loss's terms, where they are more than numbers of the experiment."""
+    lines = (
+        {c.removeprefix("lambda/"): _column(rows, c) for c in rows[0] if c.startswith("lambda/")}
+        if rows
+        else {}
+    )
+    if not any(lines.values()):
+        return []
+    with axes_of() as (figure, axes):
+        for (name, line), color in zip(lines.items(), itertools.cycle(_TERMS)):
+            axes.plot(*zip(*line, strict=True), "o-", color=color, lw=2, ms=3, label=name)
+        axes.set_xlabel("step")
+        axes.set_ylim(0, None)
+        axes.legend(frameon=False, ncols=2, loc="best")
+        return [{"title": "weights of the loss's terms", "svg": svg_of(figure, "lambda")}]
 
 
 def _followed(rows: list[dict[str, str]], palette: dict[str, str]) -> list[dict[str, str]]:

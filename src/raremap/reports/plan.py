@@ -26,8 +26,9 @@ from raremap.reports.page import render, share_axis
 from raremap.reports.pictures import class_uri, photo_uri
 
 if TYPE_CHECKING:
-    from raremap.balance.diagnosis import Diagnosis, Sources
+    from raremap.balance.diagnosis import Diagnosis
     from raremap.balance.plan import SamplingPlan
+    from raremap.balance.sources import Sources
 
 _TILES, _COMPOSITES = "#2C7FB8", "#D95F0E"
 # A line of more points is no finer on a page.
@@ -105,8 +106,13 @@ def sentences(plan: SamplingPlan, d: Diagnosis, crop: int) -> list[str]:
             "by the same target."
         )
     else:
+        middle = (
+            ""
+            if plan.cropped is None
+            else ", so the middle of a tile is seen more often than its border: the stream's shares are those of crops"
+        )
         out.append(
-            f"A crop of {crop} × {crop} lies anywhere in its tile, each position as likely as another."
+            f"A crop of {crop} × {crop} lies anywhere in its tile, each position as likely as another{middle}."
         )
     return out
 
@@ -160,13 +166,14 @@ def _target(t: TargetOptions) -> str:
 
 
 def _composites(plan: SamplingPlan, d: Diagnosis) -> str:
+    reasons = ", ".join(f"{reason} ({n:,})" for reason, n in d.refused.items())
+    refused = f" Refused places and backgrounds, by reason: {reasons}." if reasons else ""
     if plan.bank is None or not d.composites:
-        return "Composites were asked for; none could be made, and the plan goes without."
-    refused = ", ".join(f"{reason} ({n:,})" for reason, n in d.refused.items())
+        return f"Composites were asked for; none could be made, and the plan goes without.{refused}"
     return (
         f"{counted(d.composites, 'composite')} of {counted(len(plan.bank.pastable), 'whole object')} from training "
         f"places entered as further tiles; {d.composites_drawn:,} are drawn and make up {_percent(d.composite_share)} of "
-        f"the stream." + (f" Refused places and backgrounds, by reason: {refused}." if refused else "")
+        f"the stream.{refused}"
     )
 
 
@@ -224,7 +231,8 @@ def _path_figure(plan: SamplingPlan) -> tuple[str, str] | None:
         axes.set_xlabel("repeats added")
         axes.set_ylabel("nats")
         axes.set_ylim(0, 1.06 * float(path.max()))
-        then = "" if plan.grid is None else ", before crops are aimed"
+        tiles = "" if plan.cropped is None else ", of whole tiles"
+        then = tiles if plan.grid is None else ", before crops are aimed"
         return f"KL(target ‖ stream) while repeats are added{then}", svg_of(figure, "path")
 
 

@@ -95,7 +95,7 @@ def fit(
     constant = [b for b, lo, hi in zip(bands, low, high, strict=True) if lo == hi]
     if constant:
         raise SceneError(
-            f"band '{constant[0]}' is constant over all training pixels; leave it out with scenes.use"
+            f"band '{constant[0]}' is constant over all training pixels; leave it out with scenes.use or scenes.features"
         )
     if options.kind == "mean":
         if (np.abs(mean) < 1e-12).any():

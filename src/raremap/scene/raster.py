@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import rasterio
@@ -124,6 +124,28 @@ def _rio(window: Window) -> RioWindow:
 def grid_of(file: rasterio.DatasetReader) -> Grid:
     """The grid of an open file."""
     return Grid(file.height, file.width, file.crs, file.transform)
+
+
+class Image(Protocol):
+    """A scene that is read by window: an `ImageReader`, or one with features."""
+
+    paths: tuple[str, ...]
+    grid: Grid
+    bands: tuple[str, ...]
+    dtype: np.dtype
+    nodata: float | None
+
+    def read(self, window: Window, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Image `[C, h, w]` and validity `[h, w]` of a window."""
+        ...
+
+    def close(self) -> None:
+        """Close the files; the next read opens them again."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class ImageReader:
@@ -398,6 +420,48 @@ def open_mask(path: Path_, scheme: LabelScheme, grid: Grid | None = None) -> Mas
             )
         nodata = file.nodata
         return MaskReader(path, scheme, here, file.count, nodata)
+
+
+class WeightReader:
+    """How much each label counts, read by window; opened on first use, and picklable."""
+
+    def __init__(self, path: Path_, grid: Grid, nodata: float | None) -> None:
+        self.path, self.grid = str(path), grid
+        self._nodata = nodata
+        self._file: rasterio.DatasetReader | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def read(self, window: Window) -> np.ndarray:
+        """Weights float32 `[h, w]` of a window as they are stored; 0 where there are none. Raises `SceneError`."""
+        if self._file is None:
+            self._file = _open(self.path)
+        raw = _read(self._file, 1, window)
+        weight = np.nan_to_num(raw.astype(np.float32), copy=False, nan=0.0, posinf=-1.0)
+        if self._nodata is not None:
+            weight[raw == self._nodata] = 0
+        if (weight < 0).any():
+            raise SceneError(
+                f"weights {self.path} hold {raw[weight < 0][0]:g}; a weight is a number from 0 (ignored)"
+            )
+        return weight
+
+
+def open_weights(path: Path_, grid: Grid) -> WeightReader:
+    """The label weights of a scene, a band on its image's grid; raises `SceneError`."""
+    with _dataset(path) as file:
+        if differs := grid_of(file).difference(grid):
+            raise SceneError(f"weights {path} have {differs} as their image has; put them on its grid")
+        if file.count != 1:
+            raise SceneError(f"weights {path} have {file.count} bands, expected one")
+        return WeightReader(path, grid, file.nodata)
 
 
 def fingerprint(path: Path_) -> str:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import glob
 import os
 import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raremap.errors import SceneError
+from raremap.errors import RaremapWarning, SceneError
 from raremap.options import Options
+from raremap.scene.features.options import Feature
+from raremap.scene.layers import SUFFIXES, VectorOptions
 from raremap.scene.normalize import NormalizeOptions
 from raremap.scene.options import HardRescale
 
@@ -22,17 +27,26 @@ class ScenesOptions(Options):
     `images` are patterns such as `data/img/*.tif`; each match is a scene of one multi-band file. With
     `band_files` a scene is one file a band: `{B2: "data/*_B2.tif", B3: "data/*_B3.tif"}`. An image and
     its mask are those whose wildcards stand for the same text: `Tile */images/*.jpg` goes with
-    `Tile */masks/*.png`. `bands` names the stored bands where the files do not; `use` picks some of them.
-    `rescale` brings masks that are finer than their images to the images' grid, once, under OUT/labels.
+    `Tile */masks/*.png`. `bands` names the stored bands where the files do not; `use` picks some of them, and
+    `features` are made of those, after them. A scene without a mask is an error, or left out and counted
+    (`without_mask: skip`).
+
+    With `vector` the masks are vector layers; one file without wildcards serves all scenes. `weights` are
+    rasters on the images' grids that say how much each label counts: 0 is ignored, and only ratios matter.
+    `rescale` brings mask rasters that are finer than their images to the images' grid, once, under OUT/labels.
     """
 
     root: str | None = None
     images: str | list[str] = Field(default_factory=list)
     band_files: dict[str, str] = Field(default_factory=dict)
     masks: str | list[str] | None = None
+    vector: VectorOptions | None = None
+    weights: str | list[str] | None = None
+    without_mask: Literal["error", "skip"] = "error"
     bands: list[str] | None = None
     use: list[str] | None = None
     nodata: float | None = None
+    features: tuple[Feature, ...] = ()
     normalize: NormalizeOptions = NormalizeOptions()
     rescale: HardRescale | None = None
 
@@ -47,6 +61,24 @@ class ScenesOptions(Options):
             raise ValueError(
                 f"{len(images)} image patterns but {len(masks)} mask patterns; give one for each"
             )
+        if self.rescale is not None and self.vector is not None:
+            raise ValueError(
+                "rescale is for mask rasters; vector layers are burnt on the images' grid, remove one"
+            )
+        weights = _listed(self.weights)
+        if weights and len(weights) != max(1, len(images)):
+            raise ValueError(
+                f"{max(1, len(images))} image patterns but {len(weights)} of weights; give one for each"
+            )
+        for mask in masks:
+            layer = Path(mask).suffix.lower() in SUFFIXES
+            if layer and self.vector is None:
+                raise ValueError(
+                    f"masks {mask} are vector layers; say in vector which attribute is the class, "
+                    "such as vector: {attribute: class}"
+                )
+            if self.vector is not None and not layer:
+                raise ValueError(f"vector is given, but masks {mask} are no vector layers; remove vector")
         return self
 
 
@@ -59,6 +91,7 @@ class SceneSource:
     mask: str | None
     groups: tuple[str, ...]
     bands: tuple[str, ...] | None = None
+    weights: str | None = None
 
 
 def find_scenes(options: ScenesOptions, masks: bool = True) -> list[SceneSource]:
@@ -78,22 +111,22 @@ def find_scenes(options: ScenesOptions, masks: bool = True) -> list[SceneSource]
                     f"{files[here][key]} has no partner for band {there} ({options.band_files[there]}); "
                     "every scene needs all its band files"
                 )
-        found_masks = _matches(mask_patterns[0], options.root) if mask_patterns and masks else None
+        beside = _beside(options, 0, files[first], masks)
         for key in files[first]:
             paths = tuple(files[band][key] for band in files)
-            scenes.append(_scene(key, paths, found_masks, mask_patterns, tuple(files)))
-        _check_unused(found_masks, set(files[first]))
+            scenes.append(_scene(key, paths, beside, tuple(files)))
     for i, pattern in enumerate(image_patterns):
         images = _matches(pattern, options.root)
-        found_masks = _matches(mask_patterns[i], options.root) if mask_patterns and masks else None
+        beside = _beside(options, i, images, masks)
         for key, path in images.items():
             names = tuple(options.bands) if options.bands else None
-            scenes.append(_scene(key, (path,), found_masks, mask_patterns[i : i + 1], names))
-        _check_unused(found_masks, set(images))
+            scenes.append(_scene(key, (path,), beside, names))
     if masks and not mask_patterns:
         raise SceneError(
             "scenes.masks is not given; training needs the masks' pattern, such as data/mask/*.tif"
         )
+    if options.without_mask == "skip":
+        scenes = _with_mask(scenes, masks)
     seen: dict[str, SceneSource] = {}
     for scene in scenes:
         if scene.name in seen:
@@ -105,24 +138,51 @@ def find_scenes(options: ScenesOptions, masks: bool = True) -> list[SceneSource]
     return [seen[name] for name in sorted(seen)]
 
 
+_Partners = dict[str, dict[tuple[str, ...], str]]
+
+
+def _beside(options: ScenesOptions, i: int, images: Mapping[tuple[str, ...], str], masks: bool) -> _Partners:
+    """The masks and the weights that go with the images of the i-th pattern; raises `SceneError`."""
+    out: _Partners = {}
+    if not masks:
+        return out
+    for what, patterns in (("mask", _listed(options.masks)), ("weights", _listed(options.weights))):
+        if not patterns:
+            continue
+        found = _matches(patterns[i], options.root)
+        if what == "mask" and options.vector is not None and () in found:  # one layer for all scenes
+            found = dict.fromkeys(images, found[()])
+        absent = [key for key in images if key not in found]
+        if absent and (what == "weights" or options.without_mask == "error"):
+            raise SceneError(
+                f"image {images[absent[0]]} has no {what}: nothing matches {patterns[i]} with {absent[0] or 'it'}"
+            )
+        lonely = [path for key, path in found.items() if key not in images]
+        if lonely:
+            more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
+            raise SceneError(f"{what} {lonely[0]}{more} has no image; remove it or correct scenes.images")
+        out[what] = found
+    return out
+
+
 def _scene(
-    key: tuple[str, ...],
-    paths: tuple[str, ...],
-    masks: dict[tuple[str, ...], str] | None,
-    pattern: list[str],
-    bands: tuple[str, ...] | None,
+    key: tuple[str, ...], paths: tuple[str, ...], beside: _Partners, bands: tuple[str, ...] | None
 ) -> SceneSource:
-    if masks is not None and key not in masks:
-        raise SceneError(f"image {paths[0]} has no mask: nothing matches {pattern[0]} with {key or 'it'}")
     name = "/".join(k for k in key if k) or Path(paths[0]).stem
-    return SceneSource(name, paths, masks[key] if masks is not None else None, key, bands)
+    mask, weights = (beside.get(what, {}).get(key) for what in ("mask", "weights"))
+    return SceneSource(name, paths, mask, key, bands, weights)
 
 
-def _check_unused(masks: dict[tuple[str, ...], str] | None, images: set[tuple[str, ...]]) -> None:
-    lonely = [path for key, path in (masks or {}).items() if key not in images]
-    if lonely:
-        more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
-        raise SceneError(f"mask {lonely[0]}{more} has no image; remove it or correct scenes.images")
+def _with_mask(scenes: list[SceneSource], masks: bool) -> list[SceneSource]:
+    """The scenes that have a mask, with a warning that counts the others."""
+    without = [s for s in scenes if s.mask is None] if masks else []
+    if without:
+        warnings.warn(
+            f"{len(without)} of {len(scenes)} scenes have no mask and are left out, the first is {without[0].images[0]}",
+            RaremapWarning,
+            stacklevel=3,
+        )
+    return [s for s in scenes if s.mask is not None] if masks else scenes
 
 
 def _listed(value: str | list[str] | None) -> list[str]:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import CatalogError
+from raremap.errors import CatalogError, reason
 from raremap.files import written
 from raremap.labels import LabelScheme
 from raremap.scene.grid import Grid
-from raremap.scene.raster import ImageReader, MaskReader, fingerprint, open_image, open_mask
+from raremap.scene.layers import VectorOptions, files_of
+from raremap.scene.masks import Mask, open_labels
+from raremap.scene.raster import ImageReader, WeightReader, fingerprint, open_image, open_weights
 from raremap.scene.window import Window
 from raremap.tiles.options import SplitOptions, TileOptions
 
@@ -54,20 +56,33 @@ class SceneRecord:
     grid: Grid
     fingerprint: str
     groups: tuple[str, ...] = ()
+    vector: VectorOptions | None = None
+    weights: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that the scene is made of."""
+        labels = files_of(self.mask) if self.mask else ()
+        return (*self.images, *labels, *([self.weights] if self.weights else []))
 
     def open_image(self) -> ImageReader:
         """The image, with the catalog's bands."""
         return open_image(self.images, names=self.names, bands=self.bands, nodata=self.nodata)
 
+    def open_mask(self, scheme: LabelScheme) -> Mask:
+        """The labels on the image's grid; raises `CatalogError` where the scene has none."""
+        if self.mask is None:
+            raise CatalogError(f"scene {self.images[0]} has no mask in the catalog")
+        return open_labels(self.mask, scheme, self.grid, self.vector, self.weights)
+
+    def open_weights(self) -> WeightReader | None:
+        """How much each label counts, where the scene has a raster of that."""
+        return open_weights(self.weights, self.grid) if self.weights else None
+
     def current_fingerprint(self) -> str:
-        """The fingerprint of the files as they are now."""
-        return source_fingerprint(self.images, self.mask)
-
-
-def source_fingerprint(images: tuple[str, ...], mask: str | None) -> str:
-    """One fingerprint of all files of a scene."""
-    parts = [fingerprint(p) for p in (*images, *([mask] if mask else []))]
-    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+        """One fingerprint of all files of the scene as they are now."""
+        parts = [fingerprint(p) for p in self.files]
+        return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,9 @@ class Catalog:
 
     `table` has the columns of `COLUMNS`; `counts` are labelled, valid pixels by class index; `dropped` says
     how many tiles were left out, by reason; `split` is what places and folds were made with, `listed` a
-    checksum of what the files that it names said.
+    checksum of what the files that it names said. What training alone sees is not saved: of row → classes
+    `hidden` no label shows, of row → pixels `points` (flat positions) no other has a label, and `natural` are the class shares of
+    the ground where the labels come in others.
     """
 
     table: gpd.GeoDataFrame
@@ -87,6 +104,8 @@ class Catalog:
     dropped: dict[str, int] = field(default_factory=dict)
     hidden: dict[int, tuple[int, ...]] = field(default_factory=dict)
     listed: str = ""
+    points: dict[int, np.ndarray] = field(default_factory=dict)
+    natural: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -121,23 +140,22 @@ class Catalog:
         digest.update(self.counts.tobytes())
         for name in sorted(self.scenes):
             digest.update(f"{name}{self.scenes[name].fingerprint}".encode())
+        for row in sorted(self.points):
+            digest.update(f"{row} ".encode() + self.points[row].tobytes())
         return digest.hexdigest()[:16]
 
     def open_image(self, scene: str) -> ImageReader:
         """The image of a scene."""
         return self.scenes[scene].open_image()
 
-    def open_mask(self, scene: str) -> MaskReader:
-        """The mask of a scene."""
-        record = self.scenes[scene]
-        if record.mask is None:
-            raise CatalogError(f"scene {scene} has no mask in the catalog")
-        return open_mask(record.mask, self.scheme, record.grid)
+    def open_mask(self, scene: str) -> Mask:
+        """The labels of a scene."""
+        return self.scenes[scene].open_mask(self.scheme)
 
     def check_sources(self) -> None:
         """Raise `CatalogError` naming the first scene whose files are gone or have changed."""
         for name, record in self.scenes.items():
-            for path in (*record.images, *([record.mask] if record.mask else [])):
+            for path in record.files:
                 if not Path(path).exists():
                     raise CatalogError(
                         f"{path} of scene {name} is gone since the catalog was made; run `raremap prepare` again"
@@ -179,6 +197,8 @@ class Catalog:
                     "grid": s.grid.to_dict(),
                     "fingerprint": s.fingerprint,
                     "groups": s.groups,
+                    "vector": s.vector.model_dump(mode="json") if s.vector else None,
+                    "weights": s.weights,
                 }
                 for name, s in self.scenes.items()
             },
@@ -207,11 +227,8 @@ class Catalog:
             scheme = LabelScheme(**meta["labels"])
             counts = table.column("counts").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-            reason = (
-                f"key {error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0][:100]
-            )
             raise CatalogError(
-                f"{path} is not a raremap catalog ({reason}); make it with `raremap prepare`"
+                f"{path} is not a raremap catalog ({reason(error)}); make it with `raremap prepare`"
             ) from None
         frame["counts"] = list(counts)
         scenes = {
@@ -224,6 +241,8 @@ class Catalog:
                 grid=Grid.from_dict(s["grid"]),
                 fingerprint=s["fingerprint"],
                 groups=tuple(s["groups"]),
+                vector=VectorOptions(**s["vector"]) if s.get("vector") else None,
+                weights=s.get("weights"),
             )
             for name, s in meta["scenes"].items()
         }

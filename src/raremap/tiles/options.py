@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from raremap.errors import ConfigError, nearest
 from raremap.options import Options
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Use = Literal["train", "monitor", "calibration", "test", "holdout", "dropped"]
 USES: tuple[Use, ...] = ("train", "monitor", "calibration", "test")
@@ -80,3 +85,130 @@ class ThinOptions(Options):
 
     keep: float = Field(default=1.0, gt=0, le=1)
     imbalance: float | None = Field(default=None, gt=1)
+
+
+class _Points(Options):
+    """What all kinds of points have in common.
+
+    `margin` pixels around a point belong to its object, where the object is wide enough; in one that is not, its
+    innermost pixel is all there is. `radius` labels a disk around each point, cut to the point's object. `shares`
+    are the true area shares of the classes, by name or in their order, where points come in others; "counted"
+    takes the points' own, "estimated" those that the trained scores find on unlabelled ground. By default they
+    are counted where the points tell them (see `UniformPoints`) and estimated elsewhere.
+    """
+
+    margin: int = Field(default=0, ge=0)
+    radius: int = Field(default=0, ge=0)
+    shares: Literal["counted", "estimated"] | dict[str, float] | tuple[float, ...] | None = None
+
+    @field_validator("shares")
+    @classmethod
+    def _shares_sum_to_one(cls, shares: Any) -> Any:
+        values = shares.values() if isinstance(shares, dict) else shares
+        if shares is None or isinstance(shares, str):
+            return shares
+        if any(not 0 <= s <= 1 for s in values) or abs(sum(values) - 1) > 1e-3:
+            raise ValueError(
+                f"shares are parts of the ground from 0 to 1 that sum to 1; these sum to {sum(values):g}"
+            )
+        return shares
+
+    def __call__(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A class index `[h, w]` with `IGNORE` wherever no point is; `rng` is used for this mask alone."""
+        from raremap.labels import IGNORE
+        from raremap.tiles.points import drawn
+
+        kept = drawn(mask, cast("PointOptions", self), rng)
+        out = mask.copy()
+        out[~kept] = IGNORE
+        return out
+
+    @property
+    def estimates(self) -> bool:
+        """Whether the true shares are to be estimated after training."""
+        return self.shares == "estimated" or (self.shares is None and not self._fair)
+
+    @property
+    def _fair(self) -> bool:
+        """Whether a pixel of one class is as likely to be a point as one of another."""
+        return False
+
+    def by_class(self, names: Sequence[str]) -> tuple[float, ...] | None:
+        """The shares that were given, in the order of `names` and with a sum of 1; None where none were.
+
+        Raises `ConfigError` where they are not of these classes.
+        """
+        if self.shares is None or isinstance(self.shares, str):
+            return None
+        values = self.shares
+        if isinstance(values, dict):
+            for name in values:
+                if name not in names:
+                    raise ConfigError(
+                        f"points.shares names '{name}', which is not a class; {nearest(name, names)}"
+                    )
+            missing = [n for n in names if n not in values]
+            if missing:
+                raise ConfigError(f"points.shares leaves out '{missing[0]}'; give the share of every class")
+            values = tuple(values[n] for n in names)
+        if len(values) != len(names):
+            raise ConfigError(
+                f"points.shares has {len(values)} numbers for {len(names)} classes; give one for each"
+            )
+        return tuple(v / sum(values) for v in values)
+
+
+class UniformPoints(_Points):
+    """Pixels of a tile drawn alike: `count` of them, or a `share` of those that are labelled (one at least).
+
+    They come in the true shares, so that these can be counted (without `margin` and `radius`, which favour wide
+    objects), and rare classes are rare among them.
+    """
+
+    kind: Literal["uniform"] = "uniform"
+    count: int | None = Field(default=None, ge=1)
+    share: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> UniformPoints:
+        if (self.count is None) == (self.share is None):
+            raise ValueError("give count, the pixels of a tile, or share, the part of them; not both")
+        return self
+
+    @property
+    def _fair(self) -> bool:
+        return self.margin == 0 and self.radius == 0
+
+
+class PerClassPoints(_Points):
+    """`count` pixels of each class that a tile holds (all of a class that has fewer)."""
+
+    kind: Literal["per_class"] = "per_class"
+    count: int = Field(default=10, ge=1)
+
+
+class PerObjectPoints(_Points):
+    """`count` pixels of each object, 8-connected pixels of a class inside a tile (all of one that has fewer).
+
+    Small objects have as many as large ones. An object that a tile's border cuts is one object in each tile.
+    """
+
+    kind: Literal["per_object"] = "per_object"
+    count: int = Field(default=1, ge=1)
+
+
+PointOptions = Annotated[UniformPoints | PerClassPoints | PerObjectPoints, Field(discriminator="kind")]
+
+
+def points_text(points: PointOptions | None) -> str:
+    """Points in a few words, `per_object count=5 margin=2`, without what is by default; nothing for dense labels."""
+    import json
+
+    if points is None:
+        return ""
+    own = points.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+    # The count is what one wants to read, whether it is the default or not.
+    own = {**({"count": points.count} if points.count is not None else {}), **own}
+    # Spaces stand between keys, so those in the names of classes are written as YAML and JSON escape them.
+    words = {k: json.dumps(v, separators=(",", ":")).replace(" ", "\\u0020") for k, v in own.items()}
+    return " ".join([points.kind, *(f"{k}={v}" for k, v in words.items())])

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,11 @@ import numpy as np
 from raremap.errors import RaremapWarning, SceneError
 from raremap.jobs import progress
 from raremap.labels import IGNORE, LabelScheme
-from raremap.scene.raster import ImageReader, MaskReader, open_image, open_mask
+from raremap.scene.masks import Mask
+from raremap.scene.raster import ImageReader, open_image
 from raremap.scene.sources import ScenesOptions, SceneSource, find_scenes
 from raremap.scene.window import Window
-from raremap.tiles.catalog import COLUMNS, Catalog, SceneRecord, source_fingerprint
+from raremap.tiles.catalog import COLUMNS, Catalog, SceneRecord
 from raremap.tiles.options import SplitOptions, TileOptions
 from raremap.tiles.places import assign_places
 from raremap.tiles.windows import cover, stride
@@ -43,7 +45,8 @@ def prepare(
 ) -> Catalog:
     """The catalog of all tiles that hold enough valid and any labelled pixels, with places and folds.
 
-    `folder` keeps the masks that `scenes.rescale` brings to their images' grids. Raises `SceneError` and `LabelError` naming the file, and `SceneError` where no tile is left.
+    `folder` keeps the masks that `scenes.rescale` brings to their images' grids. Raises `SceneError` and
+    `LabelError` naming the file, and `SceneError` where no tile is left.
     """
     sources = settled_scenes(scenes, scheme, folder, quiet)
     records = _open_all(sources, scenes, scheme)
@@ -95,20 +98,22 @@ def _open_all(
                     f"{source.images[0]} has bands {', '.join(image.bands)}, but {first[0]} has {', '.join(first[1])}; "
                     "all scenes need the same bands (scenes.bands names them, scenes.use picks some)"
                 )
-            assert source.mask is not None
-            with open_mask(source.mask, scheme, image.grid) as mask:
-                if mask.remark:
-                    remarks.append(mask.remark)
-            records[source.name] = SceneRecord(
+            record = SceneRecord(
                 images=source.images,
                 mask=source.mask,
                 names=source.bands,
                 bands=image.bands,
                 nodata=image.nodata,
                 grid=image.grid,
-                fingerprint=source_fingerprint(source.images, source.mask),
+                fingerprint="",
                 groups=source.groups,
+                vector=scenes.vector,
+                weights=source.weights,
             )
+        with record.open_mask(scheme) as mask:
+            if mask.remark:
+                remarks.append(mask.remark)
+        records[source.name] = replace(record, fingerprint=record.current_fingerprint())
     if remarks:
         more = f" (and {len(remarks) - 1} more masks)" if len(remarks) > 1 else ""
         warnings.warn(remarks[0] + more, RaremapWarning, stacklevel=3)
@@ -122,8 +127,7 @@ def _scene_tiles(
     grid = record.grid
     windows = cover(grid.height, grid.width, tiles.size, stride(tiles.size, tiles.overlap))
     rows, lost = [], Counter[str]()
-    assert record.mask is not None
-    with record.open_image() as image, open_mask(record.mask, scheme, grid) as mask:
+    with record.open_image() as image, record.open_mask(scheme) as mask:
         for _, line in groupby(windows, key=lambda w: w.row_off):
             line = list(line)
             for i in range(0, len(line), _CHUNK):
@@ -140,7 +144,7 @@ def _scene_tiles(
 
 
 def _count(
-    image: ImageReader, mask: MaskReader, chunk: Sequence[Window], k: int
+    image: ImageReader, mask: Mask, chunk: Sequence[Window], k: int
 ) -> Iterator[tuple[Window, np.ndarray, int, int]]:
     """Class counts, valid and labelled pixels of neighbouring windows of one row, from one read."""
     first, last = chunk[0], chunk[-1]

@@ -4,33 +4,87 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from raremap.labels import IGNORE
+from raremap.scene.features.channels import Channels
+from raremap.scene.features.reader import ranges_of
 from raremap.scene.window import Window
 
 if TYPE_CHECKING:
+    from raremap.scene.features.options import Feature
+    from raremap.scene.features.pixels import Pixels, Ranges
+    from raremap.scene.grid import Grid
     from raremap.tiles.catalog import Catalog
 
 # Tiles kept decoded, as stored (uint8 stays uint8); more are read by window each time.
 _MEMORY = 2 << 30
 _OPEN_SCENES = 64
 
+Tile = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of a tile, whose features are made when they are asked for; `mask` is its class index `[h, w]`."""
+
+    channels: Channels
+    pixels: Pixels
+    inner: tuple[slice, slice]
+    mask: np.ndarray
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Validity `[h, w]`."""
+        return self.pixels.valid[self.inner]
+
+    def image(self, turn: int = 0) -> np.ndarray:
+        """Bands as stored `[C, h, w]`; with features after them, as float32.
+
+        Those are the features that the scene would have if it lay turned, before the turn (`Channels.compute`).
+        """
+        rows, cols = self.inner
+        if not self.channels.features:
+            return self.pixels.image[:, rows, cols]
+        return self.channels.compute(self.pixels, turn)[:, rows, cols]
+
 
 class TileReader:
-    """Tiles of a catalog as `(image, valid, index mask)`, decoded once where all of them fit in memory."""
+    """Tiles of a catalog as `(image, valid, index mask)`, decoded once where all of them fit in memory.
 
-    def __init__(self, catalog: Catalog, rows: np.ndarray, memory: int = _MEMORY) -> None:
+    `whole` and `crop` give the bands as they are stored. `sample` and `cut` give what a network sees: with
+    `features`, these after the bands, as they are in the whole scene. Tiles are kept with as much around them as the features
+    need, as stored; features are made anew for each sample.
+    """
+
+    def __init__(
+        self, catalog: Catalog, rows: np.ndarray, memory: int = _MEMORY, features: Sequence[Feature] = ()
+    ) -> None:
         self._catalog = catalog
-        self._open: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
+        grids = [s.grid for s in catalog.scenes.values()]
+        self.channels = Channels.of(catalog.bands, features, grids)
+        self._open: OrderedDict[str, tuple[Any, Any, Any]] = OrderedDict()
         self._process = os.getpid()
-        self._kept: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        windows = [catalog.windows[r] for r in rows]
-        with catalog.open_image(str(catalog.scene_names[rows[0]])) as image:
+        self._kept: dict[int, Tile] = {}
+        self._weights: dict[int, np.ndarray] = {}
+        # Share of usable pixels, which rounds to 1 for no tile of less than 2²⁴ pixels that lacks one.
+        self._valid = catalog.table["valid"].to_numpy(float)
+        windows = [self._around(r) for r in rows]
+        scenes = dict.fromkeys(str(catalog.scene_names[r]) for r in rows)
+        with catalog.open_image(next(iter(scenes))) as image:
             per_pixel = len(image.bands) * image.dtype.itemsize + 2
+        if any(scene.weights for scene in catalog.scenes.values()):
+            per_pixel += 4
         self._keep = sum(w.height * w.width for w in windows) * per_pixel <= memory
+        self._ranges: dict[str, Ranges] = {}
+        if ranged := self.channels.ranged:
+            for scene in scenes:
+                with catalog.open_image(scene) as image:
+                    self._ranges[scene] = ranges_of(image, ranged)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
@@ -40,42 +94,125 @@ class TileReader:
         if self._keep:
             for row in np.unique(rows):
                 self.whole(int(row))
+                self.weight(int(row))
 
-    def whole(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def fit_features(self, rows: np.ndarray) -> tuple[Feature, ...]:
+        """The features with all their numbers, those that were still open taken from these tiles; used from now on."""
+        # Of the tiles alone: what lies around them may be another use's.
+        windows = ((int(row), self._catalog.windows[row]) for row in rows)
+        tiles = (self._pixels(row, window, *self.crop(row, window)[:2]) for row, window in windows)
+        self.channels = self.channels.fitted(tiles)
+        return self.channels.features
+
+    def whole(self, row: int) -> Tile:
         """Image `[C, h, w]` as stored, validity and class index `[h, w]` (`IGNORE` where invalid) of a tile."""
-        if row not in self._kept:
-            tile = self._window(row, self._catalog.windows[row])
-            if not self._keep:
-                return tile
-            self._kept[row] = tile
-        return self._kept[row]
+        return self.crop(row, self._catalog.windows[row])
 
-    def crop(self, row: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The same of a window inside a tile, in scene coordinates."""
+    def labels(self, row: int) -> np.ndarray:
+        """Class index `[h, w]` of a tile, as `whole` has it; without its imagery where all of that is valid."""
+        if row in self._kept or not self._valid[row] >= 1:
+            return self.whole(row)[2]
+        return self._index(row, self._catalog.windows[row])
+
+    def crop(self, row: int, window: Window) -> Tile:
+        """The same of a window in a tile or its surroundings, in scene coordinates."""
         if not self._keep:
             return self._window(row, window)
-        rows, cols = window.slices(within=self._catalog.windows[row])
-        image, valid, mask = self.whole(row)
+        around = self._around(row)
+        if row not in self._kept:
+            self._kept[row] = self._window(row, around)
+        image, valid, mask = self._kept[row]
+        if window == around:
+            return image, valid, mask
+        rows, cols = window.slices(within=around)
         return image[:, rows, cols], valid[rows, cols], mask[rows, cols]
 
-    def _window(self, row: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        image, mask = self._scene(str(self._catalog.scene_names[row]))
-        pixels, valid = image.read(window)
-        index = mask.read(window)
+    def sample(self, row: int) -> Tile:
+        """A tile as a network sees it: bands and, where there are any, features, as float32 `[C, h, w]`."""
+        cut = self.cut(row, self._catalog.windows[row])
+        return cut.image(), cut.valid, cut.mask
+
+    def cut(self, row: int, window: Window, over: Tile | None = None) -> Cut:
+        """A window inside a tile, with what its features need around it; `over`, a composite, is in the tile's place."""
+        grown = self.channels.grown(window, self._grid(row))
+        image, valid, mask = self._pasted(row, grown, over)
+        inner = window.slices(within=grown)
+        return Cut(self.channels, self._pixels(row, grown, image, valid), inner, mask[inner])
+
+    def weight(self, row: int, window: Window | None = None) -> np.ndarray | None:
+        """How much each label counts, float32 `[h, w]`, in a tile or a window inside it; None where nothing says.
+
+        Pixels of weight 0 are `IGNORE` in the mask already.
+        """
+        name, tile = str(self._catalog.scene_names[row]), self._catalog.windows[row]
+        if self._catalog.scenes[name].weights is None:
+            return None
+        if not self._keep:
+            return self._scene(name)[2].read(window or tile)
+        if row not in self._weights:
+            self._weights[row] = self._scene(name)[2].read(tile)
+        return self._weights[row] if window is None else self._weights[row][window.slices(within=tile)]
+
+    def _pasted(self, row: int, window: Window, over: Tile | None) -> Tile:
+        """A window of a tile and its surroundings with `over` in the tile's place."""
+        tile = self._catalog.windows[row]
+        if over is not None and window.intersect(tile) == window:
+            rows, cols = window.slices(within=tile)
+            return over[0][:, rows, cols], over[1][rows, cols], over[2][rows, cols]
+        image, valid, mask = self.crop(row, window)
+        if over is not None:
+            image, valid, mask = image.copy(), valid.copy(), mask.copy()
+            inside = tile.intersect(window)
+            here, there = inside.slices(within=window), inside.slices(within=tile)
+            image[:, *here], valid[here], mask[here] = over[0][:, *there], over[1][there], over[2][there]
+        return image, valid, mask
+
+    def _pixels(self, row: int, window: Window, image: np.ndarray, valid: np.ndarray) -> Pixels:
+        ranges = self._ranges.get(str(self._catalog.scene_names[row]))
+        return self.channels.pixels(image, valid, self._grid(row), window, ranges)
+
+    def _grid(self, row: int) -> Grid:
+        return self._catalog.scenes[str(self._catalog.scene_names[row])].grid
+
+    def _around(self, row: int) -> Window:
+        """A tile with the margin of its features."""
+        return self.channels.grown(self._catalog.windows[row], self._grid(row))
+
+    def _window(self, row: int, window: Window) -> Tile:
+        pixels, valid = self._scene(str(self._catalog.scene_names[row]))[0].read(window)
+        index = self._index(row, window)
         index[~valid] = IGNORE
-        if row in self._catalog.hidden:
-            index[np.isin(index, self._catalog.hidden[row])] = IGNORE
         return pixels, valid, index
 
-    def _scene(self, name: str) -> tuple[Any, Any]:
+    def _index(self, row: int, window: Window) -> np.ndarray:
+        index = self._scene(str(self._catalog.scene_names[row]))[1].read(window)
+        if row in self._catalog.hidden:
+            index[np.isin(index, self._catalog.hidden[row])] = IGNORE
+        if row in self._catalog.points:
+            index[~self._points_in(row, window)] = IGNORE
+        return index
+
+    def _points_in(self, row: int, window: Window) -> np.ndarray:
+        """Which pixels of a window are points of the tile; around it there are none."""
+        tile = self._catalog.windows[row]
+        points = np.zeros((tile.height, tile.width), bool)
+        points.ravel()[self._catalog.points[row]] = True
+        out = np.zeros((window.height, window.width), bool)
+        inside = tile.intersect(window)
+        out[inside.slices(within=window)] = points[inside.slices(within=tile)]
+        return out
+
+    def _scene(self, name: str) -> tuple[Any, Any, Any]:
         if self._process != os.getpid():
             # A forked worker must not read through its parent's handles: they share one position in the file.
             self._open, self._process = OrderedDict(), os.getpid()
         if name in self._open:
             self._open.move_to_end(name)
         else:
-            self._open[name] = (self._catalog.open_image(name), self._catalog.open_mask(name))
+            record = self._catalog.scenes[name]
+            self._open[name] = (record.open_image(), self._catalog.open_mask(name), record.open_weights())
             if len(self._open) > _OPEN_SCENES:
                 for reader in self._open.popitem(last=False)[1]:
-                    reader.close()
+                    if reader is not None:
+                        reader.close()
         return self._open[name]

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any
 from raremap.errors import ConfigError, RaremapWarning, SplitError, TrainingError
 from raremap.files import locked
 from raremap.jobs import progress
-from raremap.workflows.runs import WAYS, Design, Run, RunTable
+from raremap.tiles.options import points_text
+from raremap.workflows.runs import WAYS, Condition, Design, Run, RunTable
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from raremap.config import Experiment
     from raremap.tiles.catalog import Catalog
+    from raremap.tiles.options import PointOptions
     from raremap.workflows.comparison import Comparison
 
 # What a variant may not change: every method gets the same data, steps, crops and decision fitting.
-_SAME = ("scenes", "labels", "tiles", "split", "thin", "train", "decision", "predict")
+_SAME = ("scenes", "labels", "tiles", "split", "thin", "points", "train", "decision", "predict")
 # What makes a run faster or slower and not different.
 _MANNER = ("device", "workers", "threads", "seed")
 # Where data lie; the catalog's fingerprint says what they are.
-_PATHS = ("root", "images", "band_files", "masks")
+_PATHS = ("root", "images", "band_files", "masks", "weights")
 
 
 def compare(
@@ -40,6 +40,7 @@ def compare(
     folds: Sequence[int] | None = None,
     keep: Sequence[float] | None = None,
     imbalance: Sequence[float] | None = None,
+    points: Sequence[PointOptions | str | None] | None = None,
     baseline: str | None = None,
     final: bool = False,
     out: str | Path | None = None,
@@ -50,8 +51,9 @@ def compare(
 
     Variants are `presets` by name, and `variants`: nested keys on top of the experiment, by a name of the
     caller's. `seeds` is a number or the seeds themselves; `folds` None means all. `keep` and `imbalance`
-    thin the training labels (see `ThinOptions`; default: as the experiment's `thin`): one curve each. A
-    decision is fitted even where the experiment says argmax: both are judged. Differences are to `baseline` (default: the
+    thin the training labels (see `ThinOptions`; default: as the experiment's `thin`): one curve each. All of
+    that is done with each of `points` (options, their text such as "per_object count=5", "dense" or None;
+    default: as the experiment's). A decision is fitted even where the experiment says argmax: both are judged. Differences are to `baseline` (default: the
     first variant) with the plain argmax. Under `out` (default: `OUT/compare`) the runs are kept as
     runs.parquet; what is there already is not trained again. Also writes comparison.json, comparison.md
     and comparison.html.
@@ -66,7 +68,8 @@ def compare(
     folder = Path(out) if out is not None else Path(experiment.out) / "compare"
     fitted = experiment.decision.model_copy(update={"kind": "bias"})
     experiment = experiment.model_copy(update={"decision": fitted})
-    design = _design(experiment, presets, variants, seeds, folds, keep, imbalance, baseline, final)
+    conditions = _conditions(experiment, keep, imbalance, points)
+    design = _design(experiment, presets, variants, seeds, folds, conditions, baseline, final)
     for name, keys in design.variants.items():
         _check_fair(experiment, name, keys)
     catalog = catalog_of(experiment, quiet=quiet)
@@ -137,8 +140,7 @@ def _design(
     variants: Mapping[str, Mapping[str, Any]] | None,
     seeds: int | Sequence[int],
     folds: Sequence[int] | None,
-    keep: Sequence[float] | None,
-    imbalance: Sequence[float] | None,
+    conditions: tuple[Condition, ...],
     baseline: str | None,
     final: bool,
 ) -> Design:
@@ -183,7 +185,7 @@ def _design(
         variants=chosen,
         seeds=seeds,
         folds=tuple(dict.fromkeys(map(str, folds_))),
-        conditions=_conditions(experiment, keep, imbalance),
+        conditions=conditions,
         baseline=baseline,
     )
     runs = {run.folder: run for run in design.runs()}
@@ -196,9 +198,12 @@ def _design(
 
 
 def _conditions(
-    experiment: Experiment, keep: Sequence[float] | None, imbalance: Sequence[float] | None
-) -> tuple[tuple[float, float], ...]:
-    """Share kept and imbalance ratio (0: as it is) of each thinning; what is not given is the experiment's."""
+    experiment: Experiment,
+    keep: Sequence[float] | None,
+    imbalance: Sequence[float] | None,
+    points: Sequence[PointOptions | str | None] | None,
+) -> tuple[Condition, ...]:
+    """What training sees of the labels, each way once; what is not given is the experiment's."""
     own = experiment.thin
     pairs = [(k, own.imbalance) for k in ([own.keep] if keep is None else keep)]
     pairs += [(own.keep, r) for r in imbalance or ()]
@@ -206,7 +211,32 @@ def _conditions(
         raise ConfigError("no share of training tiles to keep; give at least one, 1 keeps all")
     for k, r in pairs:
         experiment.changed({"thin": {"keep": k, "imbalance": r}}, source="comparison")
-    return tuple(dict.fromkeys((float(k), float(r or 0)) for k, r in pairs))
+    if points is not None and not points:
+        raise ConfigError("no points to compare; give at least one kind, or 'dense'")
+    chosen = [experiment.points] if points is None else points
+    texts = [points_text(read_points(p) if isinstance(p, str) else p) for p in chosen]
+    return tuple(dict.fromkeys((float(k), float(r or 0), p) for p in texts for k, r in pairs))
+
+
+def read_points(text: str) -> PointOptions | None:
+    """Points of a text such as `per_object count=5 margin=2`; None of `dense`. Raises `ConfigError`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from raremap.config import keys_of
+    from raremap.tiles.options import PointOptions
+
+    kind, _, rest = text.strip().partition(" ")
+    if kind == "dense" and not rest.strip():
+        return None
+    try:
+        return TypeAdapter(PointOptions).validate_python({"kind": kind, **keys_of(rest)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"][1:]))
+        raise ConfigError(
+            f"points '{text}': {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}; "
+            "give dense, or uniform, per_class or per_object and keys such as count=5"
+        ) from None
 
 
 def _check_folds(by_fold: Mapping[str, Experiment], catalog: Catalog) -> None:
@@ -233,6 +263,7 @@ def _check_fair(experiment: Experiment, name: str, keys: Mapping[str, Any]) -> N
 
 def _of_run(experiment: Experiment, design: Design, run: Run, folder: Path) -> Experiment:
     """The experiment of one run."""
+    points = read_points(run.points or "dense")
     return experiment.changed(
         {
             **design.variants[run.variant],
@@ -240,6 +271,7 @@ def _of_run(experiment: Experiment, design: Design, run: Run, folder: Path) -> E
             "train": {"seed": run.seed},
             "split": {"fold": run.fold if run.fold == "holdout" else int(run.fold)},
             "thin": {"keep": run.keep, "imbalance": run.imbalance or None},
+            "points": points and points.model_dump(mode="json"),
         },
         source=f"variant {run.variant}",
     )
@@ -287,7 +319,7 @@ def _run(
         "bias": list(decision.bias),
         "gain": decision.gain,
         "note": decision.note,
-        "imbalance_realised": _imbalance(catalog, uses, experiment, rare),
+        "imbalance_realised": _imbalance(catalog, experiment, rare),
     }
     table.add(run, checksum, places, dict(zip(WAYS, (plain_by_place, decided_by_place), strict=True)), facts)
     shutil.rmtree(folder / "checkpoints")
@@ -321,13 +353,14 @@ def _goes_on(folder: Path, experiment: Experiment, checksum: str) -> bool:
     return last.exists()
 
 
-def _imbalance(catalog: Catalog, uses: np.ndarray, experiment: Experiment, rare: Sequence[int]) -> float:
+def _imbalance(catalog: Catalog, experiment: Experiment, rare: Sequence[int]) -> float:
     """The imbalance ratio that training really had."""
-    from raremap.tiles.thin import imbalance_of, thin
+    from raremap.tiles.thin import imbalance_of
+    from raremap.workflows.plan import seen_by_training
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RaremapWarning)  # the training has told
-        seen = thin(catalog, uses, experiment.thin, rare, experiment.train.seed)
+        seen = seen_by_training(catalog, experiment)
     return imbalance_of(*seen, rare)
 
 

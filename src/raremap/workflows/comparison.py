@@ -13,11 +13,12 @@ import numpy as np
 from raremap.errors import CatalogError
 from raremap.files import written
 from raremap.measure.interval import Interval, interval
-from raremap.measure.scores import HEADLINES, Metric, f_beta, headline, null_if_nan
+from raremap.measure.scores import HEADLINES, Metric, f_beta, headline
 from raremap.measure.tally import FIELDS, Tally
+from raremap.plain import plain
 from raremap.tiles.holdout import times_used
 from raremap.workflows.rare import rare_in
-from raremap.workflows.runs import WAYS, Design, Run, RunTable
+from raremap.workflows.runs import WAYS, Condition, Design, Run, RunTable
 
 if TYPE_CHECKING:
     from raremap.config import Experiment
@@ -38,7 +39,7 @@ class Entry:
 
     variant: str
     way: str
-    condition: tuple[float, float]
+    condition: Condition
     imbalance: float
     seeds: tuple[int, ...]
     folds: tuple[str, ...]
@@ -52,22 +53,19 @@ class Entry:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; NaN is null."""
-
-        def plain(values: dict[str, float]) -> dict[str, float | None]:
-            return {k: null_if_nan(v) for k, v in values.items()}
-
         return {
             "variant": self.variant,
             "decision": self.way,
             "keep": self.condition[0],
             "imbalance": self.condition[1] or None,
-            "imbalance_realised": null_if_nan(self.imbalance),
+            "points": self.condition[2] or None,
+            "imbalance_realised": plain(self.imbalance),
             "seeds": list(self.seeds),
             "folds": list(self.folds),
             "places": self.places,
             "scores": plain(self.scores),
             "spread_over_seeds": plain(self.spread),
-            "by_class": {n: plain(v) for n, v in self.by_class.items()},
+            "by_class": plain(self.by_class),
             "differences": {k: v.to_dict() for k, v in self.differences.items()},
             "class_differences": {k: v.to_dict() for k, v in self.class_differences.items()},
             "seconds_per_run": self.seconds,
@@ -173,7 +171,7 @@ class Comparison:
         return result
 
 
-def _shared(design: Design, condition: tuple[float, float], done: set[Run]) -> dict[str, list[Run]]:
+def _shared(design: Design, condition: Condition, done: set[Run]) -> dict[str, list[Run]]:
     """The runs to show of each variant: the same seeds and folds of all, as many as they share.
 
     A variant is shown if it has a seed with every fold (or, where none has, as many folds as the best).
@@ -244,7 +242,7 @@ def _stacks(table: RunTable, shared: dict[str, list[Run]], num_classes: int) -> 
 def _entry(
     variant: str,
     way: str,
-    condition: tuple[float, float],
+    condition: Condition,
     stack: _Stack,
     reference: _Stack | None,
     names: tuple[str, ...],

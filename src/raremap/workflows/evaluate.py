@@ -138,12 +138,13 @@ def evaluate(
 ) -> Evaluation:
     """Score a bundle on the tiles of a use ("train", "monitor", "calibration" or "test").
 
-    With `out` (default: beside a bundle's folder) also as files. Predictions are those of `predict`: whole scenes in windows, blended. Each pixel of a scene counts
-    once. Writes evaluation.json and report.html (for other uses than the test, their name is added). On
-    another catalog than the bundle was trained on, all places but those that training, monitor or
-    calibration used, or that are held out, are the test. Raises `BundleError` where the catalog has other classes or lacks a
-    band, `CatalogError` where its sources changed or the use has no tile. The scores on test places are kept
-    in a bundle that is given by its folder, for its card.
+    Predictions are those of `predict`: whole scenes in windows, blended; each pixel of a scene counts once.
+    With `out` (default: beside a bundle's folder) writes evaluation.json and report.html there, for other
+    uses than the test with the use in their names. On another catalog than the bundle was trained on, the
+    test is all places but those that training, monitor or calibration used, or that are held out. Raises
+    `BundleError` where the catalog has other classes or lacks a band, `CatalogError` where its sources
+    changed or the use has no tile. The scores on test places are kept in a bundle that is given
+    by its folder, for its card.
     """
     from raremap.bundle import Bundle
     from raremap.tiles.catalog import Catalog

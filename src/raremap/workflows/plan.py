@@ -43,18 +43,24 @@ def plan(catalog: Catalog, experiment: Experiment, quiet: bool = False) -> Sampl
 
 
 def plan_experiment(experiment: Experiment, quiet: bool = False) -> Planning:
-    """Prepare the catalog where the run folder has none that fits; write `OUT/plan.parquet` and `OUT/plan.html`."""
+    """Prepare the catalog where the run folder has none that fits; write `OUT/plan.parquet` and `OUT/plan.html`.
+
+    To look at a plan alters no training: in the folder of one the files are `planned.parquet` and
+    `planned.html`, plan.parquet stays what was trained on, and a catalog that fits no more stays, too.
+    """
     from raremap.balance.diagnosis import diagnose
     from raremap.reports.plan import write_plan_page
     from raremap.workflows.planviews import views
     from raremap.workflows.prepare import catalog_of
+    from raremap.workflows.train import RECORD
 
-    made, seen = _made(catalog_of(experiment, quiet=quiet), experiment, quiet)
-    diagnosis = diagnose(made, seen, quiet)
     out = Path(experiment.out)
-    path = made.save(out / "plan.parquet")
+    trained = (out / RECORD).exists()
+    made, seen = _made(catalog_of(experiment, quiet=quiet, save=not trained), experiment, quiet)
+    diagnosis = diagnose(made, seen, quiet)
+    path = made.save(out / ("planned.parquet" if trained else "plan.parquet"))
     page = write_plan_page(
-        out / "plan.html",
+        path.with_suffix(".html"),
         made,
         diagnosis,
         views(made, seen),
@@ -65,9 +71,12 @@ def plan_experiment(experiment: Experiment, quiet: bool = False) -> Planning:
     return Planning(made, diagnosis, path, page)
 
 
-def seen_by_training(catalog: Catalog, experiment: Experiment) -> tuple[Catalog, np.ndarray]:
-    """The catalog and the uses of its tiles as training sees them: thinned, where the experiment says so."""
+def seen_by_training(
+    catalog: Catalog, experiment: Experiment, quiet: bool = True
+) -> tuple[Catalog, np.ndarray]:
+    """The catalog and the uses of its tiles as training sees them: thinned, and of points, as the experiment says."""
     from raremap.tiles.options import ThinOptions
+    from raremap.tiles.points import point
     from raremap.tiles.splits import uses as uses_of
     from raremap.tiles.thin import thin
     from raremap.workflows.rare import rare_indices
@@ -77,15 +86,18 @@ def seen_by_training(catalog: Catalog, experiment: Experiment) -> tuple[Catalog,
             "the catalog was prepared with other labels than the experiment's; run `raremap prepare` again"
         )
     uses = uses_of(catalog, experiment.split)
-    if experiment.thin == ThinOptions():
-        return catalog, uses
-    return thin(catalog, uses, experiment.thin, rare_indices(catalog), experiment.train.seed)
+    seed = experiment.train.seed
+    if experiment.thin != ThinOptions():
+        catalog, uses = thin(catalog, uses, experiment.thin, rare_indices(catalog), seed)
+    if experiment.points is not None:
+        catalog = point(catalog, uses, experiment.points, seed, quiet)
+    return catalog, uses
 
 
 def _made(catalog: Catalog, experiment: Experiment, quiet: bool) -> tuple[SamplingPlan, Catalog]:
     """The plan, and the catalog as training sees it."""
     from raremap.balance.make import make_plan
 
-    seen, uses = seen_by_training(catalog, experiment)
+    seen, uses = seen_by_training(catalog, experiment, quiet)
     train = experiment.train
     return make_plan(seen, uses == "train", experiment.balance, train.crop, train.seed, quiet), seen

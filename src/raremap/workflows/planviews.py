@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raremap.balance.crops import even_chance
-from raremap.balance.diagnosis import owners, pixel_chances
+from raremap.balance.crops import even_chance, pixel_chances
 from raremap.balance.paste import render
+from raremap.balance.sources import owners
 from raremap.reports.overlays import heat_picture, mosaic, outlined
 from raremap.reports.pictures import true_color
 from raremap.reports.plan import Picture, PlanViews

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.maps.export import MapSummary
     from raremap.measure.decision import Decision
-    from raremap.scene.raster import ImageReader
+    from raremap.scene.raster import Image
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,22 @@ def predict(
     return Maps(tuple(done))
 
 
-def open_for(bundle: Bundle, path: Path, nodata: float | None) -> ImageReader:
-    """The bundle's bands of a scene, by name; by order where the scene names none and has as many.
+def open_for(bundle: Bundle, path: Path, nodata: float | None) -> Image:
+    """The bundle's bands of a scene, by name; by order where the scene names none and has as many. With its features.
 
     `nodata` counts where the scene's file names no such value.
     """
+    from raremap.scene.features.reader import featured
     from raremap.scene.raster import open_image
 
     reader = open_image(path)
     nodata = nodata if reader.nodata is None else None
     missing = [b for b in bundle.bands if b not in reader.bands]
     if not missing:
-        return open_image(path, bands=bundle.bands, nodata=nodata)
+        return featured(open_image(path, bands=bundle.bands, nodata=nodata), bundle.features)
     if not reader.named:
         with suppress(SceneError):  # another number of bands: told below
-            return open_image(path, names=bundle.bands, nodata=nodata)
+            return featured(open_image(path, names=bundle.bands, nodata=nodata), bundle.features)
     raise BundleError(
         f"scene {path} has no band '{missing[0]}'; the bundle needs {', '.join(bundle.bands)}, "
         f"the scene has {', '.join(reader.bands)}; {nearest(missing[0], reader.bands)}"

@@ -1,4 +1,9 @@
-"""Which classes are rare: one rule for training, census, evaluation and comparison."""
+"""Which classes are called rare where tiles of all folds are looked at: census, thinning, evaluation, comparison.
+
+The rule is `balance.census.rare_classes`, here of the shares over all places that are not held out, so that
+scores of all folds speak of the same classes. A plan asks the same rule of its training places alone
+(`balance.make`): nothing that training sees may come from labels of other places.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def rare_in(catalog: Catalog) -> tuple[str, ...]:
-    """The rare classes, whatever the fold: by the label scheme, or the shares over all places that are not held out."""
+    """The rare classes, the same in every fold: by the label scheme, or the shares over places not held out."""
     from raremap.balance.census import rare_classes, shares
 
     fold = catalog.table["fold"].to_numpy()

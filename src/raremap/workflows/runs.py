@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import CatalogError
+from raremap.errors import CatalogError, reason
 from raremap.files import written
 from raremap.measure.tally import FIELDS, Tally
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KEY = ["variant", "seed", "fold", "keep", "imbalance"]
+KEY = ["variant", "seed", "fold", "keep", "imbalance", "points"]
 """What names a run."""
 
 WAYS = ("argmax", "decision")
 
+Condition = tuple[float, float, str]
+"""Share of the labels kept, imbalance ratio (0: as it is), points as text (none: dense labels)."""
+
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a comparison; `imbalance` is 0 where the rare classes were not thinned."""
+    """One training of a comparison; `imbalance` is 0 where the rare classes were not thinned, `points` as they
+    are written (see `points_text`), empty where labels are dense."""
 
     variant: str
     seed: int
     fold: str
     keep: float = 1.0
     imbalance: float = 0.0
+    points: str = ""
 
     @property
-    def condition(self) -> tuple[float, float]:
+    def condition(self) -> Condition:
         """How its training labels were thinned."""
-        return self.keep, self.imbalance
+        return self.keep, self.imbalance, self.points
 
     @property
     def folder(self) -> str:
         """The name of its folder."""
-        return str(self).replace(" ", "-")
+        name = str(replace(self, points="")).replace(" ", "-")
+        return name + (f"-points-{re.sub(r'[^A-Za-z0-9_.=-]+', '-', self.points)}" if self.points else "")
 
     def __str__(self) -> str:
         thinned = f" keep {self.keep:g}" if self.keep < 1 else ""
         thinned += f" imbalance {self.imbalance:g}" if self.imbalance else ""
+        thinned += f" points {self.points}" if self.points else ""
         return f"{self.variant} seed {self.seed} fold {self.fold}{thinned}"
 
 
@@ -55,7 +63,7 @@ class Design:
     variants: dict[str, dict[str, Any]]
     seeds: tuple[int, ...]
     folds: tuple[str, ...]
-    conditions: tuple[tuple[float, float], ...]
+    conditions: tuple[Condition, ...]
     baseline: str
 
     def runs(self) -> list[Run]:
@@ -80,10 +88,12 @@ class RunTable:
         if path.exists():
             try:
                 self.frame = pd.read_parquet(path)
+                if "points" not in self.frame:  # tables of before there were points
+                    self.frame["points"] = ""
                 self.frame[[*KEY, "of", "decision", "place", *FIELDS]]
             except Exception as error:  # whatever damaged bytes make the readers raise
                 raise CatalogError(
-                    f"{path} is not a table of runs ({str(error).splitlines()[0][:100]}); remove it, or choose another -o"
+                    f"{path} is not a table of runs ({reason(error)}); remove it, or choose another -o"
                 ) from None
 
     def done(self) -> dict[Run, str]:

@@ -16,7 +16,8 @@ from raremap.labels import IGNORE
 from raremap.maps.stream import Network, Strip, stream
 from raremap.measure.decision import most_likely
 from raremap.measure.tally import Tally
-from raremap.scene.raster import ImageReader, open_image
+from raremap.scene.features.reader import featured
+from raremap.scene.raster import Image, open_image
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
@@ -146,8 +147,9 @@ def _by_tile(
         truth[inside] = IGNORE
 
 
-def _image(record: SceneRecord, bundle: Bundle) -> ImageReader:
-    return open_image(record.images, names=record.names, bands=bundle.bands, nodata=record.nodata)
+def _image(record: SceneRecord, bundle: Bundle) -> Image:
+    image = open_image(record.images, names=record.names, bands=bundle.bands, nodata=record.nodata)
+    return featured(image, bundle.features)
 
 
 def rows_of(uses: np.ndarray, use: str) -> np.ndarray:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from raremap.config import Experiment
     from raremap.tiles.catalog import Catalog
 
+RECORD = "versions.json"
+"""The file that a training writes first: where it is, a run folder has been trained in."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -87,19 +90,24 @@ def run(
     from raremap.balance.make import make_plan
     from raremap.bundle import Bundle
     from raremap.learn.fit import check_resumable, fit
+    from raremap.scene.features.channels import Channels
     from raremap.workflows.calibrate import fit_decision_for
     from raremap.workflows.plan import seen_by_training
+    from raremap.workflows.rare import rare_in
+    from raremap.workflows.shares import with_true_shares
 
     started = time.perf_counter()
     out = Path(experiment.out)
+    # Before anything takes time.
+    Channels.of(catalog.bands, experiment.scenes.features, (s.grid for s in catalog.scenes.values()))
     before = _seconds_before(out) if resume else 0.0
-    seen, uses = seen_by_training(catalog, experiment)
+    seen, uses = seen_by_training(catalog, experiment, quiet)
     crop, seed = experiment.train.crop, experiment.train.seed
     if plan is None:
         plan = make_plan(seen, uses == "train", experiment.balance, crop, seed, quiet)
-    elif plan.grid is not None and plan.grid.size != crop:
+    elif plan.crop is not None and plan.crop != crop:
         raise ConfigError(
-            f"the plan was made for crops of {plan.grid.size} pixels, train.crop is {crop}; make the plan again"
+            f"the plan was made for crops of {plan.crop} pixels, train.crop is {crop}; make the plan again"
         )
     if resume:
         check_resumable(seen, plan, out)
@@ -111,11 +119,16 @@ def run(
         plan,
         model=experiment.model,
         normalize=experiment.scenes.normalize,
+        features=experiment.scenes.features,
         loss=experiment.loss,
         optimizer=experiment.optimizer,
         train=experiment.train,
         augment=experiment.augment,
         out=out,
+        pseudo=experiment.pseudo,
+        festa=experiment.festa,
+        outer=experiment.outer,
+        rare=[catalog.scheme.names.index(n) for n in rare_in(catalog)],
         resume=resume,
         quiet=quiet,
     )
@@ -123,6 +136,7 @@ def run(
         module=result.module,
         scheme=catalog.scheme,
         bands=catalog.bands,
+        features=result.features,
         normalization=result.normalization,
         options=experiment.model,
         prior=tuple(float(p) for p in result.prior),
@@ -130,6 +144,10 @@ def run(
         nodata=experiment.scenes.nodata,
         info=_info(out, experiment, catalog, uses, result),
     )
+    if experiment.points is not None and experiment.points.estimates:
+        bundle = with_true_shares(
+            bundle, seen, uses, experiment.loss.tau, experiment.train.device, seed, quiet
+        )
     decision = fit_decision_for(
         bundle,
         catalog,
@@ -147,7 +165,7 @@ def run(
 
 def _seconds_before(out: Path) -> float:
     """How long the parts of a stopped training took, up to its last checkpoint."""
-    started, last = out / "versions.json", out / "checkpoints" / "last.pt"
+    started, last = out / RECORD, out / "checkpoints" / "last.pt"
     if not started.exists() or not last.exists():
         return 0.0
     earlier = json.loads(started.read_text(encoding="utf-8")).get("seconds_before", 0.0)
@@ -181,7 +199,7 @@ def _start(
         "catalog": catalog.fingerprint,
         "sources": {name: scene.fingerprint for name, scene in catalog.scenes.items()},
     }
-    with written(out / "versions.json") as path:
+    with written(out / RECORD) as path:
         path.write_text(json.dumps(provenance, indent=1), encoding="utf-8")
     frame = catalog.table[["tile_id", "place", "fold"]].copy()
     frame["use"] = uses
@@ -204,5 +222,6 @@ def _info(
         "split": {**experiment.split.model_dump(mode="json"), "holdout": held_out(experiment.split) or None},
         "places": places,
         "loss": experiment.loss.model_dump(mode="json"),
+        **({"points": experiment.points.model_dump(mode="json")} if experiment.points else {}),
         "seed": experiment.train.seed,
     }

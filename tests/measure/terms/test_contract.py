@@ -177,5 +177,5 @@ def test_terms_are_chosen_by_kind_and_import_no_torch() -> None:
         assert adapter.validate_python(term.model_dump()) == term
     with pytest.raises(ValidationError, match="alhpa"):
         adapter.validate_python({"kind": "tversky", "alhpa": 0.3})
-    code = "import sys, raremap.measure.terms, raremap.measure.options; sys.exit('torch' in sys.modules)"
+    code = "import sys, raremap.measure.terms, raremap.measure.losses; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -17,10 +17,11 @@ def both_ways(probs, index, labelled, worth):
     ]
 
 
-@pytest.mark.parametrize("worth", [None, torch.tensor([0.3, 2.0, 1.0, 5.0])])
-def test_numpy_and_torch_sort_to_the_same(worth) -> None:
+@pytest.mark.parametrize("by_class", [None, torch.tensor([0.3, 2.0, 1.0, 5.0])])
+def test_numpy_and_torch_sort_to_the_same(by_class) -> None:
     logits, mask, _ = batch(2, size=(3, 50, 40))
     view = t.View(logits, mask)
+    worth = None if by_class is None else by_class[view.index]
     here, there = both_ways(view.probs, view.index, view.labelled, worth)
     np.testing.assert_allclose(here[0], there[0], rtol=1e-5)
     np.testing.assert_allclose(here[1], there[1], rtol=1e-3, atol=1e-7)

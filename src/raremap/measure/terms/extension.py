@@ -24,8 +24,8 @@ def lovasz_extension(
 ) -> Tensor:
     """Lovász extension of 1 − IoU for each class, `[K]`; 0 for those not `wanted` `[K]`.
 
-    Of probabilities `[B, K, H, W]`, class index and labelled pixels `[B, H, W]`. With `worth` `[K]` a pixel
-    counts as much as its class says, in intersection and union.
+    Of probabilities `[B, K, H, W]`, class index and labelled pixels `[B, H, W]`. With `worth` `[B, H, W]` a pixel
+    counts that much in intersection and union.
     """
     return _Extension.apply(probs, index, labelled, wanted, worth)[0]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
 
@@ -63,7 +63,7 @@ def _by_torch(
         own = (truth == c).to(probs.dtype)
         errors, order = (probs[:, c].flatten()[chosen] - own).abs().sort(descending=True)
         own = own[order].double()
-        mass = torch.ones_like(own) if worth is None else worth.double()[truth][order]
+        mass = torch.ones_like(own) if worth is None else worth.double().flatten()[chosen][order]
         hits = (own * mass).cumsum(0)
         union = hits[-1] + mass.cumsum(0) - hits
         jaccard = 1 - (hits[-1] - hits) / union.clamp(min=1e-12)
@@ -84,7 +84,7 @@ def _by_numpy(
     chosen = np.flatnonzero(labelled.numpy())
     flat = index.numpy().ravel()
     truth, place = flat[chosen], chosen.astype(np.uint32)
-    mass = np.empty(0) if worth is None else worth.double().numpy()[flat]
+    mass = np.empty(0) if worth is None else worth.double().numpy().ravel()
 
     def one(c: int) -> None:
         own = truth == c

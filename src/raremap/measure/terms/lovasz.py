@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from raremap.measure.terms.term import Classes, Term, class_mean
 
@@ -21,6 +21,7 @@ class Lovasz(Term):
     prior in the view pixels count by their worth.
     """
 
+    region: ClassVar[bool] = True
     kind: Literal["lovasz"] = "lovasz"
     classes: Classes = "present"
 
@@ -32,6 +33,9 @@ class Lovasz(Term):
         wanted = view.present | (
             view.labelled.any() if self.classes == "cover" else view.labelled.new_zeros(())
         )
-        worth = None if view.prior is None else view.prior.worth.to(view.logits)
+        worth = None if view.uniform else view.ones
+        if view.prior is not None:
+            by_class = view.prior.worth.to(view.logits)[view.index]
+            worth = by_class if worth is None else by_class * worth
         losses = lovasz_extension(view.probs, view.index, view.labelled, wanted, worth)
         return class_mean(losses, view.present, self._weight(view, weight), self.classes)

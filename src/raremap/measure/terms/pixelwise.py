@@ -39,7 +39,8 @@ class CrossEntropy(Term):
         import torch.nn.functional as F
 
         weight = self._weight(view, weight)
-        if not view.hard:
+        if not (view.hard and view.uniform) or (weight is not None and weight.requires_grad):
+            # torch's own is the faster, and cannot be differentiated by its weights, which the outer loop does.
             return _cost(view, weight, lambda log_p: log_p)
         total = F.nll_loss(view.scores(weight), view.mask, weight, ignore_index=view.ignore, reduction="sum")
         return total / view.pixel_weights(weight).sum().clamp(min=1e-12)
@@ -151,7 +152,7 @@ def log_cosh(x: Tensor) -> Tensor:
 def _cost(view: View, weight: Tensor | None, score: Callable[[Tensor], Tensor]) -> Tensor:
     """Minus the mean over pixels of a score of log p_y, or over areas, of each class's log p; score(0) is 0."""
     log_probs = view.scores(weight)
-    if view.hard and weight is None:
+    if view.hard and weight is None and view.uniform:
         # Ignored pixels have log p 0: nothing to multiply them out of.
         return -score(view.own(log_probs)).sum() / view.labelled.sum().clamp(min=1)
     if view.hard:

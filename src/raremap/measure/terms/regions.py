@@ -11,7 +11,7 @@ A mean over classes can be weighted by class; `classes` says of which (`raremap.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,7 @@ _SMALL = 1e-12
 class _Region(Term):
     """A term that is a mean over classes."""
 
+    region: ClassVar[bool] = True
     classes: Classes = "present"
 
     def _mean(self, view: View, weight: Tensor | None, losses: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class View:
 
     Everything is computed in float32, whatever autocast says (in float64 for logits in float64). With a
     `prior`, cross-entropy adds the offset to its logits and region terms count a pixel by its worth.
+    `worth` `[B, H, W]` says what each pixel's label counts beside others, 1 for all without it.
     Maps that come with the batch (`raremap.batches.distance`): `distance` `[B, n, H, W]`, signed, of some
     classes; `edge` `[B, H, W]`, pixels to the next boundary; `center` `[B, H, W]`, from 0 at an object's rim
     to 1 at its innermost pixel. Raises `TrainingError` where shapes do not fit.
@@ -53,6 +54,7 @@ class View:
         distance: Tensor | None = None,
         edge: Tensor | None = None,
         center: Tensor | None = None,
+        worth: Tensor | None = None,
     ) -> None:
         self.hard = not target.is_floating_point()
         expected = (logits.shape[0], *logits.shape[2:]) if self.hard else tuple(logits.shape)
@@ -64,6 +66,7 @@ class View:
         self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         self.prior, self.ignore = prior, ignore
         self.distance, self.edge, self.center = distance, edge, center
+        self._worth = worth
         self._target = target
 
     @property
@@ -80,14 +83,18 @@ class View:
     def fractions(self) -> Tensor:
         """Area of each class in each cell, `[B, K, H, W]`; 0 where the cell is ignored."""
         if self.hard:
-            return F.one_hot(self.index, self.num_classes).movedim(-1, 1) * self._ones[:, None]
+            return F.one_hot(self.index, self.num_classes).movedim(-1, 1) * self.ones[:, None]
         known = ~self._target.isnan().any(1, keepdim=True)
-        return torch.where(known, self._target, 0).to(self.logits)
+        fractions = torch.where(known, self._target, 0).to(self.logits)
+        return fractions if self._worth is None else fractions * self._worth.to(self.logits).unsqueeze(1)
 
     @cached_property
     def labelled(self) -> Tensor:
         """Pixels that count, `[B, H, W]`."""
-        return self.mask != self.ignore if self.hard else self.fractions.sum(1) > 0
+        if not self.hard:
+            return self.fractions.sum(1) > 0
+        labelled = self.mask != self.ignore
+        return labelled if self._worth is None else labelled & (self._worth > 0)
 
     @cached_property
     def index(self) -> Tensor:
@@ -95,14 +102,24 @@ class View:
         return torch.where(self.labelled, self.mask, 0)
 
     @cached_property
-    def _ones(self) -> Tensor:
-        return self.labelled.to(self.logits.dtype)
+    def ones(self) -> Tensor:
+        """What each pixel counts, `[B, H, W]`: 1 or its worth; 0 where it is ignored."""
+        ones = self.labelled.to(self.logits.dtype)
+        return ones if self._worth is None else ones * self._worth.to(self.logits)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all labelled pixels count the same."""
+        return self._worth is None
 
     @cached_property
     def seen(self) -> Tensor:
         """Labelled pixels, or area, of each class, `[K]`."""
         if not self.hard:
             return self.fractions.sum((0, 2, 3))
+        if not self.uniform:
+            bins = self.logits.new_zeros(self.num_classes, dtype=torch.float64)
+            return bins.index_add(0, self.index.flatten(), self.ones.flatten().double()).to(self.logits)
         counts = torch.bincount(self.index.flatten(), minlength=self.num_classes)
         counts[0] -= self.labelled.numel() - self.labelled.sum()
         return counts.to(self.logits.dtype)
@@ -151,7 +168,7 @@ class View:
         worth = None if self.prior is None else self.prior.worth.to(self.logits)
         truth = self.seen if worth is None else self.seen * worth
         if self.hard:
-            counts = self._ones if worth is None else self._ones * worth[self.index]
+            counts = self.ones if worth is None else self.ones * worth[self.index]
             hits, claimed = _Overlap.apply(self.probs, self.index, counts)  # pyright: ignore[reportGeneralTypeIssues]
         else:
             fractions = self.fractions
@@ -167,7 +184,7 @@ class View:
 
     def pixel_weights(self, weight: Tensor | None) -> Tensor:
         """What each pixel counts, `[B, H, W]`: 1, or its class's weight `[K]`; 0 where it is ignored."""
-        return self._ones if weight is None else self._ones * weight.to(self.logits)[self.index]
+        return self.ones if weight is None else self.ones * weight.to(self.logits)[self.index]
 
     def need_hard(self, kind: str) -> None:
         """Raise `TrainingError` where the truth are fractions."""

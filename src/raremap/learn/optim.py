@@ -1,0 +1,89 @@
+"""Optimizers and their schedules, by name."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from raremap.learn.options import OptimizerOptions
+
+
+class Schedule:
+    """An optimizer's learning rate from step to step: `after_step` each step, `monitored` after each score."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, options: OptimizerOptions, steps: int) -> None:
+        self._steps, self._stepped = steps, 0
+        rates = torch.optim.lr_scheduler
+        self._by_step: Any = None
+        self._by_score: Any = None
+        if options.schedule == "onecycle":
+            # Adagrad has neither a momentum nor betas to cycle.
+            cycled = any(k in optimizer.defaults for k in ("betas", "momentum")) and options.kind != "rmsprop"
+            self._by_step = rates.OneCycleLR(
+                optimizer,
+                max_lr=options.lr,
+                total_steps=max(2, steps),
+                pct_start=options.warmup,
+                cycle_momentum=cycled,
+            )
+        elif options.schedule == "plateau":
+            self._by_score = rates.ReduceLROnPlateau(
+                optimizer, mode="max", factor=options.factor, patience=options.patience
+            )
+        elif options.schedule in ("cosine", "poly"):
+            self._by_step = rates.LambdaLR(optimizer, lambda step: _factor(options, step, steps))
+
+    def after_step(self) -> None:
+        """Move the rate; one-cycle refuses to be asked beyond its end."""
+        self._stepped += 1
+        if self._by_step is not None and self._stepped < self._steps:
+            self._by_step.step()
+
+    def monitored(self, score: float) -> None:
+        """Tell a plateau the latest score."""
+        if self._by_score is not None:
+            self._by_score.step(score)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next rate depends on."""
+        of = self._by_step or self._by_score
+        return {"stepped": self._stepped, "of": None if of is None else of.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a `state_dict`."""
+        self._stepped = state["stepped"]
+        of = self._by_step or self._by_score
+        if of is not None:
+            of.load_state_dict(state["of"])
+
+
+def make_optimizer(options: OptimizerOptions, network: nn.Module, loss: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a network and of what its loss learns; that has no weight decay."""
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
+    if of_loss := list(loss.parameters()):
+        groups.append({"params": of_loss, "weight_decay": 0.0})
+    o = options
+    make = {
+        "adamw": torch.optim.AdamW,
+        "adam": torch.optim.Adam,
+        "nadam": torch.optim.NAdam,
+        "adagrad": torch.optim.Adagrad,
+        "rmsprop": torch.optim.RMSprop,
+        "sgd": torch.optim.SGD,
+    }[o.kind]
+    more = {"momentum": o.momentum} if o.kind in ("sgd", "rmsprop") else {}
+    return make(groups, lr=o.lr, weight_decay=o.weight_decay, **more)
+
+
+def _factor(options: OptimizerOptions, step: int, steps: int) -> float:
+    """The rate at a step, as a share of the peak: up in a straight line, then down to 0."""
+    rise = max(1, round(options.warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    done = (step - rise) / max(1, steps - rise)
+    if options.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return (1 - done) ** options.power

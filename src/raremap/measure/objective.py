@@ -1,0 +1,203 @@
+"""`Objective`: the loss of one training, with all that it keeps from batch to batch.
+
+Axes: B batch, K classes, T terms, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raremap.measure.hialf import Hybrid
+from raremap.measure.losses import Part
+from raremap.measure.terms import Boundary, Prior
+from raremap.measure.terms.view import View
+
+
+class Objective(nn.Module):
+    """Terms by name, each with its class weights, summed plainly or by what `balance` makes of them.
+
+    `maps` are the names of what must come with a batch beside its mask.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Part],
+        num_classes: int,
+        weights: Mapping[str, np.ndarray | None],
+        tau: float | None,
+        natural: np.ndarray | None,
+        balance: Hybrid | None,
+    ) -> None:
+        super().__init__()
+        self.names, self.num_classes, self.tau = tuple(parts), num_classes, tau
+        self.options = {name: part.term for name, part in parts.items()}
+        self.factors: Tensor
+        self.class_factors: Tensor
+        self.register_buffer("factors", torch.tensor([part.factor for part in parts.values()]))
+        self.register_buffer("class_factors", torch.ones(num_classes))
+        self._classes_moved = False
+        built = {name: part.term.build(num_classes) for name, part in parts.items()}
+        self._terms = built
+        self.kept = nn.ModuleDict({name: term for name, term in built.items() if isinstance(term, nn.Module)})
+        self.balance = balance
+        self._weighted = [name for name in self.names if weights[name] is not None]
+        for name in self._weighted:
+            self.register_buffer(f"weights_{name}", _tensor(weights[name]), persistent=False)
+        self.natural: Tensor | None
+        self.register_buffer("natural", None if natural is None else _tensor(natural), persistent=False)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Maps that the terms ask for: `distance`, `edge`, `center`."""
+        return tuple(dict.fromkeys(m for term in self.options.values() for m in term.maps))
+
+    @property
+    def boundary(self) -> Boundary:
+        """The options that distance maps are made by: those of the boundary term, or its defaults."""
+        return next((t for t in self.options.values() if isinstance(t, Boundary)), Boundary())
+
+    def class_weights(self, name: str, factors: Tensor | None = None) -> Tensor | None:
+        """Class weights `[K]` of a term; None where it has none.
+
+        Those of the options, times `factors` `[K]` (those in force) in terms that are means over pixels.
+        """
+        weight = getattr(self, f"weights_{name}") if name in self._weighted else None
+        if factors is None and self._classes_moved:
+            factors = self.class_factors
+        if factors is None or self.options[name].region:
+            return weight
+        return factors if weight is None else weight * factors
+
+    def view(self, logits: Tensor, target: Tensor, prior: Tensor | None = None, **maps: Tensor) -> View:
+        """A batch as the terms see it, with the class shares `[K]` of its stream."""
+        known = self.tau is not None and prior is not None and self.natural is not None
+        of = Prior(prior, self.natural, self.tau) if known else None  # pyright: ignore[reportArgumentType]
+        return View(logits, target, prior=of, **maps)  # pyright: ignore[reportArgumentType]
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        prior: Tensor | None = None,
+        regions: Tensor | None = None,
+        **maps: Tensor,
+    ) -> dict[str, Tensor]:
+        """The terms of a batch by name, weighed; their sum is the loss.
+
+        Logits `[B, K, H, W]`; target a class index `[B, H, W]` or fractions `[B, K, H, W]`. Terms of regions look at
+        `regions` instead where it is given.
+        """
+        view = self.view(logits, target, prior, **maps)
+        filled = view if regions is None else self.view(logits, regions, prior)
+        values = torch.stack(
+            [
+                self._terms[n].of(filled if self.options[n].region else view, self.class_weights(n))
+                for n in self.names
+            ]
+        )
+        if self.balance is not None:
+            weighed, more = self.balance(values, logits)
+            return dict(zip(self.names, weighed.unbind(), strict=True)) | more
+        return dict(zip(self.names, (self.factors * values).unbind(), strict=True))
+
+    def aside(
+        self, logits: Tensor, target: Tensor, prior: Tensor | None = None, **maps: Tensor
+    ) -> dict[str, Tensor]:
+        """The same of a further output of the network, without keeping any statistic of it."""
+        training = self.training
+        self.eval()
+        try:
+            return self(logits, target, prior, **maps)
+        finally:
+            self.train(training)
+
+    def inner(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        prior: Tensor | None,
+        classes: Tensor,
+        terms: Tensor,
+        **maps: Tensor,
+    ) -> Tensor:
+        """The loss with other class factors `[K]` and term weights `[T]`, differentiable by them; it changes nothing here."""
+        training = self.training
+        self.eval()
+        try:
+            view = self.view(logits, target, prior, **maps)
+            values = torch.stack(
+                [self._terms[n].of(view, self.class_weights(n, classes)) for n in self.names]
+            )
+            return ((values if self.balance is None else self.balance.scaled(values)) * terms).sum()
+        finally:
+            self.train(training)
+
+    @property
+    def term_weights(self) -> Tensor:
+        """What the terms are multiplied by now, `[T]`, beside their scale and a ramp."""
+        return self.factors if self.balance is None else self.balance.lam
+
+    @property
+    def learns_terms(self) -> bool:
+        """Whether the outer loop may set the weights of the terms: nothing else moves them."""
+        return len(self.names) > 1 and (self.balance is None or self.balance.follows_outer)
+
+    def set(self, classes: Tensor, terms: Tensor | None = None) -> None:
+        """Take class factors `[K]` and term weights `[T]` from the outer loop."""
+        self.class_factors.copy_(classes)
+        self._classes_moved = bool((self.class_factors != 1).any())
+        if terms is not None and self.balance is not None:
+            self.balance.set(terms)
+        elif terms is not None:
+            self.factors.copy_(terms)
+
+    def get_extra_state(self) -> dict[str, bool]:
+        """Whether class factors are in force."""
+        return {"classes_moved": self._classes_moved}
+
+    def set_extra_state(self, state: dict[str, bool]) -> None:
+        """Back to what `get_extra_state` gave."""
+        self._classes_moved = state["classes_moved"]
+
+    def advance(self, share: float) -> None:
+        """Say how much of the training is done, from 0 to 1."""
+        if self.balance is not None:
+            self.balance.done = share
+
+    @property
+    def logged_names(self) -> list[str]:
+        """Columns of a training's log: the terms as they entered the loss, and their weights."""
+        more = ["uncertainty"] if self.balance is not None and self.balance.uncertainty is not None else []
+        return [*self.names, *more, *self.logged()]
+
+    def logged(self) -> dict[str, float]:
+        """Present weights of the terms, as `lambda/NAME`; empty for a plain sum."""
+        if self.balance is None:
+            return {}
+        return {f"lambda/{n}": float(x) for n, x in zip(self.names, self.balance.current(), strict=True)}
+
+    def learned_prior(self, natural: np.ndarray, delivered: np.ndarray) -> np.ndarray:
+        """The class shares `[K]` that the scores take for granted.
+
+        Of natural class shares, and of those of the pixels that the loss received: without a prior in the loss
+        it is these, times the class weights of the first term that has some.
+        """
+        if self.tau is None:
+            first = next((w for w in map(self.class_weights, self.names) if w is not None), None)
+            shares = delivered if first is None else delivered * first.double().cpu().numpy()
+        else:
+            shares = np.where(natural > 0, np.where(natural > 0, natural, 1.0) ** (1 - self.tau), 0.0)
+        return shares / max(shares.sum(), 1e-12)
+
+
+def maps_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What came with a batch for the loss beside its mask."""
+    return {name: batch[name] for name in ("distance", "edge", "center", "worth") if name in batch}
+
+
+def _tensor(values: np.ndarray | None) -> Tensor:
+    return torch.tensor(np.asarray(values), dtype=torch.float32)

@@ -1,0 +1,89 @@
+"""`Mask`: class indices by window, whatever the labels are stored as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from raremap.labels import IGNORE, LabelScheme
+from raremap.scene.raster import WeightReader, open_mask, open_weights
+from raremap.scene.vectors import open_vector
+
+if TYPE_CHECKING:
+    from raremap.scene.grid import Grid
+    from raremap.scene.layers import VectorOptions
+    from raremap.scene.window import Window
+
+
+class Mask(Protocol):
+    """Labels on a scene's grid; opened on first use, and picklable."""
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that windows are of."""
+        ...
+
+    @property
+    def remark(self) -> str | None:
+        """What a user should know of these labels, in one line."""
+        ...
+
+    def read(self, window: Window) -> np.ndarray:
+        """Class index uint8 `[h, w]` of a window; `IGNORE` where unlabelled."""
+        ...
+
+    def close(self) -> None:
+        """Give files and memory back; the next read opens them again."""
+        ...
+
+    def __enter__(self) -> Mask: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Weighted:
+    """A mask that is unlabelled where its labels weigh nothing; `weights` are for the loss."""
+
+    def __init__(self, mask: Mask, weights: WeightReader) -> None:
+        self.mask, self.weights = mask, weights
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of both."""
+        return self.mask.grid
+
+    @property
+    def remark(self) -> str | None:
+        """What the mask says."""
+        return self.mask.remark
+
+    def __enter__(self) -> Weighted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close both."""
+        self.mask.close()
+        self.weights.close()
+
+    def read(self, window: Window) -> np.ndarray:
+        """Class index uint8 `[h, w]` of a window; `IGNORE` where unlabelled or of weight 0."""
+        index = self.mask.read(window)
+        index[self.weights.read(window) == 0] = IGNORE
+        return index
+
+
+def open_labels(
+    path: str | Path,
+    scheme: LabelScheme,
+    grid: Grid,
+    vector: VectorOptions | None = None,
+    weights: str | Path | None = None,
+) -> Mask:
+    """The labels of a scene on its image's grid: a raster, or with `vector` a layer; unlabelled where `weights` are 0."""
+    mask: Mask = open_mask(path, scheme, grid) if vector is None else open_vector(path, vector, scheme, grid)
+    return mask if weights is None else Weighted(mask, open_weights(weights, grid))

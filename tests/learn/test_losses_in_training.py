@@ -1,0 +1,157 @@
+"""Losses of several terms in a training: their maps, their log, their state."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+
+import pytest
+import torch
+from tests import project
+
+from raremap.learn import checkpoint
+from raremap.workflows.prepare import catalog_of
+from raremap.workflows.train import run
+
+FAST = ("train.steps=8", "train.precision=float32", "train.checkpoint_every=4", "train.monitor_every=4")
+TERMS = "{focal: 1, tversky: 1, boundary: {only: rare}}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    project.make(folder)
+    return folder
+
+
+def train(folder, out, loss, resume=False):
+    experiment = project.experiment(folder, out, *FAST, f"loss={loss}")
+    return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
+
+
+def rows(out):
+    return list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
+
+
+@pytest.mark.parametrize("weighting", ["uncertainty", "gradnorm"])
+def test_a_resumed_hialf_ends_with_the_weights_of_an_unbroken_one(folder, tmp_path, monkeypatch, weighting):
+    loss = f"{{kind: hialf, weighting: {weighting}, every: 2, terms: {TERMS}}}"
+    save = checkpoint.save
+
+    def save_and_copy(path, state):
+        save(path, state)
+        if path.name == "last.pt" and state["task"]["step"] == 4:
+            shutil.copytree(tmp_path / "run", tmp_path / "stopped")
+
+    monkeypatch.setattr(checkpoint, "save", save_and_copy)
+    train(folder, tmp_path / "run", loss)
+    (tmp_path / "run").rename(tmp_path / "whole")
+    (tmp_path / "stopped").rename(tmp_path / "run")
+    train(folder, tmp_path / "run", loss, resume=True)
+    ends = [checkpoint.load(tmp_path / n / "checkpoints/last.pt")["task"] for n in ("whole", "run")]
+    for part in ("network", "loss"):
+        for key, value in ends[0][part].items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value.nan_to_num(-1), ends[1][part][key].nan_to_num(-1)), key
+            else:
+                assert value == ends[1][part][key], key
+
+
+def test_terms_and_their_weights_are_logged_by_name(folder, tmp_path):
+    loss = f"{{kind: hialf, ramp: 1, terms: {TERMS}}}"
+    train(folder, tmp_path / "run", loss)
+    first, last = rows(tmp_path / "run")
+    for name in ("focal", "tversky", "boundary"):
+        assert first[name] != ""
+    # By the last step of four, and of eight, the boundary has grown as the batches before it have.
+    assert [float(r["lambda/boundary"]) for r in (first, last)] == pytest.approx([3 / 8, 7 / 8])
+    assert [float(r["lambda/focal"]) for r in (first, last)] == [1, 1]
+
+
+def test_a_sum_by_name_trains(folder, tmp_path):
+    training = train(folder, tmp_path / "run", "{focal: 0.5, iou: 0.5}")
+    assert {"focal", "iou"} <= set(rows(tmp_path / "run")[0])
+    assert sum(training.bundle.prior) == pytest.approx(1)
+
+
+def test_points_with_a_teacher_and_festa_go_on_where_they_stopped(folder, tmp_path, monkeypatch):
+    how = (
+        *FAST,
+        "points={kind: per_object, count: 3}",
+        "pseudo={threshold: 0.4, floor: 0.3, strong: 0.1, start: 2}",
+        "festa={}",
+        "loss=ce_dice",
+    )
+    save = checkpoint.save
+
+    def save_and_copy(path, state):
+        save(path, state)
+        if path.name == "last.pt" and state["task"]["step"] == 4:
+            shutil.copytree(tmp_path / "run", tmp_path / "stopped")
+
+    monkeypatch.setattr(checkpoint, "save", save_and_copy)
+
+    def go(resume=False):
+        experiment = project.experiment(folder, tmp_path / "run", *how)
+        return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
+
+    go()
+    logged = rows(tmp_path / "run")
+    assert all(float(r[name]) > 0 for r in logged for name in ("ce", "pseudo", "festa"))
+    assert float(logged[-1]["dice"]) > 0
+    (tmp_path / "run").rename(tmp_path / "whole")
+    (tmp_path / "stopped").rename(tmp_path / "run")
+    go(resume=True)
+    ends = [checkpoint.load(tmp_path / n / "checkpoints/last.pt")["task"] for n in ("whole", "run")]
+    for key, value in ends[0]["network"].items():
+        assert torch.equal(value, ends[1]["network"][key]), key
+
+
+@pytest.mark.parametrize("classes", ["weights", "both"])
+def test_an_outer_loop_moves_what_it_may_and_goes_on_where_it_stopped(folder, tmp_path, monkeypatch, classes):
+    how = (
+        *FAST,
+        "loss={kind: hialf, weighting: outer, tau: null, terms: {ce: 1, dice: 1}}",
+        f"outer={{every: 2, warmup: 0, classes: {classes}, crops: 4, shrink: 0}}",
+    )
+    save = checkpoint.save
+
+    def save_and_copy(path, state):
+        save(path, state)
+        if path.name == "last.pt" and state["task"]["step"] == 4:
+            shutil.copytree(tmp_path / "run", tmp_path / "stopped")
+
+    monkeypatch.setattr(checkpoint, "save", save_and_copy)
+
+    def go(resume=False):
+        experiment = project.experiment(folder, tmp_path / "run", *how)
+        return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
+
+    go()
+    last = rows(tmp_path / "run")[-1]
+    factors = [float(last[f"factor/{n}"]) for n in project.CLASSES.values()]
+    assert factors != [1, 1, 1]
+    assert sum(factors) == pytest.approx(3, rel=1e-5)
+    lambdas = [float(last[f"lambda/{n}"]) for n in ("ce", "dice")]
+    assert lambdas != [1, 1]
+    assert sum(lambdas) == pytest.approx(2, rel=1e-5)
+    assert ("stream/slide" in last and last["stream/slide"] != "") == (classes == "both")
+    (tmp_path / "run").rename(tmp_path / "whole")
+    (tmp_path / "stopped").rename(tmp_path / "run")
+    go(resume=True)
+    ends = [checkpoint.load(tmp_path / n / "checkpoints/last.pt")["task"] for n in ("whole", "run")]
+    assert ends[0]["outer"] == ends[1]["outer"]
+    for key, value in ends[0]["network"].items():
+        assert torch.equal(value, ends[1]["network"][key]), key
+
+
+def test_a_network_of_several_resolutions_trains(folder, tmp_path):
+    experiment = project.experiment(
+        folder,
+        tmp_path / "run",
+        *FAST,
+        "loss=ce_dice",
+        model={"kind": "unet", "width": 4, "depth": 2, "head": "multiresolution"},
+    )
+    training = run(catalog_of(experiment, quiet=True), None, experiment, False, quiet=True)
+    assert 0 < training.monitor_macro_f1 <= 1

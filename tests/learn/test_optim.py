@@ -1,0 +1,136 @@
+"""Optimizers, rates, averaged weights and an early end; truth from torch's own schedules and by hand."""
+
+import csv
+import shutil
+
+import pytest
+import torch
+from tests import project
+from torch import nn
+
+from raremap.learn import checkpoint
+from raremap.learn.average import MovingAverage
+from raremap.learn.optim import Schedule, make_optimizer
+from raremap.learn.options import OptimizerOptions
+from raremap.workflows.prepare import catalog_of
+from raremap.workflows.train import run
+
+KINDS = ("adamw", "adam", "nadam", "adagrad", "rmsprop", "sgd")
+
+
+def rates(options, steps):
+    optimizer = make_optimizer(options, nn.Linear(2, 1), nn.Identity())
+    schedule = Schedule(optimizer, options, steps)
+    out = []
+    for _ in range(steps):
+        out.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.after_step()
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine"])
+def test_every_optimizer_goes_downhill(kind, schedule):
+    torch.manual_seed(0)
+    net, x = nn.Linear(3, 1), torch.randn(50, 3)
+    goal = x @ torch.tensor([[1.0], [2.0], [-1.0]])
+    options = OptimizerOptions(kind=kind, lr=0.05, schedule=schedule, weight_decay=0)
+    optimizer = make_optimizer(options, net, nn.Identity())
+    moves = Schedule(optimizer, options, 60)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (net(x) - goal).square().mean()
+        loss.backward()
+        optimizer.step()
+        moves.after_step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_cosine_and_poly_are_those_of_torch_after_the_warm_up():
+    for name in ("cosine", "poly"):
+        options = OptimizerOptions(kind="sgd", lr=0.1, schedule=name, warmup=0.25)
+        found = rates(options, 40)
+        assert found[:10] == pytest.approx([0.1 * (i + 1) / 10 for i in range(10)])
+        plain = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+        of = torch.optim.lr_scheduler
+        theirs = of.CosineAnnealingLR(plain, 30) if name == "cosine" else of.PolynomialLR(plain, 30, 0.9)
+        expected = []
+        for _ in range(30):
+            expected.append(plain.param_groups[0]["lr"])
+            plain.step()
+            theirs.step()
+        assert found[10:] == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_the_loss_learns_has_no_weight_decay():
+    loss = nn.Module()
+    loss.s = nn.Parameter(torch.zeros(2))
+    groups = make_optimizer(OptimizerOptions(), nn.Linear(1, 1), loss).param_groups
+    assert [g["weight_decay"] for g in groups] == [0.01, 0.0]
+
+
+def test_the_average_is_that_of_the_weights_and_young_ones_follow_faster():
+    net = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
+    average, by_hand = MovingAverage(net, 0.9), net[0].weight.item()
+    for step in range(1, 200):
+        with torch.no_grad():
+            net[0].weight.fill_(float(step % 5))
+        net[1].num_batches_tracked.fill_(step)
+        average.update(net)
+        keep = min(0.9, (1 + step) / (10 + step))
+        by_hand = keep * by_hand + (1 - keep) * (step % 5)
+    assert average.network[0].weight.item() == pytest.approx(by_hand, rel=1e-4)
+    assert average.network[1].num_batches_tracked.item() == 199
+    assert not any(p.requires_grad for p in average.network.parameters())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    project.make(folder)
+    return folder
+
+
+def train(folder, out, *overrides, resume=False):
+    fixed = ("train.precision=float32", "train.checkpoint_every=4", "train.monitor_every=2")
+    experiment = project.experiment(folder, out, *fixed, *overrides)
+    return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
+
+
+def test_averaged_weights_are_kept_scored_and_resumed(folder, tmp_path, monkeypatch):
+    how = ("train.ema=0.8", "optimizer.schedule=cosine", "optimizer.kind=nadam", "optimizer.clip=0.5")
+    save = checkpoint.save
+
+    def save_and_copy(path, state):
+        save(path, state)
+        if path.name == "last.pt" and state["task"]["step"] == 4:
+            shutil.copytree(tmp_path / "run", tmp_path / "stopped")
+
+    monkeypatch.setattr(checkpoint, "save", save_and_copy)
+    whole = train(folder, tmp_path / "run", *how)
+    end = checkpoint.load(tmp_path / "run/checkpoints/last.pt")["task"]
+    assert any(
+        not torch.equal(end["average"]["network"][k], v)
+        for k, v in end["network"].items()
+        if v.is_floating_point()
+    )
+    (tmp_path / "run").rename(tmp_path / "whole")
+    (tmp_path / "stopped").rename(tmp_path / "run")
+    resumed = train(folder, tmp_path / "run", *how, resume=True)
+    for a, b in zip(
+        whole.bundle.module.state_dict().values(), resumed.bundle.module.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+def test_training_ends_where_nothing_gets_better(folder, tmp_path):
+    # With a rate this small no score changes, so the first is the best.
+    still = ("optimizer.lr=1e-12", "optimizer.schedule=constant", "train.steps=40", "train.patience=2")
+    training = train(folder, tmp_path / "run", *still, "train.norm_tiles=0", "model.decoder_channels=[8,8,8]")
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
+    assert training.steps < 40
+    assert training.steps - training.best_step == 4  # two scores, two steps apart
+    assert int(rows[-1]["step"]) == training.steps
