@@ -1,7 +1,8 @@
 """Fine class rasters to a coarser grid: streamed window by window, on all cores.
 
 Every window reads its own fine pixels and shares nothing with the others but, for `area`, what is owed to each
-class; so the result does not depend on the windows or the number of threads, and memory is bounded by windows.
+class; so what is computed does not depend on the windows or the number of threads, and memory is bounded by windows.
+GDAL's cache is shared by all threads all the same: its size stays as it is throughout (see `bounded_cache`).
 Labels whose blocks are whole rows are read in windows as wide as the grid, so that no row is decoded twice.
 """
 
