@@ -30,6 +30,7 @@ _HOME = {
     "plan": "raremap.workflows.plan",
     "predict": "raremap.workflows.predict",
     "prepare": "raremap.workflows.prepare",
+    "rescale": "raremap.workflows.rescale",
     "simulate": "raremap.workflows.simulate",
     "train": "raremap.workflows.train",
 }
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from raremap.workflows.plan import plan as plan
     from raremap.workflows.predict import predict as predict
     from raremap.workflows.prepare import prepare as prepare
+    from raremap.workflows.rescale import rescale as rescale
     from raremap.workflows.simulate import simulate as simulate
     from raremap.workflows.train import train as train
 

@@ -92,6 +92,51 @@ def simulate(
 
 
 @app.command()
+def rescale(
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="fine class raster of one band")],
+    like: Annotated[Path, typer.Option("--like", metavar="IMAGE", help="image whose grid the labels get")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="file to write")],
+    method: Annotated[
+        Literal["area", "mode", "nearest", "weighted", "fractions"],
+        typer.Option(help="area keeps every class's area; fractions writes a band a class"),
+    ] = "area",
+    scheme: Annotated[
+        str | None, typer.Option("--labels", help="classes where the file does not name them: catalonia …")
+    ] = None,
+    ignore: Annotated[
+        str, typer.Option(help="values that are unlabelled besides nodata, with commas between")
+    ] = "",
+    min_cover: Annotated[
+        float | None, typer.Option(help="share of a cell that must be labelled (0.5)")
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(help="area, fractions: cells a side of the ground that keeps its areas (64)")
+    ] = None,
+    block_m: Annotated[float | None, typer.Option(help="the same in metres")] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="weighted: reach of the weights in cells (0.25)")
+    ] = None,
+    inverse: Annotated[
+        float | None, typer.Option(help="weighted: power of the inverse class frequency, 0 to 1 (0)")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="threads (default: all cores)")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Fine labels on an image's grid, with the area of each class before and after.
+
+    Example: raremap rescale labels_1m.tif --like image_10m.tif -o labels_10m.tif
+    """
+    from raremap.workflows.rescale import rescale as run
+
+    given = {"min_cover": min_cover, "block": block, "block_m": block_m, "sigma": sigma, "inverse": inverse}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if ignore:
+        options["ignore"] = tuple(_numbers(ignore, "--ignore", int))
+    _show(run(labels, like, out, method, scheme, threads=threads, quiet=quiet, **options), as_json)
+
+
+@app.command()
 def prepare(
     experiment: ExperimentArg,
     overrides: SetOption = None,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio._env import get_gdal_config
 from rasterio.crs import CRS
 
 from raremap.errors import OutputError
 from raremap.scene.cog import CogWriter
 from raremap.scene.grid import Grid
+from raremap.scene.raster import bounded_cache
 from raremap.scene.window import Window
 from raremap.tiles.windows import cover
 
@@ -102,3 +106,37 @@ def test_a_raster_larger_than_the_disk_is_refused_at_once(tmp_path):
         with CogWriter(tmp_path / "a.tif", grid(4_000_000, 4_000_000), "float32"):
             raise AssertionError
     assert not list(tmp_path.iterdir())
+
+
+def test_small_windows_of_many_bands_are_all_written_while_they_are_handed_over(tmp_path):
+    """The cache is one for all threads: made smaller while another one writes, GDAL loses blocks."""
+    expected = np.random.default_rng(0).integers(0, 250, (6, 96, 96)).astype(np.uint8)
+    with CogWriter(tmp_path / "o.tif", Grid(96, 96), "uint8", bands="abcdef", nodata=255) as out:
+        for row in range(0, 96, 3):
+            for col in range(0, 96, 3):
+                out.write(Window(row, col, 3, 3), expected[:, row : row + 3, col : col + 3])
+                with bounded_cache():
+                    pass
+    with rasterio.open(tmp_path / "o.tif") as file:
+        assert np.array_equal(file.read(), expected)
+
+
+def test_the_cache_is_bounded_until_the_last_thread_leaves(tmp_path, monkeypatch):
+    monkeypatch.delenv("GDAL_CACHEMAX", raising=False)
+    before = get_gdal_config("GDAL_CACHEMAX")
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with bounded_cache():
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with bounded_cache():
+        assert get_gdal_config("GDAL_CACHEMAX") == 32 << 20  # bytes
+        thread.start()
+        entered.wait(10)
+    assert get_gdal_config("GDAL_CACHEMAX") == 32 << 20
+    leave.set()
+    thread.join()
+    assert get_gdal_config("GDAL_CACHEMAX") == before

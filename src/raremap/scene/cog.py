@@ -105,7 +105,8 @@ class CogWriter:
         expected = (len(self.bands), window.height, window.width)
         if array.shape != expected:
             raise ValueError(f"array of shape {array.shape} for a window of shape {expected}")
-        self._told(self._check)
+        if self._failed is not None:
+            self._told(self._check)
         self._queue.put((window, array))
 
     def complete(self) -> None:
@@ -115,7 +116,7 @@ class CogWriter:
         """
         if self._complete:
             return
-        # One after the other: a thread that ends gives GDAL's cache the size back that it found.
+        # One after the other: the thread has written everything before it is copied.
         self._told(self._finish)
         self._told(self._build)
         self._complete = True

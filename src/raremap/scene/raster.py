@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import rasterio
+from rasterio._env import get_gdal_config, set_gdal_config  # the cache's size has no public name
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.windows import Window as RioWindow
@@ -32,12 +34,49 @@ Path_ = str | Path
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
-def bounded_cache(megabytes: int = 32) -> rasterio.Env:
+class _Cache:
+    """The size of GDAL's cache, which is one for all threads: bounded while any of them wants that.
+
+    It is set by the first and given back by the last. To set it for each thread is not safe: to make the cache
+    smaller is to have one thread write out the blocks that another is just writing, which then are lost
+    (GDAL's pull request 2015).
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users, self._before = 0, 0
+
+    @contextmanager
+    def bounded(self, size: int) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                self._before = get_gdal_config("GDAL_CACHEMAX")
+                set_gdal_config("GDAL_CACHEMAX", min(size, self._before))  # in bytes, unlike the variable
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    set_gdal_config("GDAL_CACHEMAX", self._before)
+
+
+_cache = _Cache()
+
+
+@contextmanager
+def bounded_cache(megabytes: int = 32) -> Iterator[None]:
     """Within it GDAL keeps at most so many decoded blocks (its own default is 5 % of the machine's memory).
 
-    What the environment variable GDAL_CACHEMAX says goes before.
+    What the environment variable GDAL_CACHEMAX says goes before. Any thread may enter; the first says how much.
     """
-    return rasterio.Env() if "GDAL_CACHEMAX" in os.environ else rasterio.Env(GDAL_CACHEMAX=megabytes)
+    with rasterio.Env():  # which also keeps GDAL's own lines off standard error
+        if "GDAL_CACHEMAX" in os.environ:
+            yield
+            return
+        with _cache.bounded(megabytes << 20):
+            yield
 
 
 @contextmanager
@@ -412,7 +451,8 @@ def open_mask(path: Path_, scheme: LabelScheme, grid: Grid | None = None) -> Mas
         here = grid_of(file)
         if grid is not None and (differs := here.difference(grid)):
             raise SceneError(
-                f"mask {path} has {differs} as its image has; rescale the mask to the image's grid"
+                f"mask {path} has {differs} as its image has; bring it there with `raremap rescale`, "
+                "or on the way with scenes.rescale: {kind: area}"
             )
         nodata = file.nodata
         return MaskReader(path, scheme, here, file.count, nodata)

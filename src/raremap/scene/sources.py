@@ -20,6 +20,7 @@ from raremap.scene.dates import SLOT, DatesOptions, combined
 from raremap.scene.features.options import Feature
 from raremap.scene.layers import SUFFIXES, VectorOptions
 from raremap.scene.normalize import NormalizeOptions
+from raremap.scene.options import HardRescale
 
 
 class ScenesOptions(Options):
@@ -34,6 +35,7 @@ class ScenesOptions(Options):
 
     With `vector` the masks are vector layers; one file without wildcards serves all scenes. `weights` are
     rasters on the images' grids that say how much each label counts: 0 is ignored, and only ratios matter.
+    `rescale` brings mask rasters that are finer than their images to the images' grid, once, under OUT/labels.
 
     `{date}` in a pattern stands for the date of a file, and `dates` says how several dates of a place are
     used (see `DatesOptions`): `{date}/valley_*.tif`. Masks, weights and clouds without a date are those of all
@@ -52,6 +54,7 @@ class ScenesOptions(Options):
     nodata: float | None = None
     features: tuple[Feature, ...] = ()
     normalize: NormalizeOptions = NormalizeOptions()
+    rescale: HardRescale | None = None
     dates: DatesOptions = DatesOptions()
     clouds: CloudOptions | None = None
 
@@ -70,6 +73,10 @@ class ScenesOptions(Options):
         if masks and images and len(masks) != len(images):
             raise ValueError(
                 f"{len(images)} image patterns but {len(masks)} mask patterns; give one for each"
+            )
+        if self.rescale is not None and self.vector is not None:
+            raise ValueError(
+                "rescale is for mask rasters; vector layers are burnt on the images' grid, remove one"
             )
         clouds = _listed(self.clouds.files if self.clouds else None)
         if clouds and images and len(clouds) != len(images):

@@ -35,12 +35,14 @@ def prepare(
     split: SplitOptions,
     quiet: bool = False,
     work: Path | None = None,
+    folder: Path | None = None,
 ) -> Catalog:
     """The catalog of all tiles that hold enough valid and any labelled pixels, with places and folds.
 
     `work` is a file for what is counted, so that a stopped job goes on where it was; `prepare` leaves it to
-    the caller to delete it once the catalog is safe. Raises `SceneError` and `LabelError` naming the file,
-    and `SceneError` where no tile is left.
+    the caller to delete it once the catalog is safe. `folder` keeps the masks that `scenes.rescale` brings to
+    their images' grids. Raises `SceneError` and `LabelError` naming the file, and `SceneError` where no tile is
+    left.
     """
     for name in tiles.drop_only:
         if name not in scheme.names:
@@ -48,7 +50,7 @@ def prepare(
                 f"tiles.drop_only has '{name}', which is no class; {nearest(name, scheme.names)}"
             )
     only = [scheme.index(name) for name in tiles.drop_only]
-    sources = find_scenes(scenes)
+    sources = settled_scenes(scenes, scheme, folder, quiet)
     records = _open_all(sources, scenes, scheme)
     _check_sizes(records, tiles)
     frames: list[pd.DataFrame] = []
@@ -80,6 +82,21 @@ def _check_sizes(records: dict[str, SceneRecord], tiles: TileOptions) -> None:
                 f"tiles.size lists {size}, but the largest scene, {largest.images[0]}, has "
                 f"{largest.grid.width}x{largest.grid.height} pixels; leave the size out"
             )
+
+
+def settled_scenes(
+    scenes: ScenesOptions, scheme: LabelScheme, folder: Path | None, quiet: bool = False
+) -> list[SceneSource]:
+    """The scenes with their masks on the images' grids, rescaled into `folder` where that is asked for."""
+    sources = find_scenes(scenes)
+    if scenes.rescale is None:
+        return sources
+    if folder is None:
+        raise SceneError("scenes.rescale needs a folder for the masks it makes; prepare with one")
+    from raremap.scene.rescaled import on_image_grids
+
+    with progress("rescale", len(sources), quiet) as bar:
+        return on_image_grids(sources, scenes.rescale, scheme, folder, bar)
 
 
 def _open_all(

@@ -44,7 +44,9 @@ class Exported:
         uses = ", ".join(f"{n} {use}" for use, n in self.by_use.items())
         lines = [f"{self.written} tiles written to {self.out}, {self.kept} were there ({uses})"]
         if self.left_out:
-            lines.append(f"left out: {self.left_out} tiles (share ground with another use, or lie in its buffer)")
+            lines.append(
+                f"left out: {self.left_out} tiles (share ground with another use, or lie in its buffer)"
+            )
         return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from raremap.errors import CatalogError
 
 if TYPE_CHECKING:
     from raremap.config import Experiment
-    from raremap.scene.sources import ScenesOptions
+    from raremap.scene.sources import ScenesOptions, SceneSource
     from raremap.tiles.catalog import Catalog
 
 
@@ -29,7 +29,7 @@ def prepare(experiment: Experiment, quiet: bool = False) -> Catalog:
 
 def catalog_of(experiment: Experiment, quiet: bool = False, save: bool = True) -> Catalog:
     """The run folder's catalog where it fits the experiment and its files, else a new one, which is saved there."""
-    kept = _kept(experiment)
+    kept = _kept(experiment, quiet)
     if kept is None:
         return prepare(experiment, quiet) if save else _read(experiment, quiet)
     catalog = _placed(kept, experiment)
@@ -42,35 +42,41 @@ def _path(experiment: Experiment) -> Path:
     return Path(experiment.out) / "catalog.parquet"
 
 
+def _labels_folder(experiment: Experiment) -> Path:
+    return Path(experiment.out) / "labels"
+
+
 def _read(experiment: Experiment, quiet: bool, work: Path | None = None) -> Catalog:
     from raremap.tiles.prepare import prepare as run
 
     e = experiment
-    return run(e.scenes, e.labels, e.tiles, e.split, quiet, work)
+    return run(e.scenes, e.labels, e.tiles, e.split, quiet, work, _labels_folder(e))
 
 
-def _kept(experiment: Experiment) -> Catalog | None:
+def _kept(experiment: Experiment, quiet: bool) -> Catalog | None:
     """The run folder's catalog, None where there is none or its tiles are not the experiment's."""
     from raremap.tiles.catalog import Catalog
+    from raremap.tiles.prepare import settled_scenes
 
     e, path = experiment, _path(experiment)
     if not path.exists():
         return None
+    # First, since a mask that has changed is rescaled again, and then the catalog no longer fits.
+    settled = settled_scenes(e.scenes, e.labels, _labels_folder(e), quiet)
     try:
         catalog = Catalog.load(path)
         catalog.check_sources()
     except CatalogError:
         return None
-    fits = (catalog.scheme, catalog.tile_options) == (e.labels, e.tiles) and _same_scenes(catalog, e.scenes)
+    same = _same_scenes(catalog, e.scenes, settled)
+    fits = (catalog.scheme, catalog.tile_options) == (e.labels, e.tiles) and same
     return catalog if fits else None
 
 
-def _same_scenes(catalog: Catalog, scenes: ScenesOptions) -> bool:
+def _same_scenes(catalog: Catalog, scenes: ScenesOptions, sources: list[SceneSource]) -> bool:
     """Whether the catalog is of the files, dates, bands, labels and clouds that the options name."""
     from raremap.scene.layout import open_source
-    from raremap.scene.sources import find_scenes
 
-    sources = find_scenes(scenes)
     if {s.name: (s.images, s.mask, s.weights, s.site, s.date, s.clouds) for s in sources} != {
         name: (s.images, s.mask, s.weights, s.site, s.date, s.clouds.files if s.clouds else ())
         for name, s in catalog.scenes.items()

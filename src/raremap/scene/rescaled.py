@@ -1,0 +1,63 @@
+"""Masks finer than their images, brought to the images' grids on the way: written once, kept beside the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from raremap.jobs import Progress, Silent
+from raremap.labels import LabelScheme
+from raremap.scene import raster
+from raremap.scene.grid import Grid
+from raremap.scene.options import HardRescale
+from raremap.scene.sources import SceneSource
+
+_STAMP = "raremap_rescaled_from"
+
+
+def on_image_grids(
+    sources: Sequence[SceneSource],
+    options: HardRescale,
+    scheme: LabelScheme,
+    folder: Path,
+    progress: Progress | None = None,
+) -> list[SceneSource]:
+    """The scenes with every mask on its image's grid: `folder`/NAME.tif where it was on another.
+
+    A file that is there is kept while the mask, the grid, the labels and the options are those it was made
+    from. Raises what `rescale_labels` does.
+    """
+    progress = progress or Silent()
+    out = []
+    for source in sources:
+        out.append(_settled(source, options, scheme, folder))
+        progress.advance()
+    return out
+
+
+def _settled(source: SceneSource, options: HardRescale, scheme: LabelScheme, folder: Path) -> SceneSource:
+    assert source.mask is not None, "training scenes have masks"
+    with raster.open_image(source.images, names=source.bands) as image:
+        grid = image.grid
+    with raster._dataset(source.mask) as file:
+        if raster.grid_of(file).difference(grid) is None:
+            return source
+    path, stamp = folder / f"{source.name}.tif", _stamp(source.mask, grid, options, scheme)
+    if not path.exists() or _stamped(path) != stamp:
+        from raremap.scene.resample import rescale_labels
+
+        rescale_labels(source.mask, grid, path, options, scheme, source.images[0], tags={_STAMP: stamp})
+    return replace(source, mask=str(path))
+
+
+def _stamp(mask: str, grid: Grid, options: HardRescale, scheme: LabelScheme) -> str:
+    parts = [raster.fingerprint(mask), grid.to_dict(), options.model_dump(), scheme.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _stamped(path: Path) -> str | None:
+    with raster._dataset(path) as file:
+        return file.tags().get(_STAMP)

@@ -1,0 +1,118 @@
+"""`raremap rescale` and `scenes.rescale`: fine masks on the way to a catalog."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+import rasterio
+from tests.rasters import write
+
+import raremap as rm
+from raremap.cli import app
+from raremap.config import Experiment
+from raremap.errors import ConfigError, SceneError
+from raremap.workflows.prepare import catalog_of, prepare
+
+
+def ground(folder, names="ab"):
+    """Images of 64² pixels of 10 m, and masks of classes 1 and 2 at 2 m; class 2 in a quarter of each."""
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(names):
+        origin = (4e5 + 3000 * i, 4.6e6)
+        write(folder / "img" / f"{name}.tif", rng.integers(1, 99, (3, 64, 64)).astype(np.uint8), origin)
+        mask = np.ones((320, 320), np.uint8)
+        mask[:160, :160] = 2
+        write(folder / "mask" / f"{name}.tif", mask, origin, pixel=2.0)
+
+
+def experiment(folder, **scenes):
+    return Experiment.from_dict(
+        {
+            "out": str(folder / "run"),
+            "scenes": {"images": "img/*.tif", "masks": "mask/*.tif", "root": str(folder), **scenes},
+            "labels": {"classes": {1: "rest", 2: "rare"}},
+            "tiles": {"size": 32},
+            "split": {"block_px": 32, "folds": 2},
+        }
+    )
+
+
+def test_fine_masks_are_rescaled_once_and_again_when_they_change(tmp_path):
+    ground(tmp_path)
+    exp = experiment(tmp_path, rescale={"kind": "area"})
+    catalog = prepare(exp, quiet=True)
+    assert catalog.counts.sum(0).tolist() == [2 * 3072, 2 * 1024]
+    made = tmp_path / "run" / "labels" / "a.tif"
+    assert catalog.scenes["a"].mask == str(made)
+    written = made.stat().st_mtime_ns
+    assert catalog_of(exp, quiet=True).fingerprint == catalog.fingerprint
+    assert made.stat().st_mtime_ns == written
+    write(tmp_path / "mask" / "a.tif", np.full((320, 320), 2, np.uint8), pixel=2.0)
+    assert catalog_of(exp, quiet=True).counts.sum(0).tolist() == [3072, 4096 + 1024]
+    other = experiment(tmp_path, rescale={"kind": "mode", "min_cover": 1})
+    assert catalog_of(other, quiet=True).counts.sum() == 8192
+    with rasterio.open(made) as file:
+        assert file.tags()["rescaled"] == "mode"
+
+
+def test_masks_on_the_images_grid_are_left_alone(tmp_path):
+    ground(tmp_path)
+    write(tmp_path / "mask" / "a.tif", np.ones((64, 64), np.uint8), (4e5, 4.6e6))
+    catalog = prepare(experiment(tmp_path, rescale={"kind": "nearest"}), quiet=True)
+    assert catalog.scenes["a"].mask == os.path.normpath(tmp_path / "mask" / "a.tif")
+
+
+def test_a_finer_mask_is_refused_with_the_way_out_where_nothing_is_asked(tmp_path):
+    ground(tmp_path)
+    with pytest.raises(SceneError, match=r"a\.tif has size 320x320.*scenes\.rescale: \{kind: area\}"):
+        prepare(experiment(tmp_path), quiet=True)
+
+
+def test_fractions_are_no_mask():
+    with pytest.raises(ConfigError, match="rescale"):
+        Experiment.from_dict(
+            {"out": "o", "scenes": {"images": "a", "rescale": {"kind": "fractions"}}, "labels": "landslide"}
+        )
+
+
+def test_vector_layers_are_not_rescaled(tmp_path):
+    with pytest.raises(ConfigError, match="rescale is for mask rasters") as caught:
+        experiment(tmp_path, masks="m.gpkg", vector={"attribute": "class"}, rescale={"kind": "area"})
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_prints_areas_before_and_after(tmp_path, capsys):
+    ground(tmp_path)
+    arguments = [
+        "rescale", str(tmp_path / "mask/a.tif"), "--like", str(tmp_path / "img/a.tif"), "-o", str(tmp_path / "o.tif"), "-q",
+    ]  # fmt: skip
+    app([*arguments, "--json"], standalone_mode=False)
+    said = json.loads(capsys.readouterr().out)
+    # A quarter of 640 m x 640 m is 10.24 ha.
+    assert said["unit"] == "ha"
+    assert said["classes"]["2"] == {
+        "value": 2,
+        "before": pytest.approx(10.24),
+        "after": pytest.approx(10.24),
+        "cells": 1024,
+    }
+    app([*arguments, "--method", "mode", "--ignore", "1"], standalone_mode=False)
+    text = capsys.readouterr().out
+    assert "10.24" in text
+    assert "no data in 3,072 of 4,096 cells" in text
+
+
+def test_from_python_with_a_named_scheme_and_wrong_options(tmp_path):
+    ground(tmp_path)
+    mask, image = tmp_path / "mask" / "a.tif", tmp_path / "img" / "a.tif"
+    made = rm.rescale(mask, image, tmp_path / "o.tif", scheme="catalonia", quiet=True)
+    assert made.result.classes[2].name == "woody_crops"
+    with pytest.raises(ConfigError, match="no method is called 'arae'; did you mean 'area'"):
+        rm.rescale(mask, image, tmp_path / "o.tif", method="arae")
+    with pytest.raises(ConfigError, match="method mode has no option 'block'"):
+        rm.rescale(mask, image, tmp_path / "o.tif", method="mode", block=3)
+    with pytest.raises(ConfigError, match="min_cover 7: input should be less"):
+        rm.rescale(mask, image, tmp_path / "o.tif", min_cover=7)
