@@ -67,10 +67,12 @@ def test_a_broken_run_goes_on_to_the_same_weights(folder, tmp_path, stop, schedu
     unbroken = project.train(folder, tmp_path / "unbroken", *overrides)
     # The run stops itself, so that it is always in the middle however busy the machine is.
     script = f"""
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from raremap.learn import checkpoint
 from tests import project
+# What a shell starts in the background is started with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 save = checkpoint.save
 def stopping(path, state):
     save(path, state)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from raremap.models.options import ModelOptions
+from raremap.models.options import Smp
 from raremap.models.shift import shift_logits
 
 SHIFT = torch.tensor([1.0, -0.5, 0.25])
@@ -14,7 +14,7 @@ SHIFT = torch.tensor([1.0, -0.5, 0.25])
 
 @pytest.mark.parametrize("decoder", ["unet", "fpn", "deeplabv3plus"])
 def test_the_logits_of_any_image_move_by_the_shift(decoder: str) -> None:
-    network = ModelOptions(decoder=decoder).build(2, 3)
+    network = Smp(decoder=decoder).build(2, 3)
     image = torch.randn(1, 2, 70, 50)
     network.eval()
     with torch.no_grad():

@@ -529,7 +529,7 @@ def test_thinned_labels_make_curves(data: Path, tmp_path: Path) -> None:
         imbalance=[100],
         quiet=True,
     )
-    assert [e.condition for e in result.entries[::2]] == [(0.3, 0), (1.0, 0), (1.0, 100)]
+    assert [e.condition for e in result.entries[::2]] == [(0.3, 0, ""), (1.0, 0, ""), (1.0, 100, "")]
     page = (tmp_path / "compare" / "comparison.html").read_text()
     assert "share of training tiles that keep their labels" in page
     assert "| 30 % |" in (tmp_path / "compare" / "comparison.md").read_text()
