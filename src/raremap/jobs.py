@@ -94,18 +94,32 @@ def cores() -> int:
 
 
 def in_threads(items: Iterable[T], work: Callable[[T], R], threads: int) -> Iterator[tuple[T, R]]:
-    """Each item with its result, as they are done; few are under way, and no other is begun after a fault."""
+    """Each item with its result, as they are done; few are under way.
+
+    After a fault no other is begun, those that were come to their end, and then it is raised.
+    """
     left = iter(items)
     under_way: dict[Future[R], T] = {}
+    fault: BaseException | None = None
     with ThreadPoolExecutor(threads) as pool:
         try:
             while True:
-                for item in islice(left, 2 * threads - len(under_way)):
+                for item in islice(left, 0 if fault else 2 * threads - len(under_way)):
                     under_way[pool.submit(work, item)] = item
                 if not under_way:
-                    return
+                    break
                 for done in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    yield under_way.pop(done), done.result()
+                    item = under_way.pop(done)
+                    if done.cancelled():
+                        continue
+                    if found := done.exception():
+                        fault = fault or found
+                        for future in under_way:
+                            future.cancel()
+                    else:
+                        yield item, done.result()
+            if fault is not None:
+                raise fault
         finally:
             for future in under_way:
                 future.cancel()
