@@ -33,8 +33,8 @@ from raremap.balance.sampler import Stream
 from raremap.batches.dataset import TrainSamples
 from raremap.batches.options import AugmentOptions
 from raremap.labels import IGNORE
-from raremap.learn.fit import _Run
 from raremap.learn.options import OptimizerOptions, TrainOptions
+from raremap.learn.run import TrainingRun
 from raremap.measure.losses import CrossEntropy
 from raremap.measure.scores import Scores
 from raremap.models.forward import best_device
@@ -122,7 +122,7 @@ def main() -> None:
         return Scores(np.eye(CLASSES, dtype=np.int64), NAMES)
 
     with tempfile.TemporaryDirectory(prefix="raremap-bench-") as folder:
-        run = _Run(
+        run = TrainingRun(
             network,
             monitor,
             NAMES,

@@ -15,8 +15,8 @@ from rasterio.crs import CRS
 
 from raremap.errors import OutputError
 from raremap.scene.cog import CogWriter
+from raremap.scene.gdal import bounded_cache
 from raremap.scene.grid import Grid
-from raremap.scene.raster import bounded_cache
 from raremap.scene.window import Window
 from raremap.tiles.windows import cover
 

@@ -16,7 +16,9 @@ from tests.rasters import write
 
 from raremap.errors import LabelError, SceneError
 from raremap.labels import IGNORE, LabelScheme
-from raremap.scene.raster import fingerprint, open_image, open_mask
+from raremap.scene.gdal import fingerprint
+from raremap.scene.maskfile import open_mask
+from raremap.scene.raster import open_image
 from raremap.scene.window import Window
 
 

@@ -134,12 +134,12 @@ def test_killed_at_any_run_and_started_again_it_gives_the_same_table(
 def test_a_stop_inside_a_training_goes_on_from_its_checkpoint(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raremap.learn.fit import _Run
+    from raremap.learn.run import TrainingRun
 
     exp = experiment(data, tmp_path / "a", train={**KEYS["train"], "checkpoint_every": 1})
     whole = compare(exp, ["baseline"], seeds=1, folds=[0], quiet=True)
     exp = experiment(data, tmp_path / "b", train={**KEYS["train"], "checkpoint_every": 1})
-    after, steps = _Run._after, []
+    after, steps = TrainingRun._after, []
 
     def stop(self: Any, step: int) -> None:
         after(self, step)
@@ -147,7 +147,7 @@ def test_a_stop_inside_a_training_goes_on_from_its_checkpoint(
         if len(steps) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Run, "_after", stop)
+    monkeypatch.setattr(TrainingRun, "_after", stop)
     with pytest.raises(KeyboardInterrupt):
         compare(exp, ["baseline"], seeds=1, folds=[0], quiet=True)
     again = compare(exp, ["baseline"], seeds=1, folds=[0], quiet=True)
@@ -424,9 +424,9 @@ def test_numbers_that_cannot_be_are_refused(
 
 def interrupted(exp: Experiment, monkeypatch: pytest.MonkeyPatch, step: int = 2) -> Path:
     """The folder of a run that was stopped after a step."""
-    from raremap.learn.fit import _Run
+    from raremap.learn.run import TrainingRun
 
-    after = _Run._after
+    after = TrainingRun._after
 
     def stop(self: Any, at: int) -> None:
         after(self, at)
@@ -434,7 +434,7 @@ def interrupted(exp: Experiment, monkeypatch: pytest.MonkeyPatch, step: int = 2)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Run, "_after", stop)
+        patch.setattr(TrainingRun, "_after", stop)
         with pytest.raises(KeyboardInterrupt):
             compare(exp, ["baseline"], seeds=1, folds=[0], quiet=True)
     return Path(exp.out) / "compare/runs/baseline-seed-0-fold-0"

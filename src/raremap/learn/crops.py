@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from raremap.labels import IGNORE
+from raremap.learn.outer import halves_of
 from raremap.measure.objects import count_pieces
 from raremap.scene.window import Window
 
 if TYPE_CHECKING:
     from raremap.scene.normalize import Normalization
+    from raremap.tiles.catalog import Catalog
     from raremap.tiles.reader import TileReader
 
 
@@ -41,6 +43,25 @@ class MonitorCrops:
         self._reader, self._rows, self._counts, self._windows = reader, rows, counts, windows
         self._halves, self._normalization = halves, normalization
         self._crop, self._crops, self._batch, self._seed = crop, crops, batch, seed
+
+    @classmethod
+    def of_tiles(
+        cls,
+        reader: TileReader,
+        catalog: Catalog,
+        rows: np.ndarray,
+        normalization: Normalization,
+        crop: int,
+        crops: int,
+        batch: int,
+        seed: int,
+    ) -> MonitorCrops:
+        """Crops of the catalog's monitor `rows`, in halves that share no place where there are several."""
+        counts = catalog.counts[rows]
+        places = catalog.table["place"].to_numpy().astype(str)[rows]
+        windows = [catalog.windows[r] for r in rows]
+        halves = halves_of(places, counts)
+        return cls(reader, rows, counts, windows, halves, normalization, crop, crops, batch, seed)
 
     def __call__(self, update: int) -> list[dict[str, Tensor]]:
         """Batches of `image` `[B, C, crop, crop]` and `mask` `[B, crop, crop]`."""

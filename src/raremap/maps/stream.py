@@ -23,7 +23,8 @@ from raremap.maps import blend
 from raremap.maps.ahead import ahead
 from raremap.maps.lattice import Lattice, Row, Swath, pieces
 from raremap.maps.options import PredictOptions
-from raremap.scene.raster import Image, bounded_cache
+from raremap.scene.gdal import bounded_cache
+from raremap.scene.raster import Image
 from raremap.scene.window import Window
 
 _SWATH_BYTES = 112 << 20

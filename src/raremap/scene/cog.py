@@ -20,8 +20,8 @@ from rasterio.shutil import copy as rio_copy
 from rasterio.windows import Window as RioWindow
 
 from raremap.errors import OutputError
+from raremap.scene.gdal import bounded_cache
 from raremap.scene.grid import Grid
-from raremap.scene.raster import bounded_cache
 from raremap.scene.window import Window
 
 _BLOCK = 512

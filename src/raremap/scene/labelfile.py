@@ -14,8 +14,8 @@ from rasterio.enums import ColorInterp
 
 from raremap.errors import LabelError, SceneError
 from raremap.labels import LabelScheme
-from raremap.scene import raster
 from raremap.scene.counting import by_bits
+from raremap.scene.gdal import grid_of, open_file, opened, read_window
 from raremap.scene.grid import Grid
 from raremap.scene.window import Window
 
@@ -65,9 +65,9 @@ class LabelFile:
     def _read(self, piece: Window) -> np.ndarray:
         file = getattr(self._local, "file", None)
         if file is None:  # a file of GDAL's belongs to one thread
-            file = self._local.file = raster._open(self.path)
+            file = self._local.file = open_file(self.path)
             self._open.append(file)
-        raw = raster._read(file, 1, piece)
+        raw = read_window(file, 1, piece)
         if self.dtype.itemsize > 2 and raw.size:
             for value in (int(raw.min()), int(raw.max())):
                 if not -32768 <= value <= 65535:
@@ -109,7 +109,7 @@ def open_labels(
     path = str(path)
     if scheme is not None and scheme.is_colored:
         raise LabelError(f"{path} cannot be rescaled by classes that are colours; give classes as values")
-    with raster._dataset(path) as file:
+    with opened(path) as file:
         if file.count != 1:
             raise SceneError(f"{path} has {file.count} bands; rescale reads one band of class values")
         dtype = np.dtype(file.dtypes[0])
@@ -122,7 +122,7 @@ def open_labels(
         colors: dict[int, tuple[int, int, int]] = {}
         if file.colorinterp[0] == ColorInterp.palette:
             colors = {v: (c[0], c[1], c[2]) for v, c in file.colormap(1).items()}
-        grid, block = raster.grid_of(file), file.block_shapes[0]
+        grid, block = grid_of(file), file.block_shapes[0]
     if scheme is not None:
         names = dict(zip(scheme.values, scheme.names, strict=True))
         colors = {v: (int(r), int(g), int(b)) for v, (r, g, b) in zip(scheme.values, scheme.rgb, strict=True)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from raremap.labels import IGNORE, LabelScheme
-from raremap.scene.raster import WeightReader, open_mask, open_weights
+from raremap.scene.maskfile import WeightReader, open_mask, open_weights
 from raremap.scene.vectors import open_vector
 
 if TYPE_CHECKING:

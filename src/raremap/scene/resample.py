@@ -26,11 +26,11 @@ from raremap.labels import LabelScheme
 from raremap.scene.alignment import Aligned, Warped, align
 from raremap.scene.cog import CogWriter
 from raremap.scene.counting import add_histogram
+from raremap.scene.gdal import bounded_cache
 from raremap.scene.grid import Grid
 from raremap.scene.ground import cell_areas
 from raremap.scene.labelfile import LabelFile, open_labels
 from raremap.scene.options import Area, Fractions, RescaleOptions, Weighted
-from raremap.scene.raster import bounded_cache
 from raremap.scene.window import Window
 from raremap.scene.windowing import ROOM, STEPS, Held, Made, Windowing, divided
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from raremap.jobs import Progress, Silent
 from raremap.labels import LabelScheme
-from raremap.scene import raster
+from raremap.scene.gdal import fingerprint, grid_of, opened
 from raremap.scene.grid import Grid
 from raremap.scene.options import HardRescale
+from raremap.scene.raster import open_image
 from raremap.scene.sources import SceneSource
 
 _STAMP = "raremap_rescaled_from"
@@ -40,10 +41,10 @@ def on_image_grids(
 
 def _settled(source: SceneSource, options: HardRescale, scheme: LabelScheme, folder: Path) -> SceneSource:
     assert source.mask is not None, "training scenes have masks"
-    with raster.open_image(source.images, names=source.bands) as image:
+    with open_image(source.images, names=source.bands) as image:
         grid = image.grid
-    with raster._dataset(source.mask) as file:
-        if raster.grid_of(file).difference(grid) is None:
+    with opened(source.mask) as file:
+        if grid_of(file).difference(grid) is None:
             return source
     path, stamp = folder / f"{source.name}.tif", _stamp(source.mask, grid, options, scheme)
     if not path.exists() or _stamped(path) != stamp:
@@ -54,10 +55,10 @@ def _settled(source: SceneSource, options: HardRescale, scheme: LabelScheme, fol
 
 
 def _stamp(mask: str, grid: Grid, options: HardRescale, scheme: LabelScheme) -> str:
-    parts = [raster.fingerprint(mask), grid.to_dict(), options.model_dump(), scheme.model_dump(mode="json")]
+    parts = [fingerprint(mask), grid.to_dict(), options.model_dump(), scheme.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _stamped(path: Path) -> str | None:
-    with raster._dataset(path) as file:
+    with opened(path) as file:
         return file.tags().get(_STAMP)

@@ -18,10 +18,10 @@ from raremap.scene.counting import (
     lookup_table,
     span,
 )
+from raremap.scene.gdal import bounded_cache
 from raremap.scene.labelfile import LabelFile
 from raremap.scene.options import Area, Fractions, Nearest, RescaleOptions, Weighted
 from raremap.scene.quotas import Shares, fill, quotas, shares, whole_shares
-from raremap.scene.raster import bounded_cache
 from raremap.scene.window import Window
 
 STEPS = 200

@@ -15,10 +15,12 @@ from raremap.errors import CatalogError, reason
 from raremap.files import written
 from raremap.labels import LabelScheme
 from raremap.scene.clouds import ClearMask, CloudReader, CloudRecord
+from raremap.scene.gdal import fingerprint
 from raremap.scene.grid import Grid
 from raremap.scene.layers import VectorOptions, files_of
+from raremap.scene.maskfile import WeightReader, open_weights
 from raremap.scene.masks import Mask, open_labels
-from raremap.scene.raster import ImageReader, WeightReader, fingerprint, open_image, open_weights
+from raremap.scene.raster import ImageReader, open_image
 from raremap.scene.window import Window
 from raremap.tiles.options import SplitOptions, TileOptions
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from raremap.jobs import Journal, Progress, in_threads
 from raremap.labels import IGNORE, LabelScheme
-from raremap.scene.raster import ImageReader, bounded_cache
+from raremap.scene.gdal import bounded_cache
+from raremap.scene.raster import ImageReader
 from raremap.scene.window import Window
 from raremap.tiles.catalog import SceneRecord
 from raremap.tiles.options import TileOptions

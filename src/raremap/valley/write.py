@@ -11,7 +11,7 @@ import numpy as np
 from raremap.errors import OutputError
 from raremap.files import written
 from raremap.labels import LabelScheme
-from raremap.scene.raster import bounded_cache
+from raremap.scene.gdal import bounded_cache
 from raremap.valley.terrain import CELL
 
 if TYPE_CHECKING:

@@ -127,7 +127,7 @@ def _unfinished(experiment: Any) -> bool:
 
 def _picture(scene: Any, mapped: Path, scheme: Any, path: Path) -> Path:
     from raremap.reports.pictures import map_picture
-    from raremap.scene.raster import open_mask
+    from raremap.scene.maskfile import open_mask
 
     with (
         scene.open_image() as image,

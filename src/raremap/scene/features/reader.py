@@ -11,7 +11,8 @@ import numpy as np
 
 from raremap.scene.features.channels import Channels
 from raremap.scene.features.pixels import Ranges
-from raremap.scene.raster import Image, ImageReader, bounded_cache, fingerprint
+from raremap.scene.gdal import bounded_cache, fingerprint
+from raremap.scene.raster import Image, ImageReader
 from raremap.scene.window import Window
 
 if TYPE_CHECKING:

@@ -1,0 +1,111 @@
+"""The application, the arguments that verbs share, and how results and faults are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+_Number = TypeVar("_Number", int, float)
+
+app = typer.Typer(
+    name="raremap",
+    help="Maps from satellite scenes that do not lose the rare classes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ExperimentArg = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment file (YAML)")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="override one key; may be repeated")
+]
+RootOption = Annotated[Path | None, typer.Option("--root", help="folder that holds the data (scenes.root)")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, mps")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import raremap
+
+        print(f"raremap {raremap.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    """Maps from satellite scenes that do not lose the rare classes."""
+
+
+def numbers(text: str, option: str, kind: type[_Number]) -> list[_Number]:
+    """Numbers with commas between; wrong usage names the option."""
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise typer.BadParameter(
+            f"'{text}' is not a list of {what} with commas between", param_hint=option
+        ) from None
+
+
+def read_experiment(path: Path, overrides: list[str] | None, root: Path | None) -> Any:
+    """The experiment of a file, with what the command line changes in it."""
+    from raremap.config import Experiment
+
+    more = [f"scenes.root={json.dumps(str(root))}"] if root is not None else []
+    return Experiment.load(path, [*(overrides or []), *more])
+
+
+def show(result: Any, as_json: bool) -> None:
+    """Print a result: its JSON object and nothing else, or its text."""
+    if as_json:
+        from raremap.plain import plain
+
+        data = result.to_dict() if hasattr(result, "to_dict") else result
+        print(json.dumps(plain(data), allow_nan=False))
+    else:
+        print(result)
+
+
+def _warn(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    print(f"raremap: warning: {message}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line; exit 0 on success, 2 on wrong usage or bad input, 1 on a failure of ours."""
+    import logging
+
+    from raremap.errors import RaremapError, RaremapWarning
+
+    logging.basicConfig(level=logging.WARNING, format="raremap: warning: %(message)s")
+    plain = warnings.showwarning
+
+    def shown(message: Any, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        (_warn if issubclass(category, RaremapWarning) else plain)(message, category, *args, **kwargs)
+
+    warnings.showwarning = shown
+    warnings.simplefilter("ignore")  # libraries' own remarks are not for the user of a command line
+    warnings.simplefilter("always", RaremapWarning)
+    try:
+        app()
+    except RaremapError as error:
+        print(f"raremap: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("raremap: stopped; nothing half-written was left", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

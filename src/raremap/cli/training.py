@@ -1,0 +1,184 @@
+"""From a catalog to a model and its scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raremap.cli.app import (
+    DeviceOption,
+    ExperimentArg,
+    JsonOption,
+    QuietOption,
+    RootOption,
+    SetOption,
+    app,
+    numbers,
+    read_experiment,
+    show,
+)
+
+
+@app.command()
+def plan(
+    experiment: ExperimentArg,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """What training will see: plan.parquet, and a page of shares, repeats and composites.
+
+    In the folder of a finished run planned.parquet: what it was trained on stays.
+
+    Example: raremap plan examples/naip.yaml --set balance="{kind: diao, copy_paste: true}"
+    """
+    from raremap.workflows.plan import plan_experiment
+
+    show(plan_experiment(read_experiment(experiment, overrides, root), quiet=quiet), as_json)
+
+
+@app.command()
+def train(
+    experiment: ExperimentArg,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a model; prepares the catalog first where there is none.
+
+    Example: raremap train examples/naip.yaml --set train.steps=700
+    """
+    from raremap.workflows.train import train_experiment
+
+    show(train_experiment(read_experiment(experiment, overrides, root), resume=resume, quiet=quiet), as_json)
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of a trained model")],
+    catalog: Annotated[Path, typer.Option("--catalog", help="catalog.parquet with the test places")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="folder for evaluation.json and report.html")
+    ] = None,
+    use: Annotated[str, typer.Option(help="places to score: test, calibration, monitor or train")] = "test",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Score a bundle on places it has not seen: evaluation.json and report.html.
+
+    Example: raremap evaluate runs/naip/bundle --catalog runs/naip/catalog.parquet
+    """
+    from raremap.workflows.evaluate import evaluate as run
+
+    show(run(bundle, catalog, use=use, out=out, device=device, quiet=quiet), as_json)
+
+
+@app.command()
+def compare(
+    experiment: ExperimentArg,
+    presets: Annotated[str, typer.Option(help="recipes to compare, with commas between")] = "",
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            metavar="'NAME: A.B=C ...'",
+            help="the experiment with some keys changed; may be repeated",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="seeds for each variant and fold")] = 3,
+    folds: Annotated[str, typer.Option(help="all, or fold numbers with commas between")] = "all",
+    keep: Annotated[
+        str, typer.Option(help="shares of labelled training tiles to keep, such as 0.05,0.25,1")
+    ] = "",
+    imbalance: Annotated[
+        str, typer.Option(help="imbalance ratios to thin the rare classes to, such as 10,100,1000")
+    ] = "",
+    points: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'KIND count=N ...'",
+            help="train on simulated points, such as 'per_object count=5', or dense; may be repeated",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="variant that differences are to (default: the first)")
+    ] = None,
+    final: Annotated[
+        bool, typer.Option("--final", help="test on the held-out places; every use of them is counted")
+    ] = False,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="folder of the comparison (default: OUT/compare)")
+    ] = None,
+    keep_bundles: Annotated[bool, typer.Option("--keep-bundles", help="keep every run's bundle")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Variants under equal conditions: same steps, crops, folds, seeds and decision fitting; intervals over places.
+
+    Start it again to go on after a stop. Example:
+    raremap compare examples/naip.yaml --presets baseline,ce-dice --seeds 3
+    """
+    from raremap.workflows.compare import compare as run
+    from raremap.workflows.compare import read_variant
+
+    named = dict(read_variant(text) for text in variant or [])
+    if len(named) < len(variant or []):
+        raise typer.BadParameter("two variants have the same name", param_hint="--variant")
+    result = run(
+        read_experiment(experiment, overrides, root),
+        presets=[p.strip() for p in presets.split(",") if p.strip()],
+        variants=named,
+        seeds=seeds,
+        folds=None if folds == "all" else numbers(folds, "--folds", int),
+        keep=numbers(keep, "--keep", float) or None,
+        imbalance=numbers(imbalance, "--imbalance", float),
+        points=points or None,
+        baseline=baseline,
+        final=final,
+        out=out,
+        keep_bundles=keep_bundles,
+        quiet=quiet,
+    )
+    show(result, as_json)
+
+
+@app.command()
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="names, or DECODER/ENCODER (default: all)")
+    ] = None,
+    bands: Annotated[int, typer.Option(min=1, help="bands of the imagery")] = 13,
+    classes: Annotated[int, typer.Option(min=2, help="classes of the map")] = 2,
+    crop: Annotated[int, typer.Option(min=8, help="pixels a side")] = 128,
+    batch: Annotated[int, typer.Option(min=1, help="crops at once")] = 4,
+    no_speed: Annotated[bool, typer.Option("--no-speed", help="measure no speed")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="one measured step each, of one crop of 64²")
+    ] = False,
+    encoders: Annotated[bool, typer.Option("--encoders", help="list the encoders by name instead")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Networks by name: weights, multiply-adds, and crops a second on this machine.
+
+    Example: raremap models unet rau_net_1 fpn/resnet50 --bands 4
+    """
+    from raremap.workflows.models import encoder_names, list_models
+
+    if encoders:
+        show(encoder_names(), as_json)
+        return
+    if quick:
+        crop, batch = 64, 1
+    seconds = None if no_speed else 0.0 if quick else 1.0
+    table = list_models(names, bands, classes, crop, batch, seconds, device=device, quiet=quiet)
+    show(table, as_json)

@@ -1,0 +1,74 @@
+"""Lightning's loop without its remarks, and with faults in one line."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raremap.errors import RaremapError, TrainingError
+
+if TYPE_CHECKING:
+    from raremap.learn.task import SegmentationTask
+
+
+def run_loop(lightning: Any, trainer: Any, task: SegmentationTask, loader: Any) -> None:
+    """Lightning's loop, with the faults that a user can mend in one line and stops as `KeyboardInterrupt`."""
+    on_stop = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(task, loader)
+    except (SystemExit, lightning.pytorch.utilities.exceptions.SIGTERMException):
+        raise KeyboardInterrupt from None  # Lightning turns Ctrl-C into an exit of the whole process
+    except RaremapError as error:
+        if not str(error).startswith("Caught "):
+            raise
+        # A worker's error carries the worker's traceback; its last line is what was said.
+        text = str(error).strip().splitlines()[-1]
+        raise type(error)(text.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "batch normalisation needs more than one value a channel; raise train.batch_size or train.crop"
+        ) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a worker that reads tiles was ended by the system ({str(error).splitlines()[0][:100]}); "
+            "lower train.workers, or free memory"
+        ) from None
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the device is out of memory ({str(error).splitlines()[0][:100]}); lower train.batch_size or train.crop"
+        ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, on_stop)  # Lightning leaves it ignored
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[Any]:
+    """Lightning without its remarks on workers, devices and tips; ours say what a user needs."""
+    import lightning
+
+    loggers = [
+        logging.getLogger(n)
+        for n in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    ]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(lightning|torch)\b.*")
+            yield lightning
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

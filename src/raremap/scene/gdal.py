@@ -1,0 +1,141 @@
+"""Raster files through GDAL: opened, read by window, with one line for every fault and a bounded cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+from rasterio._env import get_gdal_config, set_gdal_config  # the cache's size has no public name
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.windows import Window as RioWindow
+
+from raremap.errors import SceneError
+from raremap.scene.grid import Grid
+from raremap.scene.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Path_ = str | Path
+
+# Photos and masks without georeferencing are ordinary input. A filter for good, and not one around each
+# opening: those are not safe where scenes are read by several threads.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+
+class _Cache:
+    """The size of GDAL's cache, which is one for all threads: bounded while any of them wants that.
+
+    It is set by the first and given back by the last. To set it for each thread is not safe: to make the cache
+    smaller is to have one thread write out the blocks that another is just writing, which then are lost
+    (GDAL's pull request 2015).
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users, self._before = 0, 0
+
+    @contextmanager
+    def bounded(self, size: int) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                self._before = get_gdal_config("GDAL_CACHEMAX")
+                set_gdal_config("GDAL_CACHEMAX", min(size, self._before))  # in bytes, unlike the variable
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    set_gdal_config("GDAL_CACHEMAX", self._before)
+
+
+_cache = _Cache()
+
+
+@contextmanager
+def bounded_cache(megabytes: int = 32) -> Iterator[None]:
+    """Within it GDAL keeps at most so many decoded blocks (its own default is 5 % of the machine's memory).
+
+    What the environment variable GDAL_CACHEMAX says goes before. Any thread may enter; the first says how much.
+    """
+    with rasterio.Env():  # which also keeps GDAL's own lines off standard error
+        if "GDAL_CACHEMAX" in os.environ:
+            yield
+            return
+        with _cache.bounded(megabytes << 20):
+            yield
+
+
+@contextmanager
+def opened(path: Path_, **options: Any) -> Iterator[rasterio.DatasetReader]:
+    """An open raster file, closed afterwards; raises `SceneError`."""
+    file = open_file(path, **options)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def open_file(path: Path_, **options: Any) -> rasterio.DatasetReader:
+    """Open with rasterio; a fault is a `SceneError`, one line that names the file."""
+    text = str(path)
+    local = "://" not in text and not text.startswith("/vsi")
+    if local and not Path(text).exists():
+        raise SceneError(f"{text} does not exist; check the path")
+    if local and Path(text).is_dir():
+        raise SceneError(f"{text} is a folder, expected a raster file")
+    try:
+        return rasterio.open(text, **options)
+    except (RasterioError, RasterioIOError) as error:
+        raise SceneError(f"{text} cannot be opened as a raster ({short(error)}); is it complete?") from None
+
+
+def short(error: BaseException) -> str:
+    """What GDAL said, in one line."""
+    cause = error.__cause__ or error
+    return " ".join(str(cause).split())[:160]
+
+
+def read_window(file: rasterio.DatasetReader, indexes: Any, window: Window, **options: Any) -> np.ndarray:
+    """The pixels of a window as they are stored; a damaged file is a `SceneError` that says where."""
+    try:
+        return file.read(indexes, window=rio_window(window), **options)
+    except (RasterioError, RasterioIOError) as error:
+        raise SceneError(
+            f"{file.name} cannot be read at rows {window.row_off}-{window.row_end}, columns "
+            f"{window.col_off}-{window.col_end} ({short(error)}); the file is damaged or cut short"
+        ) from None
+
+
+def rio_window(window: Window) -> RioWindow:
+    """A window as rasterio wants it."""
+    return RioWindow(window.col_off, window.row_off, window.width, window.height)  # type: ignore[call-arg]
+
+
+def grid_of(file: rasterio.DatasetReader) -> Grid:
+    """The grid of an open file."""
+    return Grid(file.height, file.width, file.crs, file.transform)
+
+
+def fingerprint(path: Path_) -> str:
+    """A short checksum of a file: its size and its first and last MiB; raises `SceneError`."""
+    try:
+        size = Path(path).stat().st_size
+        digest = hashlib.sha256(str(size).encode())
+        with Path(path).open("rb") as file:
+            digest.update(file.read(1 << 20))
+            if size > 1 << 20:
+                file.seek(max(1 << 20, size - (1 << 20)))
+                digest.update(file.read())
+    except OSError as error:
+        raise SceneError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    return digest.hexdigest()[:16]
