@@ -245,6 +245,13 @@ def _joined(
     if all(d.bands for d in dates):
         bands = tuple(tag.format(b) for d, tag in zip(dates, tags, strict=True) for b in d.bands or ())
     known = [d.date for d in dates if d.date not in (None, *_SIDES)]
+    for d in dates:
+        for (name, here), (_, first) in zip(d.layers, dates[0].layers, strict=True):
+            if here != first:
+                raise SceneError(
+                    f"{first} and {here} are both the layer '{name}' of {d.site}; several dates share one: "
+                    "take {date} out of its pattern in scenes.layers, or make it a band of the images"
+                )
     return replace(
         dates[0],
         name=dates[0].site,

@@ -32,7 +32,7 @@ def open_source(
     """
     names = stored_names(source)
     tags = tuple(dict.fromkeys(source.tags)) or ("{}",)
-    use, clouds = scenes.use, scenes.clouds
+    use, clouds, layers = scenes.use, scenes.clouds, dict(source.layers)
     record = None
     if clouds is not None:
         bands = tuple(tag.format(clouds.band) for tag in tags) if clouds.band else ()
@@ -44,8 +44,8 @@ def open_source(
             rule="any" if scenes.dates.kind == "pre_post" else "all",
         )
     if use is None and not (record and record.bands):
-        return open_image(source.images, names=names, nodata=scenes.nodata), names, record
-    with open_image(source.images, names=names, nodata=scenes.nodata) as image:
+        return open_image(source.images, names, None, scenes.nodata, layers), names, record
+    with open_image(source.images, names, None, scenes.nodata, layers) as image:
         known = image.bands
     for band in record.bands if record else ():
         check_band(band, known, source.images[0])
@@ -56,4 +56,4 @@ def open_source(
         picked = [
             t for b in use for t in ([b] if b in known or not source.tags else (g.format(b) for g in tags))
         ]
-    return open_image(source.images, names=names, bands=picked, nodata=scenes.nodata), names, record
+    return open_image(source.images, names, picked, scenes.nodata, layers), names, record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -44,7 +44,8 @@ class ImageReader:
     """The bands of a scene as one image, read by window; opened on first use, and picklable.
 
     `bands` are names in order (`named`: the file itself or the user named them); `dtype` is that of the
-    arrays; `nodata` the value that marks no data.
+    arrays; `nodata` the value that marks no data. `layers` are bands of other files, such as heights, each with a
+    nodata value of its own.
     """
 
     def __init__(
@@ -57,12 +58,15 @@ class ImageReader:
         nodata: float | None,
         masks: tuple[tuple[int, int], ...],
         named: bool = True,
+        layers: Mapping[int, float | None] | None = None,
     ) -> None:
         self.paths = tuple(str(p) for p in paths)
         self.grid, self.bands, self.dtype, self.nodata = grid, bands, dtype, nodata
         self.named = named
         self._where = where  # (file, band number) of each band
         self._masks = masks  # (file, band number) of alpha bands; band number 0 is the file's own mask
+        self._layers = dict(layers or {})  # nodata of each band that is a layer
+        self._own = [i for i in range(len(bands)) if i not in self._layers]
         self._files: dict[int, rasterio.DatasetReader] = {}
 
     def __enter__(self) -> ImageReader:
@@ -92,7 +96,8 @@ class ImageReader:
         `out` is an array of that shape and dtype to read into.
 
         A pixel is invalid where a band is NaN, where any band has the nodata value (for nodata 0: where
-        all bands are 0, since single zeros are ordinary dark pixels), or where an alpha band or mask says so.
+        all bands are 0, since single zeros are ordinary dark pixels), where a layer has its own, or where an
+        alpha band or mask says so.
         """
         shape = (len(self.bands), window.height, window.width)
         image = np.empty(shape, self.dtype) if out is None else out
@@ -110,6 +115,8 @@ class ImageReader:
 
     def read_valid(self, window: Window) -> np.ndarray:
         """The validity `[h, w]` alone, from no more bands than it takes; the same that `read` gives."""
+        if self._layers:
+            return self.read(window)[1]
         if not self._marks_gaps:
             return self._unmasked(np.ones((window.height, window.width), bool), window)
         apart = all(self._file(i).interleaving != Interleaving.pixel for i, _ in self._where)
@@ -162,15 +169,18 @@ class ImageReader:
         if np.issubdtype(self.dtype, np.floating):
             for band in image:
                 valid &= ~np.isnan(band)
-        if self.nodata is None or np.isnan(self.nodata):
+        for i, nodata in self._layers.items():
+            if nodata is not None:
+                valid &= image[i] != self.dtype.type(nodata)
+        if self.nodata is None or np.isnan(self.nodata) or not self._own:
             return valid
         if self.nodata == 0:
-            some = image[0] != 0
-            for band in image[1:]:
-                some |= band != 0
+            some = image[self._own[0]] != 0
+            for i in self._own[1:]:
+                some |= image[i] != 0
             return valid & some
-        for band in image:
-            valid &= band != self.nodata
+        for i in self._own:
+            valid &= image[i] != self.nodata
         return valid
 
 
@@ -179,12 +189,14 @@ def open_image(
     names: Sequence[str] | None = None,
     bands: Sequence[str] | None = None,
     nodata: float | None = None,
+    layers: Mapping[str, Path_] | None = None,
 ) -> ImageReader:
     """The image of one multi-band file, or of several files on one grid.
 
     Bands are called as `names` says (one for each stored band, alpha bands not counted), else as the
     file describes them, else red, green and blue where the file says so, else band1, band2 … `bands`
-    picks some by name, in that order. Raises `SceneError`.
+    picks some by name, in that order. `layers` are files of one band each, called as their keys, that follow the
+    image's bands. Raises `SceneError`.
 
     Many files with a fourth band of near infrared call it alpha (GDAL's default for four bands): where
     `names` or the file's own description names it, it is an image band.
@@ -231,6 +243,19 @@ def open_image(
                 f"{shown} has {len(where)} bands, but {len(names)} names are given ({', '.join(names)})"
             )
         found, named = list(names), True
+    apart: dict[int, float | None] = {}
+    for name, path in (layers or {}).items():
+        if name in found:
+            raise SceneError(f"layer '{name}' ({path}) is called like a band of {shown}; choose another name")
+        with opened(path) as file:
+            if differs := grid_of(file).difference(grid):
+                raise SceneError(f"layer {path} has {differs} as {paths[0]} has; put it on the image's grid")
+            if file.count != 1:
+                raise SceneError(f"layer {path} has {file.count} bands, expected one")
+            apart[len(found)] = file.nodata
+            dtypes.append(np.dtype(file.dtypes[0]))
+        found.append(name)
+        where.append((len(paths) + len(apart) - 1, 1))
     picks = list(range(len(found)))
     if bands is not None:
         for band in bands:
@@ -240,7 +265,7 @@ def open_image(
                 )
         picks = [found.index(band) for band in bands]
     return ImageReader(
-        paths,
+        [*paths, *(layers or {}).values()],
         grid,
         tuple(found[p] for p in picks),
         tuple(where[p] for p in picks),
@@ -248,6 +273,7 @@ def open_image(
         nodata,
         tuple(masks),
         named,
+        {i: apart[p] for i, p in enumerate(picks) if p in apart},
     )
 
 

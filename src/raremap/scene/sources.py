@@ -33,6 +33,10 @@ class ScenesOptions(Options):
     `features` are made of those, after them. A scene without a mask is an error, or left out and counted
     (`without_mask: skip`).
 
+    `layers` are further bands in files of their own, one band each on the image's grid, with the wildcards of the
+    images: `{dem: "data/dem/*.tif", slope: "data/slope/*.tif"}`. They follow the bands and have a nodata value each;
+    a layer without a date is that of all dates.
+
     With `vector` the masks are vector layers; one file without wildcards serves all scenes. `weights` are
     rasters on the images' grids that say how much each label counts: 0 is ignored, and only ratios matter.
     `rescale` brings mask rasters that are finer than their images to the images' grid, once, under OUT/labels.
@@ -45,6 +49,7 @@ class ScenesOptions(Options):
     root: str | None = None
     images: str | list[str] = Field(default_factory=list)
     band_files: dict[str, str] = Field(default_factory=dict)
+    layers: dict[str, str | list[str]] = Field(default_factory=dict)
     masks: str | list[str] | None = None
     vector: VectorOptions | None = None
     weights: str | list[str] | None = None
@@ -88,6 +93,12 @@ class ScenesOptions(Options):
             raise ValueError(
                 f"{max(1, len(images))} image patterns but {len(weights)} of weights; give one for each"
             )
+        for name, patterns in self.layers.items():
+            if len(_listed(patterns)) != max(1, len(images)):
+                raise ValueError(
+                    f"{max(1, len(images))} image patterns but {len(_listed(patterns))} of the layer '{name}'; "
+                    "give one for each"
+                )
         for mask in masks:
             layer = Path(mask).suffix.lower() in SUFFIXES
             if layer and self.vector is None:
@@ -118,6 +129,7 @@ class SceneSource:
     date: str | None = None
     clouds: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    layers: tuple[tuple[str, str], ...] = ()
 
 
 _DATE_OR_ANY = re.compile(re.escape(SLOT) + r"|[*?]")
@@ -186,6 +198,7 @@ def _beside(options: ScenesOptions, i: int, images: Mapping[Key, str], masks: bo
         ("mask", _listed(options.masks) if masks else []),
         ("weights", _listed(options.weights) if masks else []),
         ("cloud mask", _listed(clouds)),
+        *((f"layer {name}", _listed(patterns)) for name, patterns in options.layers.items()),
     ):
         if not patterns:
             continue
@@ -200,7 +213,7 @@ def _beside(options: ScenesOptions, i: int, images: Mapping[Key, str], masks: bo
             raise SceneError(f"image {images[absent]} has no {what}: no file like {like} goes with {wanted}")
         known = {*images, *(Key(key.groups) for key in images)}
         lonely = [path for key, path in found.items() if key not in known]
-        if lonely and what != "cloud mask":
+        if lonely and what in ("mask", "weights"):
             more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
             raise SceneError(f"{what} {lonely[0]}{more} has no image; remove it or correct scenes.images")
         out[what] = {key: path for key, path in partners.items() if path is not None}
@@ -223,6 +236,11 @@ def _scene(
         site,
         key.date,
         (cloud,) if cloud is not None else (),
+        layers=tuple(
+            (what.removeprefix("layer "), files[key])
+            for what, files in beside.items()
+            if what.startswith("layer ")
+        ),
     )
 
 

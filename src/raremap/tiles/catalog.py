@@ -25,6 +25,8 @@ from raremap.scene.window import Window
 from raremap.tiles.options import SplitOptions, TileOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import geopandas as gpd
 
 _KEY = b"raremap"
@@ -51,7 +53,8 @@ COLUMNS = [
 class SceneRecord:
     """A scene's files, bands, nodata, grid and fingerprint, as the catalog remembers them.
 
-    `site` is the ground it shows, which all its dates share; `date` is the date, or all dates of a stack.
+    `site` is the ground it shows, which all its dates share; `date` is the date, or all dates of a stack. `layers`
+    are bands in files of their own, by name.
     """
 
     images: tuple[str, ...]
@@ -67,17 +70,19 @@ class SceneRecord:
     site: str = ""
     date: str | None = None
     clouds: CloudRecord | None = None
+    layers: tuple[tuple[str, str], ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
         """Every file that the scene is made of."""
         labels = files_of(self.mask) if self.mask else ()
         weights = (self.weights,) if self.weights else ()
-        return (*self.images, *labels, *weights, *(self.clouds.files if self.clouds else ()))
+        layers = (path for _, path in self.layers)
+        return (*self.images, *layers, *labels, *weights, *(self.clouds.files if self.clouds else ()))
 
-    def open_image(self) -> ImageReader:
-        """The image, with the catalog's bands."""
-        return open_image(self.images, names=self.names, bands=self.bands, nodata=self.nodata)
+    def open_image(self, bands: Sequence[str] | None = None) -> ImageReader:
+        """The image, with the catalog's bands or those named."""
+        return open_image(self.images, self.names, bands or self.bands, self.nodata, dict(self.layers))
 
     def open_mask(self, scheme: LabelScheme) -> Mask:
         """The labels on the image's grid; raises `CatalogError` where the scene has none."""
@@ -95,7 +100,7 @@ class SceneRecord:
             return None
         image = None
         if self.clouds.bands:
-            image = open_image(self.images, names=self.names, bands=self.clouds.bands, nodata=self.nodata)
+            image = self.open_image(self.clouds.bands)
         return self.clouds.open(image, self.grid)
 
     def current_fingerprint(self) -> str:
@@ -228,6 +233,7 @@ class Catalog:
                     "site": s.site,
                     "date": s.date,
                     "clouds": s.clouds.model_dump(mode="json") if s.clouds else None,
+                    "layers": s.layers,
                 }
                 for name, s in self.scenes.items()
             },
@@ -275,6 +281,7 @@ class Catalog:
                 site=s.get("site", name),
                 date=s.get("date"),
                 clouds=CloudRecord(**s["clouds"]) if s.get("clouds") else None,
+                layers=tuple((name, path) for name, path in s.get("layers", ())),
             )
             for name, s in meta["scenes"].items()
         }

@@ -130,6 +130,7 @@ def _open_all(
                 site=source.site,
                 date=source.date,
                 clouds=clouds,
+                layers=source.layers,
             )
         with record.open_mask(scheme) as mask:
             if mask.remark:

@@ -19,7 +19,7 @@ from raremap.measure.decision import most_likely
 from raremap.measure.tally import Tally
 from raremap.scene.clouds import ClearMask
 from raremap.scene.features.reader import featured
-from raremap.scene.raster import Image, open_image
+from raremap.scene.raster import Image
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
@@ -173,8 +173,7 @@ def _by_tile(
 
 
 def _image(record: SceneRecord, bundle: Bundle) -> Image:
-    image = open_image(record.images, names=record.names, bands=bundle.bands, nodata=record.nodata)
-    return featured(image, bundle.features)
+    return featured(record.open_image(bundle.bands), bundle.features)
 
 
 def rows_of(uses: np.ndarray, use: str) -> np.ndarray:
