@@ -61,8 +61,8 @@ def write_page(path: Path, data: dict[str, Any]) -> Path:
 
 
 def _bounds(interval: dict[str, Any] | None) -> str:
-    """The bounds of a score, or why there are none."""
-    if interval is None or interval["value"] is None:
+    """The bounds of a score; nothing where too few places hold a class."""
+    if interval is None or interval["value"] is None or interval["few"]:
         return ""
     return Interval.from_dict(interval).text().partition(" ")[2]
 

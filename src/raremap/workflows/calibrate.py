@@ -134,7 +134,7 @@ def fit_for_ensemble(
         for i, here in enumerate(rows):
             calibration.add(ensemble.alone(i), here, device, bar)
     decision = calibration.fitted(options, ensemble)
-    note = f"{decision.note}; on each member's own calibration places, for none is unseen by all members"
+    note = f"{decision.note}; on each member's own calibration places, for fewer than two are unseen by all members"
     return replace(decision, note=note, way={**decision.way, "fitted_on": MEMBERS})
 
 
