@@ -15,17 +15,22 @@ __version__ = "0.1.0"
 _HOME = {
     "Bundle": "raremap.bundle",
     "Catalog": "raremap.tiles.catalog",
+    "Ensemble": "raremap.ensembles",
     "Experiment": "raremap.config",
     "LabelScheme": "raremap.labels",
     "RaremapError": "raremap.errors",
     "RaremapWarning": "raremap.errors",
     "SamplingPlan": "raremap.balance.plan",
+    "calibrate": "raremap.workflows.calibrate",
     "census": "raremap.workflows.census",
     "compare": "raremap.workflows.compare",
     "demo": "raremap.workflows.demo",
+    "ensemble": "raremap.workflows.ensemble",
     "evaluate": "raremap.workflows.evaluate",
     "export_tiles": "raremap.workflows.export_tiles",
+    "kfold": "raremap.workflows.kfold",
     "layout": "raremap.workflows.layout",
+    "load_bundle": "raremap.ensembles",
     "list_models": "raremap.workflows.models",
     "plan": "raremap.workflows.plan",
     "predict": "raremap.workflows.predict",
@@ -41,15 +46,20 @@ if TYPE_CHECKING:
     from raremap.balance.plan import SamplingPlan as SamplingPlan
     from raremap.bundle import Bundle as Bundle
     from raremap.config import Experiment as Experiment
+    from raremap.ensembles import Ensemble as Ensemble
+    from raremap.ensembles import load_bundle as load_bundle
     from raremap.errors import RaremapError as RaremapError
     from raremap.errors import RaremapWarning as RaremapWarning
     from raremap.labels import LabelScheme as LabelScheme
     from raremap.tiles.catalog import Catalog as Catalog
+    from raremap.workflows.calibrate import calibrate as calibrate
     from raremap.workflows.census import census as census
     from raremap.workflows.compare import compare as compare
     from raremap.workflows.demo import demo as demo
+    from raremap.workflows.ensemble import ensemble as ensemble
     from raremap.workflows.evaluate import evaluate as evaluate
     from raremap.workflows.export_tiles import export_tiles as export_tiles
+    from raremap.workflows.kfold import kfold as kfold
     from raremap.workflows.layout import layout as layout
     from raremap.workflows.models import list_models as list_models
     from raremap.workflows.plan import plan as plan

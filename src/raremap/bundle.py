@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -22,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from raremap.errors import BundleError, MissingExtra, OutputError
+from raremap.errors import BundleError, MissingExtra
+from raremap.files import written_folder
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
@@ -34,10 +32,14 @@ from raremap.scene.normalize import Normalization
 if TYPE_CHECKING:
     from torch import nn
 
-    from raremap.models.forward import TorchNetwork
+    from raremap.ensembles import Ensemble
+    from raremap.maps.stream import Network
+    from raremap.scene.raster import Image, ImageReader
 
 FORMAT = 1
-_WEIGHTS, _ITEM, _CARD = "model.safetensors", "model.json", "README.md"
+_WEIGHTS, ITEM, _CARD = "model.safetensors", "model.json", "README.md"
+ENSEMBLE = "ensemble.json"
+"""The file that makes a folder an ensemble of bundles."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Bundle:
     """A network with its labels, bands, normalisation, prior, decision, way of predicting and figures.
 
     `prior` are the class shares that the scores have learned; `decision` belongs to the way of predicting
-    that `predict` and its own record describe. `options` rebuilds the network; None for a network of the
+    that `predict` and its own record describe, `decisions` to others (`raremap.ways`). `options` rebuilds the network; None for a network of the
     user's. `features` are made of the bands and follow them; the network gets both. `nodata` marks no data in scenes whose files name no such value.
     """
 
@@ -61,6 +63,7 @@ class Bundle:
     metrics: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     features: tuple[Feature, ...] = ()
+    decisions: tuple[Decision, ...] = ()
 
     @classmethod
     def from_module(
@@ -97,11 +100,29 @@ class Bundle:
         """The same bundle with other figures on its card."""
         return replace(self, metrics=metrics)
 
-    def network(self, device: str = "auto", precision: str = "auto") -> TorchNetwork:
-        """The network as maps need it: raw pixels and validity in, probabilities out."""
+    def network(self, device: str = "auto", precision: str = "auto") -> Network:
+        """The network as maps need it: the channels of `opened` and validity in, probabilities out.
+
+        Where `predict` averages over turns or resolutions it gives their mean.
+        """
+        from raremap.maps.average import Voice, averaged
         from raremap.models.forward import TorchNetwork
 
-        return TorchNetwork(self.module, self.normalization, device=device, precision=precision)
+        network = TorchNetwork(self.module, self.normalization, device=device, precision=precision)
+        return averaged([Voice(network, self.features)], self.bands, self.predict)
+
+    def opened(self, image: ImageReader) -> Image:
+        """An image of the bundle's bands with what else its `network` wants; raises `SceneError` where it has no such."""
+        from raremap.scene.features.views import viewed
+
+        return viewed(image, [self.features], self.predict.turns)
+
+    @staticmethod
+    def ensemble(members: Sequence[Bundle], name: str = "") -> Ensemble:
+        """Several bundles as one, which gives the mean of their probabilities; see `raremap.ensembles`."""
+        from raremap.ensembles import Ensemble
+
+        return Ensemble.of(members, name)
 
     def save(self, folder: str | Path) -> Path:
         """Write the bundle; an older one at the same place is replaced when the new one is complete.
@@ -113,35 +134,15 @@ class Bundle:
         except ImportError:
             raise MissingExtra("safetensors", "train") from None
 
-        folder = Path(folder)
-        if folder.exists() and not (folder / _ITEM).exists() and (folder.is_file() or any(folder.iterdir())):
-            raise OutputError(f"{folder} exists and is not a bundle; choose another folder for the bundle")
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        except OSError as error:
-            raise OutputError(
-                f"bundle {folder} cannot be written ({error.strerror}); choose a writable folder"
-            ) from None
-        try:
+        with written_folder(folder, "bundle", (ITEM, ENSEMBLE)) as fresh:
             state = {k: v.detach().cpu().contiguous().clone() for k, v in self.module.state_dict().items()}
             save_file(state, fresh / _WEIGHTS)
             item = _item(self)
             item["properties"]["raremap:weights_sha256"] = _sha256(fresh / _WEIGHTS)
-            item["properties"]["raremap:digest"] = _digest(item)
-            (fresh / _ITEM).write_text(json.dumps(item, indent=2, ensure_ascii=False), encoding="utf-8")
+            item["properties"]["raremap:digest"] = digest_of(item)
+            (fresh / ITEM).write_text(json.dumps(item, indent=2, ensure_ascii=False), encoding="utf-8")
             (fresh / _CARD).write_text(_card(self), encoding="utf-8")
-            fresh.chmod(0o755)
-            for file in fresh.iterdir():
-                file.chmod(0o644)
-            _swap(fresh, folder)
-        except OSError as error:
-            raise OutputError(
-                f"bundle {folder} cannot be written ({error.strerror or error}); nothing was changed"
-            ) from None
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-        return folder
+        return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path, module: nn.Module | None = None) -> Bundle:
@@ -151,28 +152,30 @@ class Bundle:
         """
         folder = Path(folder)
         if not folder.is_dir():
+            raise BundleError(f"bundle {folder} does not exist; expected a folder with {_WEIGHTS} and {ITEM}")
+        if (folder / ENSEMBLE).is_file():
             raise BundleError(
-                f"bundle {folder} does not exist; expected a folder with {_WEIGHTS} and {_ITEM}"
+                f"{folder} is an ensemble of bundles; read it with Ensemble.load, not Bundle.load"
             )
-        for name in (_ITEM, _WEIGHTS):
+        for name in (ITEM, _WEIGHTS):
             if not (folder / name).is_file():
                 raise BundleError(
                     f"bundle {folder} has no {name}; it is incomplete, copy the whole folder again"
                 )
         try:
-            item = json.loads((folder / _ITEM).read_text(encoding="utf-8"))
+            item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
             own = item["properties"]
         except (ValueError, KeyError, TypeError):
             raise BundleError(
-                f"{folder / _ITEM} is not a bundle's description; copy the whole folder again"
+                f"{folder / ITEM} is not a bundle's description; copy the whole folder again"
             ) from None
         if own.get("raremap:format", 0) > FORMAT:
             raise BundleError(
                 f"bundle {folder} has format {own['raremap:format']}, this raremap reads up to {FORMAT}; update raremap"
             )
-        if own.get("raremap:digest") != _digest(item):
+        if own.get("raremap:digest") != digest_of(item):
             raise BundleError(
-                f"{folder / _ITEM} was altered since it was written; restore it, or save the bundle again from Python"
+                f"{folder / ITEM} was altered since it was written; restore it, or save the bundle again from Python"
             )
         if own["raremap:weights_sha256"] != _sha256(folder / _WEIGHTS):
             raise BundleError(
@@ -217,6 +220,7 @@ class Bundle:
             metrics=own.get("raremap:metrics", {}),
             info=own.get("raremap:info", {}),
             features=features,
+            decisions=tuple(map(Decision.from_dict, own.get("raremap:decisions", ()))),
         )
 
 
@@ -277,6 +281,7 @@ def _item(bundle: Bundle) -> dict[str, Any]:
             "raremap:normalization": bundle.normalization.to_dict(),
             "raremap:prior": list(bundle.prior) if bundle.prior else None,
             "raremap:decision": bundle.decision.to_dict() if bundle.decision else None,
+            "raremap:decisions": [d.to_dict() for d in bundle.decisions],
             "raremap:nodata": bundle.nodata,
             "raremap:predict": bundle.predict.model_dump(mode="json"),
             "raremap:metrics": bundle.metrics,
@@ -309,17 +314,21 @@ def _architecture(bundle: Bundle) -> str:
     return bundle.options.title
 
 
-def _card(bundle: Bundle) -> str:
-    """The model card in Markdown."""
-    scheme, metrics = bundle.scheme, bundle.metrics
-    by_class = metrics.get("by_class", {})
+def class_table(scheme: LabelScheme, prior: Sequence[float] | None, metrics: dict[str, Any]) -> list[str]:
+    """The classes of a model card with their shares and scores, as lines of a Markdown table."""
+    by_class, where = metrics.get("by_class", {}), metrics.get("use", "")
     rows = []
     for i, name in enumerate(scheme.names):
         score = by_class.get(name, {})
-        share = f"{bundle.prior[i]:.4f}" if bundle.prior else ""
+        share = f"{prior[i]:.4f}" if prior else ""
         cells = [f"{score[m]:.3f}" if score.get(m) is not None else "–" for m in ("f1", "iou")]
         rows.append(f"| {scheme.values[i]} | {name} | {share} | {cells[0]} | {cells[1]} |")
-    where = metrics.get("use", "")
+    head = f"| value | class | share in training | F1{f' ({where})' if where else ''} | IoU |"
+    return [head, "|---|---|---|---|---|", *rows]
+
+
+def _card(bundle: Bundle) -> str:
+    """The model card in Markdown."""
     decision = (
         "plain argmax"
         if bundle.decision is None or not bundle.decision.fitted
@@ -342,9 +351,7 @@ def _card(bundle: Bundle) -> str:
             f"{_architecture(bundle)}, {sum(p.numel() for p in bundle.module.parameters()) / 1e6:.1f} M parameters; "
             f"bands in order: {', '.join(bundle.bands)}.{made} Decision: {decision}.",
             "",
-            f"| value | class | share in training | F1{f' ({where})' if where else ''} | IoU |",
-            "|---|---|---|---|---|",
-            *rows,
+            *class_table(bundle.scheme, bundle.prior, bundle.metrics),
             "",
             "```",
             "raremap predict THIS_FOLDER scene.tif -o map.tif",
@@ -361,23 +368,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest(item: dict[str, Any]) -> str:
+def digest_of(item: dict[str, Any]) -> str:
     """Checksum of the item without its own digest, independent of layout."""
     bare = {**item, "properties": {k: v for k, v in item["properties"].items() if k != "raremap:digest"}}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
-
-
-def _swap(fresh: Path, folder: Path) -> None:
-    """Put `fresh` in the place of `folder`; an old bundle stays until the new one stands."""
-    if not folder.exists():
-        os.replace(fresh, folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    os.replace(folder, old / "bundle")
-    try:
-        os.replace(fresh, folder)
-    except OSError:
-        os.replace(old / "bundle", folder)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +41,53 @@ def written(path: str | Path) -> Iterator[Path]:
         ) from None
     finally:
         fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_folder(folder: str | Path, what: str, marks: Sequence[str]) -> Iterator[Path]:
+    """A temporary folder to fill; it takes the place of `folder` when the block ends, or vanishes.
+
+    An older one stays until the new one is complete. Raises `OutputError` where the folder cannot be written, or
+    holds none of the files `marks`, which a `what` has one of.
+    """
+    folder = Path(folder)
+    known = any((folder / mark).exists() for mark in marks)
+    if folder.exists() and not known and (folder.is_file() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists and is not a {what}; choose another folder for the {what}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(
+            f"{what} {folder} cannot be written ({error.strerror}); choose a writable folder"
+        ) from None
+    try:
+        yield fresh
+        for path in [fresh, *fresh.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        _swap(fresh, folder)
+    except OSError as error:
+        raise OutputError(
+            f"{what} {folder} cannot be written ({error.strerror or error}); nothing was changed"
+        ) from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    """Put `fresh` in the place of `folder`; the old one stays until the new one stands."""
+    if not folder.exists():
+        os.replace(fresh, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    os.replace(folder, old / "old")
+    try:
+        os.replace(fresh, folder)
+    except OSError:
+        os.replace(old / "old", folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

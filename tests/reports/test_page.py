@@ -14,7 +14,7 @@ from raremap.errors import OutputError
 from raremap.measure.decision import Decision
 from raremap.measure.tally import Tally
 from raremap.reports.figures import curves
-from raremap.reports.page import _confusion, share_axis, write_report
+from raremap.reports.page import confusion_cells, share_axis, write_report
 from raremap.reports.pictures import Panel
 
 NAMES = ("grass", "forest", "open <b>mine</b>", "snow")
@@ -146,7 +146,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_rows_of_the_confusion_are_shares_of_the_true_class() -> None:
-    cells = _confusion(np.array([[3.0, 1.0], [0.0, 0.0]]))
+    cells = confusion_cells(np.array([[3.0, 1.0], [0.0, 0.0]]))
     assert [[c["text"] for c in row] for row in cells] == [["75", "25"], ["", ""]]
     assert cells[0][0]["hot"]
     assert cells[0][0]["diagonal"]

@@ -55,7 +55,7 @@ def test_layers_are_picked_like_bands_and_then_judge_alone_or_not_at_all(image, 
     with open_image(image, bands=["nir"], layers={"dem": heights}) as reader:
         assert reader.read(WHOLE)[1][:, 59].any()
     with open_image(image, bands=["dem", "red"], layers={"dem": heights}) as reader:
-        pixels, valid = reader.read(WHOLE)
+        valid = reader.read(WHOLE)[1]
         assert reader.bands == ("dem", "red")
         assert not valid[:5].any()
         assert not valid[20, 20]  # of the image only the band that is 0 there is left

@@ -38,6 +38,9 @@ class Stub:
     prior: Any = None
     features: tuple[Any, ...] = ()
 
+    def opened(self, image):
+        return image
+
     def network(self, device: str = "auto", precision: str = "auto"):
         k = self.scheme.num_classes
 

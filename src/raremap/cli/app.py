@@ -29,6 +29,14 @@ SetOption = Annotated[
 RootOption = Annotated[Path | None, typer.Option("--root", help="folder that holds the data (scenes.root)")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
+TtaOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--tta/--no-tta", help="average over all eight flips and quarter turns (default: the bundle's)"
+    ),
+]
+FlipsOption = Annotated[bool, typer.Option("--flips", help="average over the flips only, four of the eight")]
+ScalesOption = Annotated[str, typer.Option(help="average over resolutions, such as 1,0.5")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, mps")]
 
 
@@ -58,6 +66,13 @@ def numbers(text: str, option: str, kind: type[_Number]) -> list[_Number]:
         raise typer.BadParameter(
             f"'{text}' is not a list of {what} with commas between", param_hint=option
         ) from None
+
+
+def averaging(tta: bool | None, flips: bool, scales: str) -> dict[str, Any]:
+    """What `--tta`, `--flips` and `--scales` ask for, as arguments of a workflow."""
+    if flips and tta is not None:
+        raise typer.BadParameter("--flips and --tta are two ways; give one", param_hint="--flips")
+    return {"tta": "flips" if flips else tta, "scales": numbers(scales, "--scales", float) or None}
 
 
 def read_experiment(path: Path, overrides: list[str] | None, root: Path | None) -> Any:

@@ -9,16 +9,20 @@ import typer
 
 from raremap.cli.app import (
     DeviceOption,
+    FlipsOption,
     JsonOption,
     QuietOption,
+    ScalesOption,
+    TtaOption,
     app,
+    averaging,
     show,
 )
 
 
 @app.command()
 def predict(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of a trained model")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of a trained model or ensemble")],
     scenes: Annotated[list[str], typer.Argument(metavar="SCENE...", help="scene files to map")],
     out: Annotated[Path, typer.Option("-o", "--out", help="map.tif, or a folder for several scenes")],
     probabilities: Annotated[
@@ -30,6 +34,9 @@ def predict(
     ] = False,
     window: Annotated[int | None, typer.Option(help="window size in pixels (default: the bundle's)")] = None,
     overlap: Annotated[float | None, typer.Option(help="share of a window that the next repeats")] = None,
+    tta: TtaOption = None,
+    flips: FlipsOption = False,
+    scales: ScalesOption = "",
     prior: Annotated[
         Path | None, typer.Option(help="JSON file of the class shares expected in the scenes")
     ] = None,
@@ -46,6 +53,6 @@ def predict(
 
     result = run(
         bundle, scenes, out, probabilities=probabilities, argmax=argmax, window=window, overlap=overlap,
-        device=device, prior=prior, nodata=nodata, quiet=quiet,
+        device=device, prior=prior, nodata=nodata, quiet=quiet, **averaging(tta, flips, scales),
     )  # fmt: skip
     show(result, as_json)

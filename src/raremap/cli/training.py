@@ -10,11 +10,15 @@ import typer
 from raremap.cli.app import (
     DeviceOption,
     ExperimentArg,
+    FlipsOption,
     JsonOption,
     QuietOption,
     RootOption,
+    ScalesOption,
     SetOption,
+    TtaOption,
     app,
+    averaging,
     numbers,
     read_experiment,
     show,
@@ -66,6 +70,9 @@ def evaluate(
         Path | None, typer.Option("-o", "--out", help="folder for evaluation.json and report.html")
     ] = None,
     use: Annotated[str, typer.Option(help="places to score: test, calibration, monitor or train")] = "test",
+    tta: TtaOption = None,
+    flips: FlipsOption = False,
+    scales: ScalesOption = "",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -76,7 +83,71 @@ def evaluate(
     """
     from raremap.workflows.evaluate import evaluate as run
 
-    show(run(bundle, catalog, use=use, out=out, device=device, quiet=quiet), as_json)
+    way = averaging(tta, flips, scales)
+    show(run(bundle, catalog, use=use, out=out, device=device, quiet=quiet, **way), as_json)
+
+
+@app.command()
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of a trained model or ensemble")],
+    catalog: Annotated[Path, typer.Option("--catalog", help="catalog.parquet with the calibration places")],
+    tta: TtaOption = None,
+    flips: FlipsOption = False,
+    scales: ScalesOption = "",
+    window: Annotated[int | None, typer.Option(help="window size in pixels (default: the bundle's)")] = None,
+    overlap: Annotated[float | None, typer.Option(help="share of a window that the next repeats")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Fit the decision again, for one way of predicting, and keep it in the bundle beside those for others.
+
+    Example: raremap calibrate runs/naip/bundle --catalog runs/naip/catalog.parquet --tta
+    """
+    from raremap.workflows.calibrate import calibrate as run
+
+    way = averaging(tta, flips, scales)
+    show(run(bundle, catalog, window=window, overlap=overlap, device=device, quiet=quiet, **way), as_json)
+
+
+@app.command()
+def kfold(
+    experiment: ExperimentArg,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="folder (default: OUT/kfold)")] = None,
+    no_ensemble: Annotated[bool, typer.Option("--no-ensemble", help="make no ensemble of the folds")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train and test every fold: one report, pooled and by fold, and an ensemble of their bundles.
+
+    Start it again to go on after a stop. Example: raremap kfold examples/naip.yaml --set split.folds=5
+    """
+    from raremap.workflows.kfold import kfold as run
+
+    exp = read_experiment(experiment, overrides, root)
+    show(run(exp, out, ensemble=not no_ensemble, quiet=quiet), as_json)
+
+
+@app.command()
+def ensemble(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="folders of trained models")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder of the ensemble")],
+    catalog: Annotated[
+        Path | None, typer.Option("--catalog", help="catalog.parquet to fit its decision on")
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Bundles of several seeds or folds as one, which gives the mean of their probabilities.
+
+    Example: raremap ensemble runs/seed0/bundle runs/seed1/bundle -o both.bundle --catalog runs/seed0/catalog.parquet
+    """
+    from raremap.workflows.ensemble import ensemble as run
+
+    show(run(bundles, out, catalog, device=device, quiet=quiet), as_json)
 
 
 @app.command()

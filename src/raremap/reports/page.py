@@ -47,7 +47,7 @@ def write_report(
         order=sorted((n for n in names if support[n]), key=lambda n: support[n]),
         total=sum(support.values()) or 1,
         headlines=[(k, t) for k, t in _HEADLINES.items() if decision[k] is not None],
-        confusion=_confusion(np.array(decision["confusion"], float)),
+        confusion=confusion_cells(np.array(decision["confusion"], float)),
         shares=share_axis(
             {u: evaluation["pixels_by_use"][u] for u in _USES if u in evaluation["pixels_by_use"]}
         ),
@@ -91,7 +91,7 @@ def _share(value: float | None) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def _confusion(matrix: np.ndarray) -> list[list[dict[str, Any]]]:
+def confusion_cells(matrix: np.ndarray) -> list[list[dict[str, Any]]]:
     """Cells of the matrix, each row (true class) adding up to one; `a` is the strength of its colour."""
     total = matrix.sum(1, keepdims=True)
     share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)

@@ -68,13 +68,13 @@ def compare(
     folder = Path(out) if out is not None else Path(experiment.out) / "compare"
     fitted = experiment.decision.model_copy(update={"kind": "bias"})
     experiment = experiment.model_copy(update={"decision": fitted})
-    conditions = _conditions(experiment, keep, imbalance, points)
+    conditions = conditions_of(experiment, keep, imbalance, points)
     design = _design(experiment, presets, variants, seeds, folds, conditions, baseline, final)
     for name, keys in design.variants.items():
         _check_fair(experiment, name, keys)
     catalog = catalog_of(experiment, quiet=quiet)
-    planned = [(run, _of_run(experiment, design, run, folder)) for run in design.runs()]
-    _check_folds({run.fold: e for run, e in planned}, catalog)
+    planned = [(run, of_run(experiment, design, run, folder)) for run in design.runs()]
+    check_folds({run.fold: e for run, e in planned}, catalog)
     with locked(folder):
         return _go(experiment, design, planned, catalog, folder, keep_bundles, quiet)
 
@@ -91,6 +91,23 @@ def _go(
     """Make the runs that are not there yet, and say what all of them say."""
     from raremap.workflows.comparison import Comparison
 
+    table, failed = make_runs(experiment, planned, catalog, folder, keep_bundles, quiet)
+    return Comparison.of(table, design, catalog, experiment, failed).write(folder)
+
+
+def make_runs(
+    experiment: Experiment,
+    planned: list[tuple[Run, Experiment]],
+    catalog: Catalog,
+    folder: Path,
+    keep_bundles: bool,
+    quiet: bool,
+    title: str = "compare",
+) -> tuple[RunTable, dict[Run, str]]:
+    """The table of the planned runs, of which those that are not there yet are made; and which failed, with the reason.
+
+    Raises `ConfigError` where the folder holds other runs under the same names.
+    """
     table = RunTable(folder / "runs.parquet")
     checksums = {run: _checksum(e, catalog) for run, e in planned}
     done = table.done()
@@ -105,7 +122,7 @@ def _go(
     failed: dict[Run, str] = {}
     seconds: list[float] = []
     told: set[str] = set()
-    with progress("compare", len(planned), quiet) as bar:
+    with progress(title, len(planned), quiet) as bar:
         bar.advance(len(planned) - len(left))
         for i, (run, changed) in enumerate(left):
             started = time.perf_counter()
@@ -120,8 +137,7 @@ def _go(
             bar.note(
                 f"{len(planned) - len(left) + i + 1}/{len(planned)} {run}: {figures}, {_time(remaining)} left"
             )
-    result = Comparison.of(table, design, catalog, experiment, failed)
-    return result.write(folder)
+    return table, failed
 
 
 def read_variant(text: str) -> tuple[str, dict[str, Any]]:
@@ -197,7 +213,7 @@ def _design(
     return design
 
 
-def _conditions(
+def conditions_of(
     experiment: Experiment,
     keep: Sequence[float] | None,
     imbalance: Sequence[float] | None,
@@ -239,7 +255,7 @@ def read_points(text: str) -> PointOptions | None:
         ) from None
 
 
-def _check_folds(by_fold: Mapping[str, Experiment], catalog: Catalog) -> None:
+def check_folds(by_fold: Mapping[str, Experiment], catalog: Catalog) -> None:
     """Raise `SplitError` where a fold cannot be made: now, and not after hours of training on the others."""
     from raremap.tiles.splits import uses
 
@@ -261,7 +277,7 @@ def _check_fair(experiment: Experiment, name: str, keys: Mapping[str, Any]) -> N
             )
 
 
-def _of_run(experiment: Experiment, design: Design, run: Run, folder: Path) -> Experiment:
+def of_run(experiment: Experiment, design: Design, run: Run, folder: Path) -> Experiment:
     """The experiment of one run."""
     points = read_points(run.points or "dense")
     return experiment.changed(
@@ -388,7 +404,7 @@ def _record_final(experiment: Experiment, folder: Path, coming: Mapping[str, str
         warnings.warn(
             f"final figures are taken from the held-out places for the {_th(times)} time",
             RaremapWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

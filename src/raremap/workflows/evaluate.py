@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,19 +17,22 @@ import numpy as np
 from raremap.errors import CatalogError, RaremapWarning
 from raremap.files import written
 from raremap.jobs import progress
+from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
 from raremap.measure.interval import FEW_PLACES
 from raremap.measure.scores import Scores
 from raremap.measure.tally import Tally
-from raremap.tiles.holdout import among
 from raremap.tiles.options import USES
+from raremap.ways import differences
 from raremap.workflows.rare import rare_in
 from raremap.workflows.scoring import check_fits, rows_of, tally
+from raremap.workflows.uses import members_of, uses_for
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from raremap.bundle import Bundle
+    from raremap.ensembles import Ensemble
     from raremap.maps.stream import Network
     from raremap.tiles.catalog import Catalog
 
@@ -143,25 +147,29 @@ class Evaluation:
 
 
 def evaluate(
-    bundle: Bundle | str | Path,
+    bundle: Bundle | Ensemble | str | Path,
     catalog: Catalog | str | Path,
     use: str = "test",
     out: str | Path | None = None,
     device: str = "auto",
+    tta: str | bool | None = None,
+    scales: Sequence[float] | None = None,
     quiet: bool = False,
 ) -> Evaluation:
-    """Score a bundle on the tiles of a use ("train", "monitor", "calibration" or "test").
+    """Score a bundle or an ensemble on the tiles of a use ("train", "monitor", "calibration" or "test").
 
     Predictions are those of `predict`: whole scenes in windows, blended; each pixel of a scene counts once.
+    `tta` and `scales` are those of `predict`, with the decision that belongs to them.
     With `out` (default: beside a bundle's folder) writes evaluation.json and report.html there, for other
-    uses than the test with the use in their names. On another catalog than the bundle was trained on, the
+    uses than the test, and for other turns and scales than the bundle's own, with those in their names. On another catalog than the bundle was trained on, the
     test is all places but those that training, monitor or calibration used, or that are held out. Raises
     `BundleError` where the catalog has other classes or lacks a band, `CatalogError` where its sources
     changed or the use has no tile. The scores on test places are kept in a bundle that is given
-    by its folder, for its card.
+    by its folder, for its card. The test of an ensemble is what no member has used for anything.
     """
-    from raremap.bundle import Bundle
+    from raremap.ensembles import load_bundle
     from raremap.tiles.catalog import Catalog
+    from raremap.ways import predicting
 
     if use not in USES:
         raise CatalogError(
@@ -171,13 +179,16 @@ def evaluate(
     folder = Path(bundle) if isinstance(bundle, (str, Path)) else None
     if isinstance(bundle, (str, Path)):
         out = Path(bundle).resolve().parent if out is None else out
-        bundle = Bundle.load(bundle)
+        bundle = load_bundle(bundle)
     if isinstance(catalog, (str, Path)):
         catalog = Catalog.load(catalog)
     catalog.check_sources()
     check_fits(bundle, catalog)
-    uses, remarks = _uses(bundle, catalog)
-    rows = rows_of(uses, use)
+    own, bundle = bundle, predicting(bundle, tta=tta, scales=scales)
+    uses, remarks = uses_for(bundle, catalog)
+    for remark in remarks:
+        warnings.warn(remark, RaremapWarning, stacklevel=2)
+    rows = rows_of(uses, use, bundle)
     names = catalog.scheme.names
     network = bundle.network(device=device)
     rare = rare_in(catalog)
@@ -197,9 +208,24 @@ def evaluate(
         under=under,
     )
     result = replace(result, remarks=(*remarks, *_remarks(result)))
-    if folder is not None and use == "test" and not remarks:
-        bundle.with_metrics(_figures(result)).save(folder)
-    return result if out is None else _write(result, bundle, network, catalog, Path(out))
+    same_way = bundle.predict == own.predict
+    if folder is not None and use == "test" and same_way and not remarks:
+        own.with_metrics(_figures(result)).save(folder)
+    which = ("" if use == "test" else f"-{use}") + ("" if same_way else _way_in_name(bundle.predict))
+    return result if out is None else _write(result, bundle, network, catalog, Path(out), which)
+
+
+def _way_in_name(options: PredictOptions) -> str:
+    """Turns and scales as a part of a file's name.
+
+    >>> _way_in_name(PredictOptions(tta="d4", scales=(1, 0.5)))
+    '-d4-x1-x0.5'
+    """
+    scales = [] if options.scales == (1.0,) else [f"x{s:g}" for s in options.scales]
+    return (
+        "".join(f"-{part}" for part in [options.tta if options.tta != "none" else "", *scales] if part)
+        or "-plain"
+    )
 
 
 def _figures(result: Evaluation) -> dict[str, Any]:
@@ -209,27 +235,7 @@ def _figures(result: Evaluation) -> dict[str, Any]:
     return {"use": result.use, "places": len(set(result.places)), **scores}
 
 
-def _uses(bundle: Bundle, catalog: Catalog) -> tuple[np.ndarray, list[str]]:
-    from raremap.tiles.options import SplitOptions
-    from raremap.tiles.splits import uses as uses_of
-
-    if bundle.info.get("catalog") == catalog.fingerprint:
-        return uses_of(catalog, SplitOptions(**bundle.info["split"]), warn=False), []
-    known = {
-        p: use
-        for use in ("train", "monitor", "calibration")
-        for p in bundle.info.get("places", {}).get(use, ())
-    }
-    places, split = catalog.table["place"].to_numpy().astype(str), bundle.info.get("split", {})
-    uses = np.array([known.get(p, "test") for p in places], object)
-    if split.get("fold") != "holdout":
-        uses[among(places, split.get("holdout") or ()) | (catalog.table["fold"].to_numpy() < 0)] = "holdout"
-    remark = "not the catalog of the training: every place whose name it did not use counts as test"
-    warnings.warn(remark, RaremapWarning, stacklevel=3)
-    return uses, [remark]
-
-
-def _facts(bundle: Bundle, network: Network, catalog: Catalog, uses: np.ndarray) -> dict[str, Any]:
+def _facts(bundle: Bundle | Ensemble, network: Network, catalog: Catalog, uses: np.ndarray) -> dict[str, Any]:
     """What was scored with what: everything that a report needs besides the scores."""
     places = catalog.table["place"].to_numpy().astype(str)
     here = [u for u in ("train", "monitor", "calibration", "test", "holdout", "dropped") if (uses == u).any()]
@@ -237,7 +243,7 @@ def _facts(bundle: Bundle, network: Network, catalog: Catalog, uses: np.ndarray)
     return {
         "bundle": bundle.name,
         "bands": list(bundle.bands),
-        "model": bundle.options.model_dump(mode="json") if bundle.options else type(bundle.module).__name__,
+        "model": _network_of(bundle),
         "training": {k: v for k, v in bundle.info.items() if k not in ("name", "places", "catalog")},
         "fitted_decision": bundle.decision.to_dict() if bundle.decision else None,
         "predict": {
@@ -258,11 +264,19 @@ def _facts(bundle: Bundle, network: Network, catalog: Catalog, uses: np.ndarray)
     }
 
 
-def _at_borders(bundle: Bundle, catalog: Catalog, uses: np.ndarray) -> dict[str, int]:
+def _network_of(bundle: Bundle | Ensemble) -> Any:
+    """What the networks are: of an ensemble the first and their number."""
+    members = members_of(bundle)
+    one = members[0]
+    found = one.options.model_dump(mode="json") if one.options else type(one.module).__name__
+    return {"networks": len(members), "each": found} if len(members) > 1 else found
+
+
+def _at_borders(bundle: Bundle | Ensemble, catalog: Catalog, uses: np.ndarray) -> dict[str, int]:
     from raremap.tiles.options import SplitOptions
     from raremap.tiles.splits import SHARED, dropped_at_borders
 
-    if not (uses == "dropped").any():
+    if not (uses == "dropped").any() or "split" not in bundle.info:
         return {SHARED: 0}
     return dropped_at_borders(catalog, SplitOptions(**bundle.info["split"]))
 
@@ -302,18 +316,19 @@ def _remarks(e: Evaluation) -> list[str]:
     decision = e.facts["fitted_decision"]
     if decision and (scarce := Decision.from_dict(decision).scarce(e.names)):
         out.append(scarce)
-    way = (decision or {}).get("way", {})
-    for key, now in e.facts["predict"].items():
-        if key in way and way[key] != now:
-            out.append(f"the decision was fitted with {key} {way[key]}, this was predicted with {now}")
+    if decision:
+        found = differences(Decision.from_dict(decision), e.facts["predict"])
+        for key, (then, now) in found.items():
+            out.append(f"the decision was fitted with {key} {then}, this was predicted with {now}")
     return out
 
 
-def _write(result: Evaluation, bundle: Bundle, network: Network, catalog: Catalog, out: Path) -> Evaluation:
+def _write(
+    result: Evaluation, bundle: Bundle | Ensemble, network: Network, catalog: Catalog, out: Path, which: str
+) -> Evaluation:
     from raremap.reports.page import write_report
     from raremap.workflows.panels import panels
 
-    which = "" if result.use == "test" else f"-{result.use}"
     result = replace(result, files=(out / f"evaluation{which}.json", out / f"report{which}.html"))
     data = result.to_dict()
     with written(result.files[0]) as fresh:

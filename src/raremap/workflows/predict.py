@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raremap.errors import BundleError, ConfigError, OutputError, SceneError, nearest
+from raremap.errors import BundleError, ConfigError, OutputError, RaremapWarning, SceneError, nearest
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
+    from raremap.ensembles import Ensemble
     from raremap.maps.export import MapSummary
     from raremap.measure.decision import Decision
     from raremap.scene.raster import Image
@@ -35,7 +37,7 @@ class Maps:
 
 
 def predict(
-    bundle: Bundle | str | Path,
+    bundle: Bundle | Ensemble | str | Path,
     scenes: str | Path | Sequence[str | Path],
     out: str | Path,
     probabilities: Literal["float32", "uint8"] | None = None,
@@ -46,27 +48,35 @@ def predict(
     precision: str = "auto",
     prior: Mapping[str, float] | str | Path | None = None,
     nodata: float | None = None,
+    tta: str | bool | None = None,
+    scales: Sequence[float] | None = None,
     quiet: bool = False,
 ) -> Maps:
-    """Map scenes with a bundle: for one scene `out` is the map's file, for several a folder.
+    """Map scenes with a bundle or an ensemble: for one scene `out` is the map's file, for several a folder.
 
     `probabilities` ("float32" or "uint8") also writes a band a class as `NAME.probs.tif`, after the decision's
     temperature. `argmax` leaves the fitted decision aside. `prior` are the class shares expected in the
     scenes, by name or as a JSON file of them: probabilities are moved to them, and the bias, which belongs to
     the shares of the training, is left aside. `nodata` marks no data in scenes whose files name no such value
-    (default: what the training had). Another `window` or `overlap` is another way of predicting than
-    the decision was fitted for; a warning says so.
+    (default: what the training had).
+
+    `tta` averages over flips ("flips") or flips and quarter turns ("d4", or True), `scales` over resolutions; see
+    `PredictOptions`. With another `window`, `overlap`, `tta` or `scales` the decision is the one that was fitted for
+    that way (`raremap calibrate`); where there is none the bundle's own is used, and a warning says so.
 
     Raises `BundleError` where a scene lacks the bundle's bands, `OutputError` where two scenes would
     write one map.
     """
-    from raremap.bundle import Bundle
+    from raremap.ensembles import load_bundle
     from raremap.maps.export import write_map
+    from raremap.ways import predicting, unfitted
 
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+    own = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
+    bundle = predicting(own, window, overlap, tta, scales)
     paths = [Path(scenes)] if isinstance(scenes, (str, Path)) else [Path(s) for s in scenes]
     targets = _targets(paths, Path(out))
-    options = _options(bundle, window, overlap, argmax or prior is not None)
+    if not argmax and prior is None and (told := unfitted(bundle)):
+        warnings.warn(told, RaremapWarning, stacklevel=2)
     decision = _moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
     nodata = bundle.nodata if nodata is None else nodata
     # Every scene is opened before the first is mapped: a wrong one is found in the first second.
@@ -79,7 +89,7 @@ def predict(
         with open_for(bundle, path, nodata) as reader, progress(path.name, reader.grid.height, quiet) as bar:
             done.append(
                 write_map(
-                    reader, network, target, bundle.scheme, options,
+                    reader, network, target, bundle.scheme, bundle.predict,
                     decide=decision.apply if decision is not None else None,
                     soften=decision.posterior if decision is not None and decision.softens else None,
                     probabilities=probabilities, tags=_tags(bundle, decision), progress=bar,
@@ -88,22 +98,21 @@ def predict(
     return Maps(tuple(done))
 
 
-def open_for(bundle: Bundle, path: Path, nodata: float | None) -> Image:
+def open_for(bundle: Bundle | Ensemble, path: Path, nodata: float | None) -> Image:
     """The bundle's bands of a scene, by name; by order where the scene names none and has as many. With its features.
 
     `nodata` counts where the scene's file names no such value.
     """
-    from raremap.scene.features.reader import featured
     from raremap.scene.raster import open_image
 
     reader = open_image(path)
     nodata = nodata if reader.nodata is None else None
     missing = [b for b in bundle.bands if b not in reader.bands]
     if not missing:
-        return featured(open_image(path, bands=bundle.bands, nodata=nodata), bundle.features)
+        return bundle.opened(open_image(path, bands=bundle.bands, nodata=nodata))
     if not reader.named:
         with suppress(SceneError):  # another number of bands: told below
-            return featured(open_image(path, names=bundle.bands, nodata=nodata), bundle.features)
+            return bundle.opened(open_image(path, names=bundle.bands, nodata=nodata))
     raise BundleError(
         f"scene {path} has no band '{missing[0]}'; the bundle needs {', '.join(bundle.bands)}, "
         f"the scene has {', '.join(reader.bands)}; {nearest(missing[0], reader.bands)}"
@@ -127,24 +136,7 @@ def _targets(paths: list[Path], out: Path) -> list[Path]:
     return targets
 
 
-def _options(bundle: Bundle, window: int | None, overlap: float | None, argmax: bool) -> Any:
-    import warnings
-
-    from raremap.errors import RaremapWarning
-
-    change = {k: v for k, v in {"window": window, "overlap": overlap}.items() if v is not None}
-    options = type(bundle.predict)(**{**bundle.predict.model_dump(), **change})
-    fitted = bundle.decision is not None and bundle.decision.fitted and not argmax
-    if fitted and options != bundle.predict:
-        warnings.warn(
-            "window or overlap differ from those that the decision was fitted for; --argmax leaves it aside",
-            RaremapWarning,
-            stacklevel=3,
-        )
-    return options
-
-
-def _tags(bundle: Bundle, decision: Decision | None) -> dict[str, str]:
+def _tags(bundle: Bundle | Ensemble, decision: Decision | None) -> dict[str, str]:
     how = (
         "argmax"
         if decision is None or not decision.fitted
@@ -152,14 +144,18 @@ def _tags(bundle: Bundle, decision: Decision | None) -> dict[str, str]:
         if decision.shift
         else "fitted"
     )
+    averaged = bundle.predict.averaged
+    if members := getattr(bundle, "members", ()):
+        averaged = f"{len(members)} networks" + (f", {averaged}" if averaged else "")
     return {
         "TIFFTAG_SOFTWARE": f"raremap {version('raremap')}",
         "raremap_model": bundle.name,
         "raremap_decision": how,
+        **({"raremap_averaged": averaged} if averaged else {}),
     }
 
 
-def _moved(bundle: Bundle, prior: Mapping[str, float] | str | Path) -> Decision:
+def _moved(bundle: Bundle | Ensemble, prior: Mapping[str, float] | str | Path) -> Decision:
     """The decision for ground of given class shares; raises `ConfigError` or `BundleError` where it cannot be made."""
     from raremap.measure.decision import Decision
 

@@ -18,11 +18,11 @@ from raremap.measure.confusion import confusion
 from raremap.measure.decision import most_likely
 from raremap.measure.tally import Tally
 from raremap.scene.clouds import ClearMask
-from raremap.scene.features.reader import featured
 from raremap.scene.raster import Image
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
+    from raremap.ensembles import Ensemble
     from raremap.scene.window import Window
     from raremap.tiles.catalog import Catalog, SceneRecord
 
@@ -40,7 +40,7 @@ class Scored:
     clouded: np.ndarray | None = None
 
 
-def check_fits(bundle: Bundle, catalog: Catalog) -> None:
+def check_fits(bundle: Bundle | Ensemble, catalog: Catalog) -> None:
     """Raise `BundleError` where the catalog has other classes or lacks a band of the bundle."""
     if bundle.scheme.names != catalog.scheme.names:
         odd = next((n for n in catalog.scheme.names if n not in bundle.scheme.names), None)
@@ -56,7 +56,11 @@ def check_fits(bundle: Bundle, catalog: Catalog) -> None:
 
 
 def scored(
-    bundle: Bundle, network: Network, catalog: Catalog, rows: np.ndarray, progress: Progress | None = None
+    bundle: Bundle | Ensemble,
+    network: Network,
+    catalog: Catalog,
+    rows: np.ndarray,
+    progress: Progress | None = None,
 ) -> Iterator[Scored]:
     """Every labelled pixel of the tiles once, predicted in the scene's own windows with their surroundings.
 
@@ -90,7 +94,7 @@ def scored(
 
 
 def tally(
-    bundle: Bundle,
+    bundle: Bundle | Ensemble,
     network: Network,
     catalog: Catalog,
     rows: np.ndarray,
@@ -172,14 +176,20 @@ def _by_tile(
             clouded[inside] = IGNORE
 
 
-def _image(record: SceneRecord, bundle: Bundle) -> Image:
-    return featured(record.open_image(bundle.bands), bundle.features)
+def _image(record: SceneRecord, bundle: Bundle | Ensemble) -> Image:
+    return bundle.opened(record.open_image(bundle.bands))
 
 
-def rows_of(uses: np.ndarray, use: str) -> np.ndarray:
+def rows_of(uses: np.ndarray, use: str, bundle: Bundle | Ensemble | None = None) -> np.ndarray:
     """Catalog rows of a use; raises `CatalogError` where there is none."""
     rows = np.flatnonzero(uses == use)
     if len(rows) == 0:
         there = ", ".join(sorted(set(uses))) or "none"
-        raise CatalogError(f"the catalog has no tile in the use '{use}'; there are: {there}")
+        told = f"the catalog has no tile in the use '{use}'; there are: {there}"
+        if use == "test" and hasattr(bundle, "members"):
+            told += (
+                ". Every place was used by a member of the ensemble, as with folds: evaluate its members, look at "
+                "kfold.html, or take a catalog of other places"
+            )
+        raise CatalogError(told)
     return rows

@@ -14,6 +14,7 @@ from raremap.jobs import tracked
 from raremap.labels import IGNORE
 from raremap.measure.shares import calibrated, estimate_shares
 from raremap.tiles.reader import TileReader
+from raremap.ways import predicting
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
@@ -86,7 +87,10 @@ def sampled_scores(
     share = min(1.0, _PIXELS / max(ground, 1))
     probs, truth = [np.empty((0, bundle.scheme.num_classes), np.float32)], [np.empty(0, np.uint8)]
     if len(rows):
-        network, reader = bundle.network(device=device), TileReader(seen, rows, memory=0)
+        network, reader = (
+            predicting(bundle, tta=False, scales=(1.0,)).network(device=device),
+            TileReader(seen, rows, memory=0),
+        )
         for row in tracked(rows.tolist(), "class shares", len(rows), quiet):
             image, valid, mask = reader.whole(row)
             # Drawn for every pixel, so that the labels do not move the draw.

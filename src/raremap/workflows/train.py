@@ -224,4 +224,5 @@ def _info(
         "loss": experiment.loss.model_dump(mode="json"),
         **({"points": experiment.points.model_dump(mode="json")} if experiment.points else {}),
         "seed": experiment.train.seed,
+        "decision": experiment.decision.model_dump(mode="json"),
     }

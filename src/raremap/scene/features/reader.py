@@ -17,6 +17,7 @@ from raremap.scene.window import Window
 
 if TYPE_CHECKING:
     from raremap.scene.features.options import Feature
+    from raremap.scene.features.views import Views
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class FeatureReader:
     A window has the values of the whole scene: it is read with its margin.
     """
 
-    def __init__(self, image: ImageReader, channels: Channels) -> None:
+    def __init__(self, image: ImageReader, channels: Channels | Views) -> None:
         self._image, self._channels = image, channels
         self.paths, self.grid, self.nodata, self.named = image.paths, image.grid, image.nodata, image.named
         self.bands, self.dtype = channels.names, np.dtype(np.float32)
