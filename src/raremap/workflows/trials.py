@@ -117,8 +117,8 @@ class Watching:
         }
         self.called_off = bool(kept.get("called_off", False))
         self._before, self._started = float(kept.get("seconds", 0.0)), time.perf_counter()
-        for step, score in self.curve:
-            judge(step, score)  # it went on then, and its scores count for others
+        for step, score in self.curve:  # they count for others, and the last may not have been judged
+            self.called_off = not judge(step, score) or self.called_off
 
     def __call__(self, step: int, scores: Scores) -> bool:
         """Take in the scores at a step; whether the training goes on."""
