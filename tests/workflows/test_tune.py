@@ -117,24 +117,24 @@ def test_killed_in_the_middle_of_a_trial_and_begun_again_it_makes_the_same_table
     exp = experiment(data, tmp_path, tune={"seed": 1, "space": SPACE, "trials": 4, "sampler": "random"})
     path = tmp_path / "e.yaml"
     path.write_text(exp.to_yaml())
-    # It waits where a test wants to kill it: in the second trial, after the checkpoint of step 4 or later.
+    # It waits where it is to be killed: after a checkpoint, and before the first of a trial.
     code = f"""
-import time
+import sys, time
 from raremap.config import Experiment
 from raremap.learn.run import TrainingRun
 from raremap.workflows.tune import tune
 after = TrainingRun._after
 def slow(self, step):
     after(self, step)
-    if (self._out.name, step) in (("000", 5), ("001", 1)):
+    if (self._out.name, str(step)) == tuple(sys.argv[1:]):
         (self._out / "here").write_text(str(step))
         time.sleep(600)
 TrainingRun._after = slow
 tune(Experiment.load({str(path)!r}), quiet=True)
 """
-    for name, checkpoint in (("000", True), ("001", False)):
+    for name, step, checkpoint in (("000", "5", True), ("001", "1", False)):
         here = tmp_path / "tune/trials" / name
-        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-c", code, name, step], stderr=subprocess.PIPE)
         started = time.monotonic()
         while not (here / "here").exists():
             assert process.poll() is None, process.stderr and process.stderr.read().decode()
@@ -230,6 +230,17 @@ def test_a_grid_is_every_combination_with_one_seed(data: Path, tmp_path: Path, f
     assert {e.train.seed for _, e in fake} == {0}
     assert {t.state for t in result.trials} == {"done"}
     assert result.best.values == {"optimizer.lr": 0.01, "train.batch_size": 2}  # the first of equals
+
+
+def test_another_kind_need_not_know_what_the_first_has_by_default(data: Path, tmp_path: Path, fake) -> None:
+    space = {
+        "loss.kind": {"kind": "choice", "of": ["ce", "ce_dice", "hialf"]},
+        "optimizer.kind": {"kind": "choice", "of": ["sgd", "adam"]},
+    }
+    exp = experiment(data, tmp_path, loss={"kind": "ce_dice"}, optimizer={"lr": 0.02})
+    tune(exp, space, sampler="grid", quiet=True)
+    assert [e.loss.kind for _, e in fake] == ["ce", "ce", "ce_dice", "ce_dice", "hialf", "hialf"]
+    assert {(e.optimizer.kind, e.optimizer.lr) for _, e in fake} == {("sgd", 0.02), ("adam", 0.02)}
 
 
 def test_a_failed_trial_is_told_and_the_others_go_on(data: Path, tmp_path: Path, fake) -> None:

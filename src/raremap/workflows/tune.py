@@ -70,11 +70,10 @@ def tune(
 
     given = {"trials": trials, "metric": metric, "sampler": sampler, "scheduler": scheduler}
     keys: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    experiment = experiment.changed(
-        {"tune": {**keys, "space": {k: dict(d) for k, d in (space or {}).items()}}}
-    )
-    assert experiment.tune is not None
-    options = experiment.tune.model_copy(update={"sampler": sampler_of(experiment.tune)})
+    over = {**keys, "space": {key: dict(dimension) for key, dimension in (space or {}).items()}}
+    asked = experiment.changed({"tune": over}).tune
+    assert asked is not None
+    options = asked.model_copy(update={"sampler": sampler_of(asked)})
     experiment = experiment.model_copy(update={"tune": None})
     _check_space(experiment, options)
     options.check_metric(experiment.labels.names)
