@@ -94,7 +94,9 @@ def _positions(
     values = {t["number"]: t["values"][key] for t in trials}
     if dimension["kind"] == "choice":
         of = dimension["of"]
-        panel.set_xticks(range(len(of)), [text_of(v)[:18] for v in of], rotation=0 if len(of) < 5 else 30)
+        words = [text_of(v)[:24] for v in of]
+        wide = sum(map(len, words)) > 24
+        panel.set_xticks(range(len(of)), words, rotation=20 if wide else 0, ha="right" if wide else "center")
         panel.set_xlim(-0.5, len(of) - 0.5)
         # Side by side, where several trials have one choice.
         return {n: of.index(v) + 0.3 * ((i * 0.618) % 1 - 0.5) for i, (n, v) in enumerate(values.items())}
