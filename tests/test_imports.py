@@ -63,6 +63,7 @@ rm.predict(bundle, folder + "/scene.tif", folder + "/map.tif", quiet=True)
         "layout",
         "export-tiles",
         "models",
+        "tune",
     ],
 )
 def test_every_verb_has_help_with_an_example(name):

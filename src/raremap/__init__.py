@@ -38,6 +38,7 @@ _HOME = {
     "rescale": "raremap.workflows.rescale",
     "simulate": "raremap.workflows.simulate",
     "train": "raremap.workflows.train",
+    "tune": "raremap.workflows.tune",
 }
 
 __all__ = ["__version__", *_HOME]
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from raremap.workflows.rescale import rescale as rescale
     from raremap.workflows.simulate import simulate as simulate
     from raremap.workflows.train import train as train
+    from raremap.workflows.tune import tune as tune
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from raremap.batches.options import AugmentOptions
 from raremap.errors import ConfigError, nearest
 from raremap.labels import LabelScheme
 from raremap.learn.options import OptimizerOptions, OuterOptions, PseudoOptions, TrainOptions
+from raremap.learn.tuning.options import TuneOptions
 from raremap.maps.options import PredictOptions
 from raremap.measure.losses import CrossEntropy, Hialf, LossOptions, written_out
 from raremap.measure.options import DecisionOptions
@@ -51,6 +52,7 @@ class Experiment(Options):
     train: TrainOptions = TrainOptions()
     decision: DecisionOptions = DecisionOptions()
     predict: PredictOptions = PredictOptions()
+    tune: TuneOptions | None = None
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -135,6 +137,21 @@ class Experiment(Options):
     def changed(self, data: dict[str, Any], source: str = "experiment") -> Experiment:
         """This experiment with nested keys on top; a choice of another `kind` replaces its section."""
         data = _merge(self.model_dump(mode="json"), _written_out(data))
+        return Experiment.from_dict(data, source=source)
+
+    def with_values(self, values: dict[str, Any], source: str = "experiment") -> Experiment:
+        """This experiment with other values of options that are named by their dots, as `--set` would give them.
+
+        In the sections that they touch, what was never set is left to its defaults: another `kind` need not know it.
+        """
+        data = self.model_dump(mode="json")
+        for section in {key.partition(".")[0] for key in values}:
+            own = getattr(self, section, None)
+            if isinstance(own, Options):
+                kind = {"kind": data[section]["kind"]} if "kind" in data[section] else {}
+                data[section] = {**kind, **own.model_dump(mode="json", exclude_unset=True)}
+        for key, value in values.items():
+            _put(data, key, value, source)
         return Experiment.from_dict(data, source=source)
 
     def to_yaml(self) -> str:
@@ -237,16 +254,22 @@ def _override(data: dict[str, Any], text: str) -> None:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         raise ConfigError(f"override '{text}': the value is not valid YAML") from None
+    _put(data, path.strip(), parsed, f"override '{text}'")
+
+
+def _put(data: dict[str, Any], path: str, value: Any, source: str) -> None:
+    """Set one dotted key in place."""
+    keys = path.split(".")
     here = data
     for i, key in enumerate(keys[:-1]):
         below = here.get(key)
         if below is None:
             below = {}
         if not isinstance(below, dict):
-            raise ConfigError(f"override '{text}': '{'.'.join(keys[: i + 1])}' is {below!r}, not a section")
+            raise ConfigError(f"{source}: '{'.'.join(keys[: i + 1])}' is {below!r}, not a section")
         here[key] = dict(below)
         here = here[key]
-    here[keys[-1]] = parsed
+    here[keys[-1]] = value
 
 
 def _explain(error: ValidationError, source: str, data: dict[str, Any]) -> str:

@@ -269,7 +269,7 @@ def test_runs_that_were_tested_on_other_places_are_not_put_together(
     data: Path, tmp_path: Path, fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compare(experiment(data, tmp_path), ["baseline"], seeds=1, folds=[0], quiet=True)
-    monkeypatch.setattr(module, "_checksum", lambda *_: "same")
+    monkeypatch.setattr(module, "checksum_of", lambda *_: "same")
     frame = pd.read_parquet(tmp_path / "compare/runs.parquet").assign(of="same")
     frame = frame.assign(place=frame["place"].replace(frame["place"].iloc[0], "elsewhere"))
     frame.to_parquet(tmp_path / "compare/runs.parquet")

@@ -23,7 +23,7 @@ from raremap.learn.crops import MonitorCrops, objects_in
 from raremap.learn.monitor import Monitor
 from raremap.learn.norms import natural_tiles
 from raremap.learn.options import OptimizerOptions, OuterOptions, PseudoOptions, TrainOptions
-from raremap.learn.run import Fit, TrainingRun
+from raremap.learn.run import Fit, TrainingRun, Watch
 from raremap.learn.teacher import extra_of
 from raremap.measure.losses import LossOptions
 from raremap.models.forward import best_device
@@ -60,12 +60,14 @@ def fit(
     outer: OuterOptions | None = None,
     resume: bool = False,
     quiet: bool = False,
+    watch: Watch | None = None,
 ) -> Fit:
     """Train on the tiles of a plan and keep the weights that score best on monitor places.
 
     `rare` are class numbers, for terms of the loss that are of the rare classes only.
     Writes metrics.csv, tensorboard/ and checkpoints/ under `out`. With `resume` it goes on from the last
-    checkpoint and ends with the weights of an unbroken run. Raises `TrainingError`.
+    checkpoint and ends with the weights of an unbroken run. `watch` may end it after any score. Raises
+    `TrainingError`.
     """
     device = best_device(train.device)
     rows, monitor_rows = plan.rows(catalog), np.flatnonzero(uses == "monitor")
@@ -110,6 +112,7 @@ def fit(
             stream,
             of,
             extra,
+            watch,
         )
         if outer is not None:
             crops = MonitorCrops.of_tiles(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("raremap")
 
+Watch = Callable[[int, Scores], bool]
+"""Is told the scores of the monitor places as they are taken, with the step; says whether training goes on."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -74,6 +78,7 @@ class TrainingRun:
         stream: Stream,
         of: str = "",
         extra: Extra | None = None,
+        watch: Watch | None = None,
     ) -> None:
         from raremap.learn.task import SegmentationTask
 
@@ -85,6 +90,7 @@ class TrainingRun:
         self._monitor, self._names, self._train, self._device = monitor, names, train, device
         self._folder, self._out, self._of = out / "checkpoints", out, of
         self._best_f1, self._best_step = -1.0, 0
+        self._watch, self._called_off = watch, False
         self._bf16 = False
         self._history: History | None = None
         self._bar: Progress | None = None
@@ -213,7 +219,9 @@ class TrainingRun:
         return off < 0.01
 
     def settled(self) -> bool:
-        """Whether as many scores in a row as `patience` allows were no better."""
+        """Whether it was called off, or as many scores in a row as `patience` allows were no better."""
+        if self._called_off:
+            return True
         patience, every = self._train.patience, self._train.monitor_steps
         return patience is not None and (self.task.step - self._best_step) // every >= patience
 
@@ -226,7 +234,8 @@ class TrainingRun:
             if self.settled():
                 last = True
                 self.task.trainer.should_stop = True
-                self._bar.note(f"step {step}: no better score since step {self._best_step}; training ends")
+                why = "called off" if self._called_off else f"no better score since step {self._best_step}"
+                self._bar.note(f"step {step}: {why}; training ends")
         if step % self._train.checkpoint_steps == 0 or last:
             state = {
                 "task": self.task.progress_state(),
@@ -260,6 +269,8 @@ class TrainingRun:
             values |= self._follow(self._follower, step, scores)
         self._history.add(step, values)
         self._bar.note(_note(step, values["loss"], scores))
+        if self._watch is not None:
+            self._called_off = not self._watch(step, scores)
 
     def _outside(self) -> dict[str, float]:
         """What the outer loop has set: factors of classes and, of a plain sum, weights of its terms."""

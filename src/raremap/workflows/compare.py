@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +13,7 @@ from raremap.errors import ConfigError, RaremapWarning, SplitError, TrainingErro
 from raremap.files import locked
 from raremap.jobs import progress
 from raremap.tiles.options import points_text
+from raremap.workflows.resuming import checksum_of, goes_on, once
 from raremap.workflows.runs import WAYS, Condition, Design, Run, RunTable
 
 if TYPE_CHECKING:
@@ -26,10 +24,6 @@ if TYPE_CHECKING:
 
 # What a variant may not change: every method gets the same data, steps, crops and decision fitting.
 _SAME = ("scenes", "labels", "tiles", "split", "thin", "points", "train", "decision", "predict")
-# What makes a run faster or slower and not different.
-_MANNER = ("device", "workers", "threads", "seed")
-# Where data lie; the catalog's fingerprint says what they are.
-_PATHS = ("root", "images", "band_files", "masks", "weights")
 
 
 def compare(
@@ -109,7 +103,7 @@ def make_runs(
     Raises `ConfigError` where the folder holds other runs under the same names.
     """
     table = RunTable(folder / "runs.parquet")
-    checksums = {run: _checksum(e, catalog) for run, e in planned}
+    checksums = {run: checksum_of(e, catalog) for run, e in planned}
     done = table.done()
     for run, checksum in checksums.items():
         if done.get(run, checksum) != checksum:
@@ -127,7 +121,7 @@ def make_runs(
         for i, (run, changed) in enumerate(left):
             started = time.perf_counter()
             try:
-                with _once(told):
+                with once(told):
                     figures = _run(run, changed, catalog, table, checksums[run], keep_bundles)
             except TrainingError as error:
                 failed[run], figures = str(error), "failed"
@@ -293,18 +287,6 @@ def of_run(experiment: Experiment, design: Design, run: Run, folder: Path) -> Ex
     )
 
 
-def _checksum(experiment: Experiment, catalog: Catalog) -> str:
-    """What a run is made of: its experiment, but for where and how fast, the tiles, and our version."""
-    from raremap import __version__
-
-    data = experiment.model_dump(mode="json")
-    del data["out"]
-    for section, keys in (("scenes", _PATHS), ("train", _MANNER), ("split", ("places", "holdout"))):
-        data[section] = {k: v for k, v in data[section].items() if k not in keys}
-    text = json.dumps([data, catalog.fingerprint, catalog.bands, catalog.listed, __version__], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _run(
     run: Run, experiment: Experiment, catalog: Catalog, table: RunTable, checksum: str, keep_bundles: bool
 ) -> str:
@@ -315,7 +297,7 @@ def _run(
     from raremap.workflows.train import run as train
 
     folder = Path(experiment.out)
-    resume = _goes_on(folder, experiment, checksum)
+    resume = goes_on(folder, experiment, checksum)
     training = train(catalog, None, experiment, resume=resume, quiet=True)
     uses = uses_of(catalog, experiment.split, warn=False)
     rows, names, rare = rows_of(uses, "test"), catalog.scheme.names, rare_indices(catalog)
@@ -349,26 +331,6 @@ def _run(
     )
 
 
-def _goes_on(folder: Path, experiment: Experiment, checksum: str) -> bool:
-    """Whether a run's folder holds a training that can go on; what is of other data, or damaged, is cleared."""
-    from raremap.learn import checkpoint
-
-    mark, older, last = folder / "checksum", folder / "experiment.yaml", folder / "checkpoints" / "last.pt"
-    known = mark.exists() and mark.read_text(encoding="utf-8") == checksum
-    same = known and (not older.exists() or older.read_text(encoding="utf-8") == experiment.to_yaml())
-    try:
-        for path in (last, last.with_name("best.pt")):
-            if same and path.exists():
-                checkpoint.load(path)
-    except TrainingError:
-        same = False
-    if folder.exists() and not same:
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(checksum, encoding="utf-8")
-    return last.exists()
-
-
 def _imbalance(catalog: Catalog, experiment: Experiment, rare: Sequence[int]) -> float:
     """The imbalance ratio that training really had."""
     from raremap.tiles.thin import imbalance_of
@@ -378,21 +340,6 @@ def _imbalance(catalog: Catalog, experiment: Experiment, rare: Sequence[int]) ->
         warnings.simplefilter("ignore", RaremapWarning)  # the training has told
         seen = seen_by_training(catalog, experiment)
     return imbalance_of(*seen, rare)
-
-
-@contextmanager
-def _once(told: set[str]) -> Iterator[None]:
-    """Pass on each warning the first time only: dozens of trainings have the same to say."""
-    caught: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield
-    finally:
-        fresh = {str(w.message): w for w in caught if str(w.message) not in told}
-        told.update(fresh)
-        for w in fresh.values():
-            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
 
 
 def _record_final(experiment: Experiment, folder: Path, coming: Mapping[str, str]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from raremap.balance.plan import SamplingPlan
     from raremap.bundle import Bundle
     from raremap.config import Experiment
+    from raremap.learn.run import Fit, Watch
     from raremap.tiles.catalog import Catalog
 
 RECORD = "versions.json"
@@ -81,22 +82,21 @@ def train_experiment(experiment: Experiment, resume: bool = False, quiet: bool =
     return run(catalog_of(experiment, quiet=quiet), None, experiment, resume, quiet)
 
 
-def run(
-    catalog: Catalog, plan: SamplingPlan | None, experiment: Experiment, resume: bool, quiet: bool
-) -> Training:
-    """Train and say how it went; see `train`."""
-    import time
-
+def fitted(
+    catalog: Catalog,
+    plan: SamplingPlan | None,
+    experiment: Experiment,
+    resume: bool,
+    quiet: bool,
+    watch: Watch | None = None,
+) -> tuple[Fit, Catalog, np.ndarray]:
+    """The trained network, the catalog as training saw it, and the uses; what `train` does before the bundle."""
     from raremap.balance.make import make_plan
-    from raremap.bundle import Bundle
     from raremap.learn.fit import check_resumable, fit
     from raremap.scene.features.channels import Channels
-    from raremap.workflows.calibrate import fit_decision_for
     from raremap.workflows.plan import seen_by_training
     from raremap.workflows.rare import rare_in
-    from raremap.workflows.shares import with_true_shares
 
-    started = time.perf_counter()
     out = Path(experiment.out)
     # Before anything takes time.
     Channels.of(catalog.bands, experiment.scenes.features, (s.grid for s in catalog.scenes.values()))
@@ -131,7 +131,25 @@ def run(
         rare=[catalog.scheme.names.index(n) for n in rare_in(catalog)],
         resume=resume,
         quiet=quiet,
+        watch=watch,
     )
+    return result, seen, uses
+
+
+def run(
+    catalog: Catalog, plan: SamplingPlan | None, experiment: Experiment, resume: bool, quiet: bool
+) -> Training:
+    """Train and say how it went; see `train`."""
+    import time
+
+    from raremap.bundle import Bundle
+    from raremap.workflows.calibrate import fit_decision_for
+    from raremap.workflows.shares import with_true_shares
+
+    started = time.perf_counter()
+    out, seed = Path(experiment.out), experiment.train.seed
+    before = _seconds_before(out) if resume else 0.0
+    result, seen, uses = fitted(catalog, plan, experiment, resume, quiet)
     bundle = Bundle(
         module=result.module,
         scheme=catalog.scheme,
