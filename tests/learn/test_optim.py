@@ -1,7 +1,6 @@
 """Optimizers, rates, averaged weights and an early end; truth from torch's own schedules and by hand."""
 
 import csv
-import shutil
 
 import pytest
 import torch
@@ -100,25 +99,16 @@ def train(folder, out, *overrides, resume=False):
     return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
 
 
-def test_averaged_weights_are_kept_scored_and_resumed(folder, tmp_path, monkeypatch):
+def test_averaged_weights_are_kept_scored_and_resumed(folder, tmp_path):
     how = ("train.ema=0.8", "optimizer.schedule=cosine", "optimizer.kind=nadam", "optimizer.clip=0.5")
-    save = checkpoint.save
-
-    def save_and_copy(path, state):
-        save(path, state)
-        if path.name == "last.pt" and state["task"]["step"] == 4:
-            shutil.copytree(tmp_path / "run", tmp_path / "stopped")
-
-    monkeypatch.setattr(checkpoint, "save", save_and_copy)
-    whole = train(folder, tmp_path / "run", *how)
-    end = checkpoint.load(tmp_path / "run/checkpoints/last.pt")["task"]
+    with project.stopped_at(4, tmp_path / "run"):
+        whole = train(folder, tmp_path / "run", *how)
+    end = checkpoint.load(tmp_path / "whole/checkpoints/last.pt")["task"]
     assert any(
         not torch.equal(end["average"]["network"][k], v)
         for k, v in end["network"].items()
         if v.is_floating_point()
     )
-    (tmp_path / "run").rename(tmp_path / "whole")
-    (tmp_path / "stopped").rename(tmp_path / "run")
     resumed = train(folder, tmp_path / "run", *how, resume=True)
     for a, b in zip(
         whole.bundle.module.state_dict().values(), resumed.bundle.module.state_dict().values(), strict=True

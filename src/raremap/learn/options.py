@@ -43,7 +43,10 @@ class TrainOptions(Options):
     batches in the process on a CPU and in up to eight workers beside a GPU. Scores on the monitor places
     are taken every `monitor_every` steps (default a tenth of all), a checkpoint is written as often.
     Before each of them the batch norms' statistics are taken anew from `norm_tiles` whole training tiles,
-    drawn alike (0: they stay those of the stream's crops). With `ema` the weights that are scored and kept are a
+    drawn alike (0: they stay those of the stream's crops). `devices` so many processes train together, each on a
+    GPU of its own or on a share of the processor; `batch_size` is of all of them, and with `model.norm: group`
+    the steps are those of one. With `ray` they are workers of a Ray cluster at that address, or of one
+    that is started here ("local"). With `ema` the weights that are scored and kept are a
     moving average, which keeps that share of itself at every step. With `patience` training ends after so many
     scores without a better one.
     """
@@ -54,6 +57,8 @@ class TrainOptions(Options):
     precision: Literal["auto", "float32", "bf16-mixed"] = "auto"
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
+    devices: int = Field(default=1, ge=1)
+    ray: str | None = None
     workers: int | None = Field(default=None, ge=0)
     threads: int | None = Field(default=None, ge=1)
     monitor_every: int | None = Field(default=None, ge=1)
@@ -61,6 +66,20 @@ class TrainOptions(Options):
     norm_tiles: int = Field(default=16, ge=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
     patience: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _even_shares(self) -> TrainOptions:
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of devices {self.devices}; make it one"
+            )
+        if self.devices > 1 and ":" in self.device:
+            raise ValueError(
+                f"device '{self.device}' is one, and devices is {self.devices}; name the kind alone"
+            )
+        if self.ray is not None and self.devices == 1:
+            raise ValueError("ray without several devices trains as without it; say how many: devices: 2")
+        return self
 
     @property
     def monitor_steps(self) -> int:
