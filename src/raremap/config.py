@@ -74,6 +74,16 @@ class Experiment(Options):
         return self
 
     @model_validator(mode="after")
+    def _fit_for_scaling(self) -> Experiment:
+        own = [f.called for f in self.scenes.features if getattr(f, "pixel_m", None) is not None]
+        if self.augment.scale is not None and own:
+            raise ValueError(
+                f"augment.scale changes the size of a pixel, and the feature '{own[0]}' has a pixel_m that does not; "
+                "leave out one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fit_for_several_devices(self) -> Experiment:
         if self.train.devices == 1:
             return self

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
+from tests import project
 from tests.batches import ground
 
 from raremap.batches.options import AugmentOptions
 from raremap.batches.zoom import Zoom, shown, weights
+from raremap.errors import ConfigError
 from raremap.labels import IGNORE
 from raremap.scene.features.channels import Channels
 from raremap.scene.features.options import Median, Slope
@@ -127,6 +129,16 @@ def test_a_crop_that_needs_more_than_the_tile_shows_all_of_it(tmp_path):
     assert (sample["mask"][:, 16:] == IGNORE).all()
     assert (sample["image"][:, 11:] == 0).all()
     assert (sample["mask"][:11, :16] != IGNORE).mean() > 0.4
+
+
+def test_a_pixel_size_that_would_not_follow_is_told(tmp_path):
+    features = {
+        "features": [{"kind": "slope", "dem": "red", "pixel_m": 10}],
+        "images": "i/*.tif",
+        "masks": "m/*.tif",
+    }
+    with pytest.raises(ConfigError, match=r"feature 'slope' has a pixel_m that does not; leave out one"):
+        project.experiment(tmp_path, tmp_path, "augment.scale=[0.8,1.2]", scenes=features)
 
 
 def test_scales_out_of_order_are_told():

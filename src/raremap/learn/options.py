@@ -12,9 +12,9 @@ from raremap.options import Options
 class OptimizerOptions(Options):
     """An optimizer of torch, and how its rate moves.
 
-    `schedule`: one-cycle (peak `lr`), `cosine` or `poly` (up in a straight line over the share `warmup` of the
-    steps, then down to 0 by a cosine, or by a power), `plateau` (falls by `factor` where the monitor's macro-F1 no
-    longer rises) or constant. `momentum` is of sgd and rmsprop. `clip` is the largest norm of a gradient, null: any.
+    `schedule`: one-cycle (peak `lr`), `cosine` or `poly` (down to 0 by a cosine, or by a power), `plateau` (falls by
+    `factor` where the monitor's macro-F1 no longer rises) or constant. Before that the rate goes up over the share
+    `warmup` of the steps: by a cosine in one-cycle, else in a straight line. `momentum` is of sgd and rmsprop. `clip` is the largest norm of a gradient, null: any.
     """
 
     kind: Literal["adamw", "adam", "nadam", "adagrad", "rmsprop", "sgd"] = "adamw"
@@ -23,17 +23,21 @@ class OptimizerOptions(Options):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     clip: float | None = Field(default=None, gt=0)
     schedule: Literal["onecycle", "cosine", "poly", "plateau", "constant"] = "onecycle"
-    warmup: float = Field(
-        default=0.3,
-        ge=0,
-        lt=1,
-        description="share of the steps before the peak of one-cycle, cosine and poly",
+    warmup: float | None = Field(
+        default=None, ge=0, lt=1, description="null: 0.3, and 0 of plateau and constant"
     )
     power: float = Field(default=0.9, gt=0)
     patience: int = Field(
         default=3, ge=0, description="monitor evaluations without gain before a plateau's rate falls"
     )
     factor: float = Field(default=0.3, gt=0, lt=1)
+
+    @property
+    def rise(self) -> float:
+        """The share of the steps before the peak."""
+        if self.warmup is not None:
+            return self.warmup
+        return 0.0 if self.schedule in ("plateau", "constant") else 0.3
 
 
 class TrainOptions(Options):
