@@ -139,3 +139,14 @@ def test_workers_of_ray_give_the_losses_of_processes(folder, tmp_path, pair):
     for a, b in zip(rows(tmp_path / "run"), rows(pair / "whole"), strict=True):
         assert a == pytest.approx(b, abs=1e-6)
     assert not (tmp_path / "run/ray").exists()
+
+
+@pytest.mark.slow
+def test_a_fault_in_a_worker_of_ray_is_said_in_one_line(folder, tmp_path):
+    pytest.importorskip("ray.train")
+    plain = [key for key in HOW if not key.startswith(("loss", "balance"))]
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) by step 2 .*lower optimizer\.lr") as told:
+        project.train(
+            folder, tmp_path / "run", *plain, "train.devices=2", "train.ray=local", "optimizer.lr=1e30"
+        )
+    assert "\n" not in str(told.value)

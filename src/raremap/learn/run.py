@@ -145,7 +145,8 @@ class TrainingRun:
         if (self._folder / "best.pt").exists():
             best = checkpoint.load(self._folder / "best.pt")
             self._best_f1, self._best_step = best["macro_f1"], best["step"]
-        self._random = [state["random"], *state.get("others", [])][self._team.rank]
+        randoms = [state["random"], *state.get("others", [])]
+        self._random = randoms[self._team.rank % len(randoms)]
 
     def go(self, samples: TrainSamples, quiet: bool) -> None:
         """Train from the current step to the last; a stop is a `KeyboardInterrupt`."""
