@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +29,33 @@ def train_on_ray(given: dict[str, Any], on_gpu: bool) -> None:
     except ImportError:
         raise MissingExtra("ray", "ray") from None
     train, folder = given["train"], Path(given["out"]).resolve() / "ray"
-    started = not ray.is_initialized()
-    if started:
-        _connect(ray, train.ray, train.devices)
+    told = {"given": pickle.dumps(given), "folder": str(folder), "place": str(Path.cwd())}
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    told = {"given": pickle.dumps(given), "folder": str(folder), "place": str(Path.cwd())}
-    try:
-        TorchTrainer(
-            _work,
-            train_loop_config=told,
-            scaling_config=ScalingConfig(num_workers=train.devices, use_gpu=on_gpu),
-            run_config=RunConfig(name="training", storage_path=str(folder)),
-        ).fit()
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:
-        # Ray wraps what happened in errors of its own, of more kinds than can be listed.
-        known = raised(folder)
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise known or TrainingError(
-            f"training on Ray ended before its time ({lines[-1][:200]}); --resume goes on from the last checkpoint"
-        ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if started:
-            ray.shutdown()
+    started = not ray.is_initialized()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray's parts about each other
+        try:
+            if started:
+                _connect(ray, train.ray, train.devices)
+            TorchTrainer(
+                _work,
+                train_loop_config=told,
+                scaling_config=ScalingConfig(num_workers=train.devices, use_gpu=on_gpu),
+                run_config=RunConfig(name="training", storage_path=str(folder)),
+            ).fit()
+        except RaremapError:
+            raise
+        except Exception as error:
+            # Ray wraps what happened in errors of its own, of more kinds than can be listed.
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise raised(folder) or TrainingError(
+                f"training on Ray ended before its time ({lines[-1][:200]}); --resume goes on from the last checkpoint"
+            ) from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            if started:
+                ray.shutdown()
 
 
 def _connect(ray: Any, address: str, workers: int) -> None:
