@@ -80,11 +80,13 @@ class TrainSamples:
         tile = self._windows[row]
         zoom, size = Zoom.of(self._crop, scale, (tile.height, tile.width))
         margin = None if scale == 1 else zoom.margin(size, self._reader.channels.margin)
-        for _ in range(TRIES):
-            window = self._place(plan, entry, size, rng)
-            cut = self._reader.cut(row, window, over, margin)
+        window = self._place(plan, entry, size, rng)
+        cut = self._reader.cut(row, window, over, margin)
+        for _ in range(TRIES - 1):
             if (cut.mask != IGNORE).any():
                 break
+            window = self._place(plan, entry, size, rng)
+            cut = self._reader.cut(row, window, over, margin)
         worth = self._worth(row, window, cut.mask, over is not None) if self._weighted else None
         if scale != 1:
             cut = zoom(cut)

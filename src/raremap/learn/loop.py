@@ -59,7 +59,8 @@ def processes(team: Team, device: torch.device) -> dict[str, Any]:
     if team.size == 1:
         return {"devices": 1 if device.index is None else [device.index]}
     # An encoder that is not used to its depth has weights that no step moves.
-    shared, unused = {"use_distributed_sampler": False}, {"find_unused_parameters": True}
+    shared: dict[str, Any] = {"use_distributed_sampler": False}
+    unused: dict[str, Any] = {"find_unused_parameters": True}
     if team.ray:
         from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
 
