@@ -17,6 +17,7 @@ from raremap.learn.optim import Schedule, make_optimizer
 from raremap.learn.options import OptimizerOptions
 from raremap.learn.outer import Outer
 from raremap.learn.teacher import Extra
+from raremap.learn.team import ALONE, Team
 from raremap.measure.objective import Objective, maps_of
 from raremap.models.outputs import Outputs, losses_of
 
@@ -24,7 +25,7 @@ from raremap.models.outputs import Outputs, losses_of
 class SegmentationTask(lightning.LightningModule):
     """A network, its loss and its optimizer; `after_step(step)` runs after each optimizer step.
 
-    `delivered` counts the labelled pixels of each class that the loss has received.
+    `delivered` counts the labelled pixels of each class that the loss has received, from all of a team.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class SegmentationTask(lightning.LightningModule):
         after_step: Callable[[int], None],
         ema: float | None = None,
         extra: Extra | None = None,
+        team: Team = ALONE,
     ) -> None:
         super().__init__()
+        self._team = team
         self.network, self.loss, self._steps = network, loss, steps
         self._after_step = after_step
         self.step = 0
@@ -66,13 +69,14 @@ class SegmentationTask(lightning.LightningModule):
             mask,
             aside=self.loss.aside,
             maps=maps_of(batch),
+            pool=self.loss.pool,
             prior=batch["prior"].mean(0),
         )
         if self.extra is not None:
             terms |= self.extra(self.network, batch, logits)
         total = torch.stack(list(terms.values())).sum()
         k = len(self.delivered)
-        self.delivered += torch.bincount(mask[mask != IGNORE], minlength=k)[:k]
+        self.delivered += self._team.summed(torch.bincount(mask[mask != IGNORE], minlength=k)[:k])
         for name, value in {"loss": total, **(terms if len(terms) > 1 else {})}.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._summed += 1

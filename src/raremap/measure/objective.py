@@ -5,7 +5,7 @@ Axes: B batch, K classes, T terms, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -20,8 +20,11 @@ from raremap.measure.terms.view import View
 class Objective(nn.Module):
     """Terms by name, each with its class weights, summed plainly or by what `balance` makes of them.
 
-    `maps` are the names of what must come with a batch beside its mask.
+    `maps` are the names of what must come with a batch beside its mask. With a `pool` each process sees a share of
+    the batch, and the terms are those of the whole (`raremap.measure.terms.pool`).
     """
+
+    pool: Callable[[Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class Objective(nn.Module):
         """A batch as the terms see it, with the class shares `[K]` of its stream."""
         known = self.tau is not None and prior is not None and self.natural is not None
         of = Prior(prior, self.natural, self.tau) if known else None  # pyright: ignore[reportArgumentType]
-        return View(logits, target, prior=of, **maps)  # pyright: ignore[reportArgumentType]
+        return View(logits, target, prior=of, pool=self.pool, **maps)  # pyright: ignore[reportArgumentType]
 
     def forward(
         self,
@@ -100,7 +103,7 @@ class Objective(nn.Module):
             ]
         )
         if self.balance is not None:
-            weighed, more = self.balance(values, logits)
+            weighed, more = self.balance(values, logits, self.pool)
             return dict(zip(self.names, weighed.unbind(), strict=True)) | more
         return dict(zip(self.names, (self.factors * values).unbind(), strict=True))
 

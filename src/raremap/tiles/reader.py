@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -58,15 +59,21 @@ class TileReader:
 
     `whole` and `crop` give the bands as they are stored. `sample` and `cut` give what a network sees: with
     `features`, these after the bands, as they are in the whole scene. Tiles are kept with as much around them as the features
-    need, as stored; features are made anew for each sample.
+    need, as stored; features are made anew for each sample, which may show the ground `least_scale` times as large.
     """
 
     def __init__(
-        self, catalog: Catalog, rows: np.ndarray, memory: int = _MEMORY, features: Sequence[Feature] = ()
+        self,
+        catalog: Catalog,
+        rows: np.ndarray,
+        memory: int = _MEMORY,
+        features: Sequence[Feature] = (),
+        least_scale: float = 1.0,
     ) -> None:
         self._catalog = catalog
         grids = [s.grid for s in catalog.scenes.values()]
         self.channels = Channels.of(catalog.bands, features, grids)
+        self._margin = math.ceil(self.channels.margin / least_scale)
         self._open: OrderedDict[str, tuple[Any, Any, Any]] = OrderedDict()
         self._process = os.getpid()
         self._kept: dict[int, Tile] = {}
@@ -132,9 +139,12 @@ class TileReader:
         cut = self.cut(row, self._catalog.windows[row])
         return cut.image(), cut.valid, cut.mask
 
-    def cut(self, row: int, window: Window, over: Tile | None = None) -> Cut:
-        """A window inside a tile, with what its features need around it; `over`, a composite, is in the tile's place."""
-        grown = self.channels.grown(window, self._grid(row))
+    def cut(self, row: int, window: Window, over: Tile | None = None, margin: int | None = None) -> Cut:
+        """A window inside a tile, with what its features need around it; `over`, a composite, is in the tile's place.
+
+        `margin`: so much instead, at most what they need at the least scale.
+        """
+        grown = self.channels.grown(window, self._grid(row), margin)
         image, valid, mask = self._pasted(row, grown, over)
         inner = window.slices(within=grown)
         return Cut(self.channels, self._pixels(row, grown, image, valid), inner, mask[inner])
@@ -176,7 +186,7 @@ class TileReader:
 
     def _around(self, row: int) -> Window:
         """A tile with the margin of its features."""
-        return self.channels.grown(self._catalog.windows[row], self._grid(row))
+        return self.channels.grown(self._catalog.windows[row], self._grid(row), self._margin)
 
     def _window(self, row: int, window: Window) -> Tile:
         pixels, valid = self._scene(str(self._catalog.scene_names[row]))[0].read(window)

@@ -22,6 +22,7 @@ class Lovasz(Term):
     """
 
     region: ClassVar[bool] = True
+    pools: ClassVar[bool] = False  # it sorts the pixels of a batch
     kind: Literal["lovasz"] = "lovasz"
     classes: Classes = "present"
 
