@@ -11,6 +11,7 @@ from raremap.balance.sampler import Stream, draw_rng
 from raremap.batches.augment import augment, drawn_turn
 from raremap.batches.options import AugmentOptions
 from raremap.labels import IGNORE
+from raremap.scene.shares import STEPS
 from raremap.scene.turn import dihedral
 from raremap.scene.window import Window
 from raremap.tiles.reader import TileReader
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 class TrainSamples:
     """Sample i of a training: `{"image": float32 [C, crop, crop], "mask": int64 [crop, crop], "prior": float32 [K]}`.
 
-    With `maps` those are among it, made of the mask as it is after augmentation; `worth`, float32 [crop, crop], where
+    Where labels are shares of classes, `fractions`, float32 [K, crop, crop], are among it, 0 where `mask` is `IGNORE`; the
+    mask is of the largest ones. With `maps` those are among it, made of the mask as it is after augmentation; `worth`, float32 [crop, crop], where
     the catalog's labels have weights. Everything random about it
     follows from (seed, i). Tiles smaller than the crop are filled up with 0 and `IGNORE`. A crop without a
     labelled pixel is drawn again, up to `TRIES` crops in all. `prior` are the class shares of the stream that
@@ -56,7 +58,7 @@ class TrainSamples:
     def __getitem__(self, draw: int) -> dict[str, np.ndarray]:
         rng = draw_rng(self._seed, draw)
         plan, entry = self._stream[draw]
-        row, over = self._tile(plan, entry)
+        row, over, shares = self._tile(plan, entry)
         window = self._place(plan, entry, rng)
         cut = self._reader.cut(row, window, over)
         for _ in range(TRIES - 1):
@@ -67,6 +69,7 @@ class TrainSamples:
         turn, valid = drawn_turn(self._augmentation, rng), cut.valid
         worth = self._worth(row, window, cut.mask, over is not None) if self._weighted else None
         image = self._normalization.apply(cut.image(turn), valid)
+        fractions = self._fractions(row, window, cut.mask, shares)
         mask = cut.mask.astype(np.int64)
         short = (self._crop - mask.shape[0], self._crop - mask.shape[1])
         if any(short):
@@ -74,14 +77,17 @@ class TrainSamples:
             mask = np.pad(mask, ((0, short[0]), (0, short[1])), constant_values=IGNORE)
             valid = np.pad(valid, ((0, short[0]), (0, short[1])))
             worth = None if worth is None else np.pad(worth, ((0, short[0]), (0, short[1])))
+            if fractions is not None:
+                fractions = np.pad(fractions, ((0, 0), (0, short[0]), (0, short[1])))
         image, mask = augment(image, mask, valid, self._augmentation, rng, turn)
         sample = {
             "image": np.ascontiguousarray(image),
             "mask": np.ascontiguousarray(mask),
             "prior": plan.shares.astype(np.float32),
         }
-        if worth is not None:
-            sample["worth"] = np.ascontiguousarray(dihedral(worth, turn))
+        for name, values in (("worth", worth), ("fractions", fractions)):
+            if values is not None:
+                sample[name] = np.ascontiguousarray(dihedral(values, turn))
         return sample if self._maps is None else sample | self._maps(sample["mask"])
 
     def _worth(self, row: int, window: Window, mask: np.ndarray, composite: bool) -> np.ndarray:
@@ -92,15 +98,28 @@ class TrainSamples:
         # An object that was pasted on ground without a label counts as it would anywhere.
         return np.where((worth == 0) & (mask != IGNORE), np.float32(1), worth) if composite else worth
 
-    def _tile(self, plan: SamplingPlan, entry: int) -> tuple[int, Tile | None]:
-        """The catalog row of a row of the plan, and the composite that takes its place."""
+    def _fractions(
+        self, row: int, window: Window, mask: np.ndarray, over: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Shares of the classes in a window, float32 `[K, h, w]`; `over` are those of the tile with what was pasted."""
+        if over is None:
+            shares = self._reader.shares(row, window)
+        else:
+            shares = over[:, *window.slices(within=self._windows[row])]
+        return None if shares is None else shares * np.float32(1 / STEPS) * (mask != IGNORE)
+
+    def _tile(self, plan: SamplingPlan, entry: int) -> tuple[int, Tile | None, np.ndarray | None]:
+        """The catalog row of a row of the plan, the composite that takes its place, and any shares of that."""
         row = int(self._rows[entry])
         if entry < self._tiles or plan.composites is None or plan.bank is None:
-            return row, None
-        from raremap.balance.paste import render
+            return row, None, None
+        from raremap.balance.paste import pasted_labels, render
 
         pasted = plan.composites.pasted(entry - self._tiles)
-        return row, render(self._reader, row, pasted, plan.bank, plan.copy_paste)
+        shares = self._reader.shares(row)
+        if shares is not None:
+            shares = pasted_labels(self._reader.labels(row), shares, pasted, plan.bank)[1]
+        return row, render(self._reader, row, pasted, plan.bank, plan.copy_paste), shares
 
     def _place(self, plan: SamplingPlan, entry: int, rng: np.random.Generator) -> Window:
         tile = self._windows[int(self._rows[entry])]

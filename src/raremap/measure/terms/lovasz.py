@@ -22,6 +22,7 @@ class Lovasz(Term):
     """
 
     region: ClassVar[bool] = True
+    hard: ClassVar[bool] = True
     kind: Literal["lovasz"] = "lovasz"
     classes: Classes = "present"
 
