@@ -115,6 +115,27 @@ class Experiment(Options):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fit_for_fractions(self) -> Experiment:
+        if self.scenes.makes_fractions and (fault := self.fractions_fault()):
+            raise ValueError(fault)
+        return self
+
+    def fractions_fault(self) -> str | None:
+        """What in the experiment cannot be with labels that are shares of classes, in one line."""
+        if hard := self.loss.of_classes():
+            return (
+                f"the labels are class fractions, on which the loss's {', '.join(hard)} have no meaning; take ce, focal, "
+                "poly, log_cosh, dice, log_cosh_dice, generalised_dice, iou, tversky or focal_tversky, or labels of one "
+                "class a pixel (scenes.rescale: {kind: area})"
+            )
+        if self.points is not None:
+            return (
+                "the labels are class fractions, and a point is of one class; leave points out, or take labels of one "
+                "class a pixel (scenes.rescale: {kind: area})"
+            )
+        return None
+
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         """The experiment of a YAML file, with `a.b=c` overrides applied last.

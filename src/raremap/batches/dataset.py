@@ -14,6 +14,7 @@ from raremap.batches.mix import cutmix
 from raremap.batches.options import AugmentOptions
 from raremap.batches.zoom import Zoom
 from raremap.labels import IGNORE
+from raremap.scene.shares import STEPS
 from raremap.scene.turn import dihedral
 from raremap.scene.window import Window
 from raremap.tiles.reader import TileReader
@@ -32,7 +33,8 @@ _MIX, _PARTNER, _SCALE = 1, 2, 3
 class TrainSamples:
     """Sample i of a training: `{"image": float32 [C, crop, crop], "mask": int64 [crop, crop], "prior": float32 [K]}`.
 
-    With `maps` those are among it, made of the mask as it is after augmentation; `worth`, float32 [crop, crop], where
+    Where labels are shares of classes, `fractions`, float32 [K, crop, crop], are among it, 0 where `mask` is `IGNORE`; the
+    mask is of the largest ones. With `maps` those are among it, made of the mask as it is after augmentation; `worth`, float32 [crop, crop], where
     the catalog's labels have weights. Everything random about it
     follows from (seed, i). Tiles smaller than the crop are filled up with 0 and `IGNORE`. A crop without a
     labelled pixel is drawn again, up to `TRIES` crops in all. `prior` are the class shares of the stream that
@@ -76,7 +78,7 @@ class TrainSamples:
         """A crop of the plan's row `entry` with all that happens to it alone."""
         rng = draw_rng(self._seed, draw, *part)
         scale = drawn_scale(self._augmentation, draw_rng(self._seed, draw, *part, _SCALE))
-        row, over = self._tile(plan, entry)
+        row, over, shares = self._tile(plan, entry)
         tile = self._windows[row]
         zoom, size = Zoom.of(self._crop, scale, (tile.height, tile.width))
         margin = None if scale == 1 else zoom.margin(size, self._reader.channels.margin)
@@ -88,17 +90,18 @@ class TrainSamples:
             window = self._place(plan, entry, size, rng)
             cut = self._reader.cut(row, window, over, margin)
         worth = self._worth(row, window, cut.mask, over is not None) if self._weighted else None
+        fractions = self._fractions(row, window, cut.mask, shares)
         if scale != 1:
             cut = zoom(cut)
             worth = None if worth is None else zoom.nearest(worth)
+            fractions = None if fractions is None else zoom.nearest(fractions)
         turn = drawn_turn(self._augmentation, rng)
         cut = replace(cut, pixels=self._jitter(cut.pixels, rng))
         arrays = {
             "image": self._normalization.apply(cut.image(turn), cut.valid),
             "mask": cut.mask.astype(np.int64),
         }
-        if worth is not None:
-            arrays["worth"] = worth
+        arrays |= {n: a for n, a in (("worth", worth), ("fractions", fractions)) if a is not None}
         below, right = self._crop - cut.mask.shape[0], self._crop - cut.mask.shape[1]
         for name, values in arrays.items():
             if below or right:
@@ -115,15 +118,28 @@ class TrainSamples:
         # An object that was pasted on ground without a label counts as it would anywhere.
         return np.where((worth == 0) & (mask != IGNORE), np.float32(1), worth) if composite else worth
 
-    def _tile(self, plan: SamplingPlan, entry: int) -> tuple[int, Tile | None]:
-        """The catalog row of a row of the plan, and the composite that takes its place."""
+    def _fractions(
+        self, row: int, window: Window, mask: np.ndarray, over: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Shares of the classes in a window, float32 `[K, h, w]`; `over` are those of the tile with what was pasted."""
+        if over is None:
+            shares = self._reader.shares(row, window)
+        else:
+            shares = over[:, *window.slices(within=self._windows[row])]
+        return None if shares is None else shares * np.float32(1 / STEPS) * (mask != IGNORE)
+
+    def _tile(self, plan: SamplingPlan, entry: int) -> tuple[int, Tile | None, np.ndarray | None]:
+        """The catalog row of a row of the plan, the composite that takes its place, and any shares of that."""
         row = int(self._rows[entry])
         if entry < self._tiles or plan.composites is None or plan.bank is None:
-            return row, None
-        from raremap.balance.paste import render
+            return row, None, None
+        from raremap.balance.paste import pasted_labels, render
 
         pasted = plan.composites.pasted(entry - self._tiles)
-        return row, render(self._reader, row, pasted, plan.bank, plan.copy_paste)
+        shares = self._reader.shares(row)
+        if shares is not None:
+            shares = pasted_labels(self._reader.labels(row), shares, pasted, plan.bank)[1]
+        return row, render(self._reader, row, pasted, plan.bank, plan.copy_paste), shares
 
     def _place(
         self, plan: SamplingPlan, entry: int, size: tuple[int, int], rng: np.random.Generator

@@ -60,9 +60,9 @@ class Zoom:
         )
 
     def nearest(self, values: np.ndarray) -> np.ndarray:
-        """Values `[h, w]` of the window as they are shown: at each pixel that at its middle."""
-        rows, cols = (_middles(n, size) for n, size in zip(values.shape, self.size, strict=True))
-        return values[np.ix_(rows, cols)]
+        """Values `[..., h, w]` of the window as they are shown: at each pixel that at its middle."""
+        rows, cols = (_middles(n, size) for n, size in zip(values.shape[-2:], self.size, strict=True))
+        return values[..., rows[:, None], cols]
 
 
 def shown(image: np.ndarray, valid: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from raremap.learn.monitor import Monitor
 from raremap.learn.options import OptimizerOptions, OuterOptions, TrainOptions
 from raremap.learn.outer import Outer
 from raremap.learn.team import ALONE, Team
-from raremap.measure.objective import maps_of
+from raremap.measure.objective import maps_of, truth_of
 from raremap.measure.scores import Scores
 from raremap.models.forward import has_bf16
 from raremap.scene.normalize import Normalization
@@ -112,7 +112,7 @@ class TrainingRun:
         def inner(logits: Tensor, batch: dict[str, Tensor], classes: Tensor, terms: Tensor) -> Tensor:
             factors = terms if loss.learns_terms else loss.term_weights
             prior = batch["prior"].mean(0)
-            return loss.inner(logits, batch["mask"], prior, classes, factors, **maps_of(batch))
+            return loss.inner(logits, truth_of(batch), prior, classes, factors, **maps_of(batch))
 
         self.task.outer = Outer(
             options if loss.learns_terms else options.model_copy(update={"terms": False}),

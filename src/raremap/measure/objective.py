@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raremap.labels import IGNORE
 from raremap.measure.hialf import Hybrid
 from raremap.measure.losses import Part
 from raremap.measure.terms import Boundary, Prior
@@ -195,6 +197,22 @@ class Objective(nn.Module):
         else:
             shares = np.where(natural > 0, np.where(natural > 0, natural, 1.0) ** (1 - self.tau), 0.0)
         return shares / max(shares.sum(), 1e-12)
+
+
+def truth_of(batch: dict[str, Tensor], filled: Tensor | None = None) -> Tensor:
+    """What the loss compares with: a batch's class index `[B, H, W]`, or its class fractions `[B, K, H, W]`.
+
+    `filled` is a class index with labels where the batch has none, as a teacher gives them: such a pixel is of its
+    class all over, and one that is ignored in it is ignored.
+    """
+    mask, fractions = batch["mask"], batch.get("fractions")
+    if fractions is None:
+        return mask if filled is None else filled
+    if filled is None:
+        return fractions
+    found = (mask == IGNORE) & (filled != IGNORE)
+    more = F.one_hot(torch.where(found, filled, 0), fractions.shape[1]).movedim(-1, 1)
+    return torch.where(found.unsqueeze(1), more.to(fractions), fractions * (filled != IGNORE).unsqueeze(1))
 
 
 def maps_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:

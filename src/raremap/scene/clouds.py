@@ -183,9 +183,18 @@ class ClearMask:
         self._mask.close()
         self._clouds.close()
 
+    @property
+    def soft(self) -> bool:
+        """What the mask is."""
+        return self._mask.soft
+
     def read(self, window: Window) -> np.ndarray:
         """Class index `[h, w]` of a window; `IGNORE` where unlabelled or clouded."""
         return self.split(window)[0]
+
+    def shares(self, window: Window) -> np.ndarray:
+        """The mask's own shares `[K, h, w]`."""
+        return self._mask.shares(window)
 
     def split(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Class index `[h, w]` of the clear pixels, and of the clouded ones; `IGNORE` elsewhere."""

@@ -22,10 +22,8 @@ from raremap.scene.gdal import bounded_cache
 from raremap.scene.labelfile import LabelFile
 from raremap.scene.options import Area, Fractions, Nearest, RescaleOptions, Weighted
 from raremap.scene.quotas import Shares, fill, quotas, shares, whole_shares
+from raremap.scene.shares import STEPS
 from raremap.scene.window import Window
-
-STEPS = 200
-"""Steps of a fraction: whole for 1, 4, 25 and 100 pixels a cell, which are most labels there are."""
 
 ROOM = 16  # classes that a window has room for at first
 

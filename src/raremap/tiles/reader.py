@@ -14,6 +14,7 @@ import numpy as np
 from raremap.labels import IGNORE
 from raremap.scene.features.channels import Channels
 from raremap.scene.features.reader import ranges_of
+from raremap.scene.shares import largest, without
 from raremap.scene.window import Window
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class TileReader:
         self._process = os.getpid()
         self._kept: dict[int, Tile] = {}
         self._weights: dict[int, np.ndarray] = {}
+        self._shares: dict[int, np.ndarray] = {}
         # Share of usable pixels, which rounds to 1 for no tile of less than 2²⁴ pixels that lacks one.
         self._valid = catalog.table["valid"].to_numpy(float)
         windows = [self._around(r) for r in rows]
@@ -86,6 +88,8 @@ class TileReader:
             per_pixel = len(image.bands) * image.dtype.itemsize + 2
         if any(scene.weights for scene in catalog.scenes.values()):
             per_pixel += 4
+        if catalog.soft:
+            per_pixel += catalog.scheme.num_classes
         self._keep = sum(w.height * w.width for w in windows) * per_pixel <= memory
         self._ranges: dict[str, Ranges] = {}
         if ranged := self.channels.ranged:
@@ -102,6 +106,7 @@ class TileReader:
             for row in np.unique(rows):
                 self.whole(int(row))
                 self.weight(int(row))
+                self.shares(int(row))
 
     def fit_features(self, rows: np.ndarray) -> tuple[Feature, ...]:
         """The features with all their numbers, those that were still open taken from these tiles; used from now on."""
@@ -163,6 +168,24 @@ class TileReader:
             self._weights[row] = self._scene(name)[2].read(tile)
         return self._weights[row] if window is None else self._weights[row][window.slices(within=tile)]
 
+    def shares(self, row: int, window: Window | None = None) -> np.ndarray | None:
+        """Shares of the classes uint8 `[K, h, w]` (`raremap.scene.shares`) in a tile or a window inside it.
+
+        They count where the class index of `labels` or `cut` has a class. None where no label of the catalog is shared.
+        """
+        if not self._catalog.soft:
+            return None
+        tile = self._catalog.windows[row]
+        if not self._keep:
+            return self._shared(row, window or tile)
+        if row not in self._shares:
+            self._shares[row] = self._shared(row, tile)
+        return self._shares[row] if window is None else self._shares[row][:, *window.slices(within=tile)]
+
+    def _shared(self, row: int, window: Window) -> np.ndarray:
+        shares = self._scene(str(self._catalog.scene_names[row]))[1].shares(window)
+        return without(shares, self._catalog.hidden[row]) if row in self._catalog.hidden else shares
+
     def _pasted(self, row: int, window: Window, over: Tile | None) -> Tile:
         """A window of a tile and its surroundings with `over` in the tile's place."""
         tile = self._catalog.windows[row]
@@ -195,8 +218,11 @@ class TileReader:
         return pixels, valid, index
 
     def _index(self, row: int, window: Window) -> np.ndarray:
-        index = self._scene(str(self._catalog.scene_names[row]))[1].read(window)
-        if row in self._catalog.hidden:
+        mask = self._scene(str(self._catalog.scene_names[row]))[1]
+        index = mask.read(window)
+        if row in self._catalog.hidden and mask.soft:
+            index = np.where(index == IGNORE, index, largest(self._shared(row, window), self._catalog.scheme))
+        elif row in self._catalog.hidden:
             index[np.isin(index, self._catalog.hidden[row])] = IGNORE
         if row in self._catalog.points:
             index[~self._points_in(row, window)] = IGNORE

@@ -29,6 +29,7 @@ class Boundary(Term):
 
     maps: ClassVar[tuple[str, ...]] = ("distance",)
     region: ClassVar[bool] = True
+    hard: ClassVar[bool] = True
     kind: Literal["boundary"] = "boundary"
     only: Literal["rare"] | tuple[int | str, ...] | None = None
     clip: float | None = Field(default=20.0, gt=0)

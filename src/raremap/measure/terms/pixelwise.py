@@ -113,6 +113,7 @@ class BoundaryCE(Term):
     """
 
     maps: ClassVar[tuple[str, ...]] = ("edge",)
+    hard: ClassVar[bool] = True
     kind: Literal["boundary_ce"] = "boundary_ce"
     w: float = Field(default=10.0, ge=0)
     sigma: float = Field(default=5.0, gt=0)
@@ -132,6 +133,7 @@ class CenterCE(Term):
     """
 
     maps: ClassVar[tuple[str, ...]] = ("center",)
+    hard: ClassVar[bool] = True
     kind: Literal["center_ce"] = "center_ce"
     w: float = Field(default=1.0, ge=0)
 

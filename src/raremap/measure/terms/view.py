@@ -208,7 +208,7 @@ class View:
         if not self.hard:
             raise TrainingError(
                 f"the loss term '{kind}' has no meaning on class fractions; give it a class index [B, H, W], "
-                "or take ce, focal, poly, log_cosh, dice, generalised_dice, iou, tversky or focal_tversky"
+                "or take ce, focal, poly, log_cosh, dice, log_cosh_dice, generalised_dice, iou, tversky or focal_tversky"
             )
 
     def need_map(self, kind: str, name: str) -> Tensor:
