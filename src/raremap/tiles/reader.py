@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from raremap.scene.features.pixels import Pixels, Ranges
     from raremap.scene.grid import Grid
     from raremap.tiles.catalog import Catalog
+    from raremap.tiles.store import Store
 
 # Tiles kept decoded, as stored (uint8 stays uint8); more are read by window each time.
 _MEMORY = 2 << 30
@@ -74,12 +75,14 @@ class TileReader:
         # Share of usable pixels, which rounds to 1 for no tile of less than 2²⁴ pixels that lacks one.
         self._valid = catalog.table["valid"].to_numpy(float)
         windows = [self._around(r) for r in rows]
+        self._store: Store | None = None
         scenes = dict.fromkeys(str(catalog.scene_names[r]) for r in rows)
         with catalog.open_image(next(iter(scenes))) as image:
             per_pixel = len(image.bands) * image.dtype.itemsize + 2
         if any(scene.weights for scene in catalog.scenes.values()):
             per_pixel += 4
         self._keep = sum(w.height * w.width for w in windows) * per_pixel <= memory
+        self._rows = rows
         self._ranges: dict[str, Ranges] = {}
         if ranged := self.channels.ranged:
             for scene in scenes:
@@ -88,6 +91,23 @@ class TileReader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the tiles are decoded once and kept."""
+        return self._keep
+
+    @property
+    def windows(self) -> dict[str, list[Window]]:
+        """What may be read of each scene: the tiles with what their features need around them."""
+        found: dict[str, list[Window]] = {}
+        for row in np.unique(self._rows):
+            found.setdefault(str(self._catalog.scene_names[row]), []).append(self._around(int(row)))
+        return found
+
+    def use(self, store: Store) -> None:
+        """Read from now on from a store that holds `windows`."""
+        self._store, self._keep, self._kept, self._open = store, False, {}, OrderedDict()
 
     def load(self, rows: np.ndarray) -> None:
         """Decode these tiles now, before workers are started: they share the memory."""
@@ -210,7 +230,10 @@ class TileReader:
             self._open.move_to_end(name)
         else:
             record = self._catalog.scenes[name]
-            self._open[name] = (record.open_image(), self._catalog.open_mask(name), record.open_weights())
+            if self._store is not None:
+                self._open[name] = self._store.open(name)
+            else:
+                self._open[name] = (record.open_image(), self._catalog.open_mask(name), record.open_weights())
             if len(self._open) > _OPEN_SCENES:
                 for reader in self._open.popitem(last=False)[1]:
                     if reader is not None:

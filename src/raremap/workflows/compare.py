@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # What a variant may not change: every method gets the same data, steps, crops and decision fitting.
 _SAME = ("scenes", "labels", "tiles", "split", "thin", "points", "train", "decision", "predict")
 # What makes a run faster or slower and not different.
-_MANNER = ("device", "workers", "threads", "seed")
+_MANNER = ("device", "workers", "threads", "seed", "cache", "cache_folder")
 # Where data lie; the catalog's fingerprint says what they are.
 _PATHS = ("root", "images", "band_files", "masks", "weights")
 
@@ -268,7 +268,10 @@ def _of_run(experiment: Experiment, design: Design, run: Run, folder: Path) -> E
         {
             **design.variants[run.variant],
             "out": str(folder / "runs" / run.folder),
-            "train": {"seed": run.seed},
+            "train": {
+                "seed": run.seed,
+                "cache_folder": experiment.train.cache_folder or str(folder / "cache"),  # one for all runs
+            },
             "split": {"fold": run.fold if run.fold == "holdout" else int(run.fold)},
             "thin": {"keep": run.keep, "imbalance": run.imbalance or None},
             "points": points and points.model_dump(mode="json"),
