@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from raremap.errors import OutputError, RaremapWarning
-from raremap.tiles.fill import fill, gigabytes, size_of, stored_bytes
+from raremap.tiles.fill import fill, size_of, sized, stored_bytes
 
 if TYPE_CHECKING:
     from raremap.tiles.catalog import Catalog
@@ -31,7 +31,7 @@ def use_cache(reader: TileReader, catalog: Catalog, use: Use, folder: Path, quie
         return
     size, free = size_of(catalog, reader.windows), _free(folder) + stored_bytes(folder)
     if size > free / 2:
-        _without(f"a cache would take {gigabytes(size)}, more than half of the {gigabytes(free)} free for it")
+        _without(f"a cache would take {sized(size)}, more than half of the {sized(free)} free for it")
         return
     try:
         reader.use(fill(catalog, reader.windows, folder, quiet, keep=False))

@@ -93,13 +93,13 @@ def remove(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def gigabytes(size: float) -> str:
-    """A size to print, in three figures.
+def sized(size: float) -> str:
+    """A number of bytes to print, in three figures.
 
-    >>> gigabytes(1.26e10), gigabytes(4e4)
-    ('12.6 GB', '4e-05 GB')
+    >>> sized(1.26e10), sized(4e4)
+    ('12.6 GB', '0.04 MB')
     """
-    return f"{size / 1e9:.3g} GB"
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class _Filling:
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             raise OutputError(
-                f"the cache in {self._folder} needs {gigabytes(needed)} more, the disk has {gigabytes(free)}; "
+                f"the cache in {self._folder} needs {sized(needed)} more, the disk has {sized(free)}; "
                 "make room, set train.cache_folder to another disk, or train.cache: false"
             )
 
