@@ -68,6 +68,7 @@ class TileReader:
         self._catalog = catalog
         grids = [s.grid for s in catalog.scenes.values()]
         self.channels = Channels.of(catalog.bands, features, grids)
+        self._readers: dict[str, tuple[Any, Any, Any]] = {}
         self._open: OrderedDict[str, tuple[Any, Any, Any]] = OrderedDict()
         self._process = os.getpid()
         self._kept: dict[int, Tile] = {}
@@ -90,7 +91,7 @@ class TileReader:
                     self._ranges[scene] = ranges_of(image, ranged)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_readers": {}}
 
     @property
     def in_memory(self) -> bool:
@@ -107,7 +108,8 @@ class TileReader:
 
     def use(self, store: Store) -> None:
         """Read from now on from a store that holds `windows`."""
-        self._store, self._keep, self._kept, self._open = store, False, {}, OrderedDict()
+        self._store, self._keep, self._kept = store, False, {}
+        self._readers, self._open = {}, OrderedDict()
 
     def load(self, rows: np.ndarray) -> None:
         """Decode these tiles now, before workers are started: they share the memory."""
@@ -225,17 +227,23 @@ class TileReader:
     def _scene(self, name: str) -> tuple[Any, Any, Any]:
         if self._process != os.getpid():
             # A forked worker must not read through its parent's handles: they share one position in the file.
-            self._open, self._process = OrderedDict(), os.getpid()
+            self._open, self._readers, self._process = OrderedDict(), {}, os.getpid()
         if name in self._open:
             self._open.move_to_end(name)
         else:
-            record = self._catalog.scenes[name]
-            if self._store is not None:
-                self._open[name] = self._store.open(name)
-            else:
-                self._open[name] = (record.open_image(), self._catalog.open_mask(name), record.open_weights())
+            # Kept for good, since to look into a file what it holds costs as much again as to open it.
+            if name not in self._readers:
+                self._readers[name] = self._readers_of(name)
+            self._open[name] = self._readers[name]
             if len(self._open) > _OPEN_SCENES:
                 for reader in self._open.popitem(last=False)[1]:
                     if reader is not None:
                         reader.close()
         return self._open[name]
+
+    def _readers_of(self, name: str) -> tuple[Any, Any, Any]:
+        """Image, mask and label weights of a scene; none is open yet."""
+        if self._store is not None:
+            return self._store.open(name)
+        record = self._catalog.scenes[name]
+        return record.open_image(), self._catalog.open_mask(name), record.open_weights()
