@@ -25,10 +25,11 @@ from raremap.files import locked, written
 from raremap.jobs import Journal, cores, in_threads, progress
 from raremap.scene.gdal import bounded_cache
 from raremap.scene.window import Window
-from raremap.tiles.store import BLOCK, Form, Store, StoredScene
+from raremap.tiles.identity import difference, form_of, identity
+from raremap.tiles.store import BLOCK, Store, StoredScene
 
 if TYPE_CHECKING:
-    from raremap.tiles.catalog import Catalog, SceneRecord
+    from raremap.tiles.catalog import Catalog
 
 _FORMAT = 1
 _META, _JOURNAL = "cache.json", "cache.blocks"
@@ -79,7 +80,7 @@ def size_of(catalog: Catalog, windows: Windows) -> int:
     total = 0
     for name, those in windows.items():
         record = catalog.scenes[name]
-        grid, form = record.grid, _form(record)
+        grid, form = record.grid, form_of(record)
         touched = _touched(grid.height, grid.width, those)
         heights = np.minimum(BLOCK, grid.height - BLOCK * np.arange(touched.shape[0]))
         widths = np.minimum(BLOCK, grid.width - BLOCK * np.arange(touched.shape[1]))
@@ -120,13 +121,13 @@ class _Filling:
 
     def __init__(self, catalog: Catalog, windows: Windows, folder: Path) -> None:
         self._catalog, self._windows, self._folder = catalog, windows, folder
-        self._forms = {name: _form(catalog.scenes[name]) for name in windows}
+        self._forms = {name: form_of(catalog.scenes[name]) for name in windows}
         self.scenes: dict[str, StoredScene] = {}
         self.missing = 0
 
     def begin(self) -> None:
         """Take over what is there, if it is of the same sources."""
-        now = {name: _identity(self._catalog.scenes[name], form) for name, form in self._forms.items()}
+        now = {name: identity(self._catalog.scenes[name], form) for name, form in self._forms.items()}
         labels = self._catalog.scheme.model_dump(mode="json")
         kept, why = self._kept(now, labels)
         if why is not None:
@@ -162,11 +163,8 @@ class _Filling:
         if before != labels:
             return None, "the labels' scheme has changed"
         for name in now.keys() & scenes.keys():
-            if changed := [k for k, v in now[name].items() if scenes[name].get(k) != v]:
-                return (
-                    None,
-                    f"{_SAID[changed[0]]} of scene {name} ({self._catalog.scenes[name].images[0]}) changed",
-                )
+            if what := difference(scenes[name], now[name]):
+                return None, f"{what} of scene {name} ({self._catalog.scenes[name].images[0]}) changed"
         held = max((end for _, end in _records(Journal(self._folder / _JOURNAL))), default=0)
         if held and (not file.exists() or file.stat().st_size < held):
             return None, f"{file.name} is cut short"
@@ -272,39 +270,6 @@ class _Filling:
         """Height and width of a block."""
         scene = self.scenes[name]
         return min(BLOCK, scene.height - i * BLOCK), min(BLOCK, scene.width - j * BLOCK)
-
-
-def _form(record: SceneRecord) -> Form:
-    with record.open_image() as image:
-        return Form(str(image.dtype), len(image.bands), record.weights is not None)
-
-
-_SAID = {
-    "files": "the files",
-    "bands": "the bands",
-    "names": "the bands' names",
-    "nodata": "the value of no data",
-    "form": "the type of pixels",
-    "size": "the size",
-    "vector": "the options of vector labels",
-    "clouds": "the options of clouds",
-}
-
-
-def _identity(record: SceneRecord, form: Form) -> dict[str, Any]:
-    """What the blocks of a scene follow from, as JSON has it; where its files lie is not among it."""
-    stamps = [Path(path).stat().st_mtime_ns for path in record.files]
-    found = {
-        "files": [record.current_fingerprint(), *stamps],
-        "bands": record.bands,
-        "names": record.names,
-        "nodata": repr(record.nodata),
-        "form": [form.dtype, form.bands, form.weighted],
-        "size": [record.grid.height, record.grid.width],
-        "vector": record.vector.model_dump(mode="json") if record.vector else None,
-        "clouds": record.clouds.model_dump(mode="json", exclude={"files"}) if record.clouds else None,
-    }
-    return json.loads(json.dumps(found))
 
 
 def _records(journal: Journal) -> Iterator[tuple[tuple[str, list[tuple[int, int, int]]], int]]:
