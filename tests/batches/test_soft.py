@@ -73,3 +73,48 @@ def test_crops_are_windows_of_both(ground):
 
 def test_samples_of_masks_have_no_fractions(tmp_path):
     assert "fractions" not in samples(hard.make(tmp_path), 16)[0]
+
+
+def test_a_cache_holds_shares_and_hidden_classes_leave_them(ground, tmp_path):
+    from dataclasses import replace
+
+    from raremap.batches.cache import use_cache
+    from raremap.tiles.reader import TileReader
+
+    catalog = replace(ground[1], hidden={0: (2,)})
+    rows = np.arange(len(catalog))
+    plain, reader = TileReader(catalog, rows, 0), TileReader(catalog, rows, 0)
+    use_cache(reader, catalog, True, tmp_path, quiet=True)
+    assert not reader.in_memory
+    for a, b in zip(plain.whole(0), reader.whole(0), strict=True):
+        assert np.array_equal(a, b)
+    assert np.array_equal(plain.shares(0), reader.shares(0))
+    assert not reader.shares(0)[2].any()
+
+
+def test_a_larger_view_has_the_shares_of_the_cells_that_it_shows(ground):
+    labels, catalog = ground
+    expected = soft.cells(labels)
+    # Twice as large and half of the tile: each cell stands for two by two.
+    sample = made(catalog, 24, STILL.model_copy(update={"scale": (2.0, 2.0)}))[3]
+    small = sample["fractions"][:, ::2, ::2]
+    assert np.array_equal(sample["fractions"], small.repeat(2, 1).repeat(2, 2))
+    assert any(
+        np.allclose(expected[:, r : r + 12, c : c + 12], small, atol=1e-6)
+        for r in range(13)
+        for c in range(13)
+    )
+
+
+def test_a_rectangle_of_another_sample_brings_its_shares(ground):
+    _, catalog = ground
+    seen = 0
+    for draw in range(12):
+        sample = made(catalog, 16, STILL.model_copy(update={"cutmix": 1.0}))[draw]
+        there = sample["mask"] != IGNORE
+        assert np.allclose(sample["fractions"].sum(0), there)
+        largest = sample["fractions"].max(0)
+        of_mask = np.take_along_axis(sample["fractions"], np.where(there, sample["mask"], 0)[None], 0)[0]
+        assert np.allclose(of_mask[there], largest[there])
+        seen += int(there.sum())
+    assert seen

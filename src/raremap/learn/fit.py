@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from raremap.balance.sampler import Stream
+from raremap.batches.cache import use_cache
 from raremap.batches.dataset import TrainSamples
 from raremap.batches.distance import BoundaryMaps
 from raremap.batches.options import AugmentOptions
@@ -82,6 +83,7 @@ def fit(
     reader = TileReader(
         catalog, np.concatenate([rows, monitor_rows]), features=features, least_scale=augment.least_scale
     )
+    use_cache(reader, catalog, train.cache, Path(train.cache_folder or out / "cache"), quiet)
     tiles = rows[~plan.composite]
     features, channels = reader.fit_features(tiles), reader.channels.names
     normalization = fit_normalization((reader.sample(int(r))[:2] for r in tiles), channels, normalize)

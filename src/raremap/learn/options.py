@@ -52,7 +52,8 @@ class TrainOptions(Options):
     the steps are those of one. With `ray` they are workers of a Ray cluster at that address, or of one
     that is started here ("local"). With `ema` the weights that are scored and kept are a
     moving average, which keeps that share of itself at every step. With `patience` training ends after so many
-    scores without a better one.
+    scores without a better one. `cache`: whether decoded tiles are kept on disk, in `cache_folder` (default: OUT/cache);
+    "auto" where they do not fit in memory and take at most half of the free disk.
     """
 
     steps: int = Field(default=2000, ge=1)
@@ -70,6 +71,8 @@ class TrainOptions(Options):
     norm_tiles: int = Field(default=16, ge=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
     patience: int | None = Field(default=None, ge=1)
+    cache: Literal["auto"] | bool = "auto"
+    cache_folder: str | None = None
 
     @model_validator(mode="after")
     def _even_shares(self) -> TrainOptions:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from raremap.scene.features.pixels import Pixels, Ranges
     from raremap.scene.grid import Grid
     from raremap.tiles.catalog import Catalog
+    from raremap.tiles.store import Store
 
 # Tiles kept decoded, as stored (uint8 stays uint8); more are read by window each time.
 _MEMORY = 2 << 30
@@ -75,6 +76,7 @@ class TileReader:
         grids = [s.grid for s in catalog.scenes.values()]
         self.channels = Channels.of(catalog.bands, features, grids)
         self._margin = math.ceil(self.channels.margin / least_scale)
+        self._readers: dict[str, tuple[Any, Any, Any]] = {}
         self._open: OrderedDict[str, tuple[Any, Any, Any]] = OrderedDict()
         self._process = os.getpid()
         self._kept: dict[int, Tile] = {}
@@ -83,6 +85,7 @@ class TileReader:
         # Share of usable pixels, which rounds to 1 for no tile of less than 2²⁴ pixels that lacks one.
         self._valid = catalog.table["valid"].to_numpy(float)
         windows = [self._around(r) for r in rows]
+        self._store: Store | None = None
         scenes = dict.fromkeys(str(catalog.scene_names[r]) for r in rows)
         with catalog.open_image(next(iter(scenes))) as image:
             per_pixel = len(image.bands) * image.dtype.itemsize + 2
@@ -91,6 +94,7 @@ class TileReader:
         if catalog.soft:
             per_pixel += catalog.scheme.num_classes
         self._keep = sum(w.height * w.width for w in windows) * per_pixel <= memory
+        self._rows = rows
         self._ranges: dict[str, Ranges] = {}
         if ranged := self.channels.ranged:
             for scene in scenes:
@@ -98,7 +102,25 @@ class TileReader:
                     self._ranges[scene] = ranges_of(image, ranged)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_readers": {}}
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the tiles are decoded once and kept."""
+        return self._keep
+
+    @property
+    def windows(self) -> dict[str, list[Window]]:
+        """What may be read of each scene: the tiles with what their features need around them."""
+        found: dict[str, list[Window]] = {}
+        for row in np.unique(self._rows):
+            found.setdefault(str(self._catalog.scene_names[row]), []).append(self._around(int(row)))
+        return found
+
+    def use(self, store: Store) -> None:
+        """Read from now on from a store that holds `windows`."""
+        self._store, self._keep, self._kept = store, False, {}
+        self._readers, self._open = {}, OrderedDict()
 
     def load(self, rows: np.ndarray) -> None:
         """Decode these tiles now, before workers are started: they share the memory."""
@@ -241,14 +263,23 @@ class TileReader:
     def _scene(self, name: str) -> tuple[Any, Any, Any]:
         if self._process != os.getpid():
             # A forked worker must not read through its parent's handles: they share one position in the file.
-            self._open, self._process = OrderedDict(), os.getpid()
+            self._open, self._readers, self._process = OrderedDict(), {}, os.getpid()
         if name in self._open:
             self._open.move_to_end(name)
         else:
-            record = self._catalog.scenes[name]
-            self._open[name] = (record.open_image(), self._catalog.open_mask(name), record.open_weights())
+            # Kept for good, since to look into a file what it holds costs as much again as to open it.
+            if name not in self._readers:
+                self._readers[name] = self._readers_of(name)
+            self._open[name] = self._readers[name]
             if len(self._open) > _OPEN_SCENES:
                 for reader in self._open.popitem(last=False)[1]:
                     if reader is not None:
                         reader.close()
         return self._open[name]
+
+    def _readers_of(self, name: str) -> tuple[Any, Any, Any]:
+        """Image, mask and label weights of a scene; none is open yet."""
+        if self._store is not None:
+            return self._store.open(name)
+        record = self._catalog.scenes[name]
+        return record.open_image(), self._catalog.open_mask(name), record.open_weights()
