@@ -1,8 +1,8 @@
 """Classes in the cells of a window, the many of one class apart from the few of several.
 
 Where each fine pixel lies in one cell (a whole ratio, edges on edges) they are counted here: a cell whose pixels
-are all equal is told by comparing rows, many pixels at a time, and only the others are looked through. Everything
-else is counted by `counting` and brought to the same form.
+are all equal, or of two values, is told and counted by comparing rows, many pixels at a time, and only the others
+are looked through. Everything else is counted by `counting` and brought to the same form.
 
 `h w` cells of the window, `k` classes.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from raremap.scene.counting import UNLABELLED, UNSEEN, Counts, lookup_table
+from raremap.scene.counting import UNSEEN, Counts, lookup_table
 
 MIXED, EMPTY = 255, 254
 CLASSES = 254
@@ -168,84 +168,132 @@ def _first_to_reach(raw, up, down, left, right, lookup, tied):  # pragma: no cov
 
 
 @numba.njit(nogil=True, cache=True)
+def _compare(raw, up, down, first, either, both, alike):  # pragma: no cover - compiled
+    """How the pixels of each column differ (bit by bit, exclusive or) from `first`, the first one of their cell.
+
+    `either` are the differences of all of them, `both` what those that differ have in common, `alike` how many do
+    not differ. All are of the pixels' own type, so that a processor takes many columns at a time.
+    """
+    none, one = raw.dtype.type(0), raw.dtype.type(1)
+    either[:] = none
+    both[:] = ~none
+    alike[:] = none
+    for i in range(up, down):
+        row = raw[i]
+        for j in range(raw.shape[1]):
+            odd = row[j] ^ first[j]
+            same = one if odd == none else none
+            either[j] |= odd
+            both[j] &= odd | (none - same)
+            alike[j] += same
+
+
+@numba.njit(nogil=True, cache=True)
 def _count(  # pragma: no cover - compiled
     raw, top, r_first, r_end, row_first, row_end, col_first, col_end,
     lookup, found, order, whole, best, total, ground,
 ):  # fmt: skip
     width, left = len(col_first), col_first[0]
-    n_pixels = raw.shape[1]
+    columns = raw.shape[1]
     cell, each = np.empty(1024, np.int64), np.empty(1024, np.int64)
     number, amount = np.empty(4096, np.uint8), np.empty(4096, np.float32)
     n = s = 0
-    differs = np.zeros(n_pixels, raw.dtype)
-    # Four counts of each class, of pixels in turn, so that equal neighbours do not wait for one another. The first
-    # two places are for the unlabelled (-2) and for what never is (-1).
-    histogram = np.zeros((len(order) + 2, 4), np.int32)
+    first, either, both, alike = (
+        np.empty(columns, raw.dtype), np.empty(columns, raw.dtype), np.empty(columns, raw.dtype),
+        np.empty(columns, raw.dtype),
+    )  # fmt: skip
+    histogram = np.zeros(
+        len(order) + 2, np.int64
+    )  # the first two places are for the unlabelled and for what never is
     tied = np.zeros(len(order), np.bool_)
+    differing = np.zeros(columns + 1, np.int32)  # columns up to each one
+    origin = np.zeros(columns, np.uint32)  # the first column of each one's cell
+    for c in range(width):
+        origin[col_first[c] - left : col_end[c] - left] = col_first[c] - left
     for r in range(r_first, r_end):
         up, down = row_first[r] - top, row_end[r] - top
         row = raw[up]
-        differs[:] = 0
-        for i in range(up + 1, down):
-            other = raw[i]
-            for j in range(n_pixels):
-                differs[j] |= other[j] ^ row[j]
+        # One long loop each, where one for each cell would take several times as long.
+        for j in range(columns):
+            first[j] = row[origin[j]]
+        _compare(raw, up, down, first, either, both, alike)
+        different = 0
+        for j in range(columns):
+            different += either[j] != 0
+            differing[j + 1] = different
+        countable = down - up < 256  # as `alike` holds
         for c in range(width):
             a, b = col_first[c] - left, col_end[c] - left
             if a >= b:
                 continue
-            value, odd = row[a], differs[a]
-            for j in range(a + 1, b):
-                odd |= differs[j] | (row[j] ^ value)
-            if odd == 0:
-                k = lookup[value]
-                if k == UNLABELLED:
-                    continue
-                if k == UNSEEN:
-                    k = _number(value, lookup, found, order)
-                    if k < 0:
-                        return True, cell[:n], each[:n], number[:s], amount[:s]
-                whole[r, c] = k
-                best[r, c] = k
-                total[r, c] = (down - up) * (b - a)
-                ground[r, k] += (down - up) * (b - a)
+            pixels = (down - up) * (b - a)
+            value = row[a]
+            k = lookup[value]
+            if k == UNSEEN:
+                k = _number(value, lookup, found, order)
+                if k < 0:
+                    return True, cell[:n], each[:n], number[:s], amount[:s]
+            if differing[b] == differing[a]:
+                if k >= 0:
+                    whole[r, c] = best[r, c] = k
+                    total[r, c] = pixels
+                    ground[r, k] += pixels
                 continue
-            for i in range(up, down):
-                for j in range(a, b):
-                    k = lookup[raw[i, j]]
-                    if k == UNSEEN:
-                        k = _number(raw[i, j], lookup, found, order)
-                        if k < 0:
-                            return True, cell[:n], each[:n], number[:s], amount[:s]
-                    histogram[k + 2, j & 3] += 1
             if n == len(cell):
                 cell, each = np.append(cell, cell), np.append(each, each)
             if s + len(order) > len(number):
                 number, amount = np.append(number, number), np.append(amount, amount)
-            labelled = most = ties = 0
             begun = s
-            for o in range(found[-1]):
-                k = order[o]
-                count = 0
-                for i in range(4):
-                    count += histogram[k + 2, i]
-                    histogram[k + 2, i] = 0
-                if count == 0:
-                    continue
-                number[s], amount[s] = k, count
-                s += 1
-                labelled += count
-                ground[r, k] += count
-                if count > most:
-                    best[r, c] = k
-                    most, ties = count, 1
-                elif count == most:
-                    ties += 1
-            histogram[0] = 0
-            if labelled == 0:
+            odd, common, count = either[a], both[a], np.int64(0)
+            for j in range(a, b):
+                odd |= either[j]
+                common &= both[j]
+                count += alike[j]
+            if countable and common == odd:  # two values
+                other = value ^ odd
+                m = lookup[other]
+                if m == UNSEEN:
+                    m = _number(other, lookup, found, order)
+                    if m < 0:
+                        return True, cell[:n], each[:n], number[:s], amount[:s]
+                if k >= 0 and m >= 0 and other < value:
+                    k, m, count = m, k, pixels - count
+                if k >= 0:
+                    number[s], amount[s] = k, count
+                    s += 1
+                if m >= 0:
+                    number[s], amount[s] = m, pixels - count
+                    s += 1
+            else:
+                for i in range(up, down):
+                    for j in range(a, b):
+                        k = lookup[raw[i, j]]
+                        if k == UNSEEN:
+                            k = _number(raw[i, j], lookup, found, order)
+                            if k < 0:
+                                return True, cell[:n], each[:n], number[:s], amount[:s]
+                        histogram[k + 2] += 1
+                histogram[0] = 0
+                for o in range(found[-1]):
+                    k = order[o]
+                    if histogram[k + 2]:
+                        number[s], amount[s] = k, histogram[k + 2]
+                        histogram[k + 2] = 0
+                        s += 1
+            if s == begun:
                 continue
+            labelled = most = np.float32(0)
+            ties = 0
+            for i in range(begun, s):
+                labelled += amount[i]
+                ground[r, number[i]] += amount[i]
+                if amount[i] > most:
+                    best[r, c] = number[i]
+                    most, ties = amount[i], 1
+                elif amount[i] == most:
+                    ties += 1
             total[r, c] = labelled
-            if labelled == most:
+            if s == begun + 1:
                 whole[r, c] = best[r, c]
                 s = begun
                 continue
