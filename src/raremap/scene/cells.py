@@ -89,6 +89,21 @@ def _sparse(classes, best, lead, order):  # pragma: no cover - compiled
     return whole, total, cell, start, number, amount
 
 
+def decided(cells: Cells, needed: float, table: np.ndarray, nodata: int) -> np.ndarray:
+    """What `table` says of each cell's leading class `[h, w]`; no data where less than `needed` is labelled."""
+    return _decided(cells.best, cells.total, needed, table, nodata)
+
+
+@numba.njit(nogil=True, cache=True)
+def _decided(best, total, needed, table, nodata):  # pragma: no cover - compiled
+    out = np.empty(best.shape, table.dtype)
+    for r in range(best.shape[0]):
+        for c in range(best.shape[1]):
+            known = total[r, c] >= needed and total[r, c] > 0
+            out[r, c] = table[best[r, c]] if known else nodata
+    return out
+
+
 class CellCounter:
     """Counts the cells of a window whose edges are pixels' edges, from pieces of whole rows of cells.
 

@@ -26,6 +26,7 @@ from raremap.scene.rawfile import RawRaster, raw_bytes
 from raremap.scene.window import Window
 
 _BLOCK = 512
+_HELD_BYTES = 48 << 20
 _FAULTS = (RasterioError, CPLE_BaseError, OSError)
 
 
@@ -132,15 +133,26 @@ class CogWriter:
             self._levels.append(raw)
 
     def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self._failed is not None:
-                continue  # the queue goes on being emptied, so that `write` never waits for good
-            try:
-                self._put(*item)
-            except BaseException as error:  # raised by the next `write` or by `complete`
-                self._failed = error
+        held: list[tuple[Window, np.ndarray]] = []  # windows side by side, for one write instead of one a row
+        while True:
+            item = self._queue.get()
+            if (
+                self._failed is None
+            ):  # else the queue goes on being emptied, so that `write` never waits for good
+                try:
+                    if held and (item is None or not _adjoins(held, item)):
+                        self._put(held)
+                        held = []
+                    if item is not None:
+                        held.append(item)
+                except BaseException as error:  # raised by the next `write` or by `complete`
+                    self._failed = error
+            if item is None:
+                return
 
-    def _put(self, window: Window, array: np.ndarray) -> None:
+    def _put(self, held: list[tuple[Window, np.ndarray]]) -> None:
+        array = np.concatenate([array for _, array in held], axis=2) if len(held) > 1 else held[0][1]
+        window = Window(*held[0][0][:2], *array.shape[1:])
         self._levels[0].write(window, array)
         for raw in self._levels[1:]:  # the first pixel of each two by two, of the level before
             row, col = window.row_off % 2, window.col_off % 2
@@ -213,6 +225,13 @@ def _scratch(path: Path) -> Path:
         return Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror}); choose a writable folder") from None
+
+
+def _adjoins(held: list[tuple[Window, np.ndarray]], item: tuple[Window, np.ndarray]) -> bool:
+    """Whether a window goes on to the right of those held, and all are not too much to hold."""
+    last, new = held[-1][0], item[0]
+    beside = (new.row_off, new.height, new.col_off) == (last.row_off, last.height, last.col_end)
+    return beside and sum(array.nbytes for _, array in [*held, item]) <= _HELD_BYTES
 
 
 def _halved(grid: Grid) -> list[Grid]:

@@ -219,10 +219,12 @@ def _fill(out, block, cell, start, number, share, quota, order, width, row_off, 
                         key[n] = -share[s] - 1e-6 * _hash(row_off + place // width, col_off + place % width)
                         which[n] = m
                         n += 1
-            picked = np.argsort(key[:n])[: left[i]] if n > left[i] else np.arange(n)
-            for p in picked:
-                given[which[p]] = i
-            left[i] -= len(picked)
+            limit = np.partition(key[:n], left[i] - 1)[left[i] - 1] if n > left[i] else np.inf
+            for equal in (False, True):
+                for p in range(n):
+                    if left[i] > 0 and (key[p] == limit if equal else key[p] < limit):
+                        given[which[p]] = i
+                        left[i] -= 1
         for m in range(first, end):
             if given[m] < 0:
                 forced += _settle(m, first, end, start, number, share, given, left, order)

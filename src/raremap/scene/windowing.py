@@ -9,7 +9,7 @@ import numpy as np
 
 from raremap.errors import LabelError
 from raremap.scene.alignment import Aligned, Warped
-from raremap.scene.cells import CLASSES, CellCounter, Cells, sparse
+from raremap.scene.cells import CLASSES, CellCounter, Cells, decided, sparse
 from raremap.scene.counting import (
     Counts,
     count_aligned,
@@ -88,8 +88,8 @@ class Windowing:
             out = self._table(1 << 16, cells.values, values)[picked]
             out[picked < 0] = self.nodata
         else:
-            out = self._table(256, np.arange(len(values)), values)[cells.best]
-            out[(cells.total < self._needed) | (cells.total == 0)] = self.nodata
+            table = self._table(256, np.arange(len(values)), values)
+            out = decided(cells, self._needed, table, self.nodata)
         return Made(window, out, values, cells.by_row)
 
     def filled(self, held: Held, quota: np.ndarray) -> Made:
