@@ -132,12 +132,12 @@ class CellCounter:
         inside = np.flatnonzero((first >= top) & (end <= top + len(raw)) & (end > first))
         if not len(inside):
             return
-        full, *part = _count(
+        full, cell, each, number, amount = _count(
             raw, top, int(inside[0]), int(inside[-1]) + 1, first, end, *self._cols, self._lookup, self._found,
             self._order, self._whole, self._best, self._total, self._ground,
         )  # fmt: skip
         self.full |= full
-        self._parts.append(tuple(part))
+        self._parts.append((cell, each, number, amount))
 
     def cells(self) -> Cells:
         """What was counted."""

@@ -61,7 +61,7 @@ class RawRaster:
                 self._put((first + i * grid.width) * self.dtype.itemsize, row)
 
     def _put(self, at: int, values: np.ndarray) -> None:
-        rest = memoryview(values).cast("B")
+        rest = values.reshape(-1).view(np.uint8).data
         self._file.seek(at)
         while len(rest):
             rest = rest[self._file.write(rest) :]
