@@ -1,9 +1,9 @@
 """Rasters in plain bytes, written by window, which GDAL reads through a small file that says how they lie.
 
-They are written by system calls alone. GDAL keeps blocks that are half written in a cache that all threads share; a
-thread that reads another file may have to make room by writing one of them out, and a block that the writer asks for
-in that moment comes back from the disk as it was before. Here no block is ever half written, and a full disk is
-told by the write that meets it.
+They are written by system calls alone. GDAL keeps blocks that are half written in a cache that all threads share, and
+a thread that reads another file may have to write one of them out to make room. Blocks were lost so when the cache
+was made smaller meanwhile; no other loss was seen, but none can be ruled out. Here no block is half written, and a
+full disk is told by the write that meets it.
 """
 
 from __future__ import annotations
