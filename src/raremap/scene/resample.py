@@ -274,6 +274,7 @@ def _writer(work: Windowing, out: Path, tags: Mapping[str, str]) -> CogWriter:
         colors=source.colors if source.colors and not fractions else None,
         tags=tags,
         scale=1 / STEPS if fractions else None,
+        level=1 if fractions else 5,  # most of many bands is 0: a tenth larger, in less than half the time
     )  # fmt: skip
 
 
