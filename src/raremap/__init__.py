@@ -20,6 +20,7 @@ _HOME = {
     "RaremapError": "raremap.errors",
     "RaremapWarning": "raremap.errors",
     "SamplingPlan": "raremap.balance.plan",
+    "area": "raremap.workflows.area",
     "census": "raremap.workflows.census",
     "compare": "raremap.workflows.compare",
     "demo": "raremap.workflows.demo",
@@ -31,6 +32,7 @@ _HOME = {
     "predict": "raremap.workflows.predict",
     "prepare": "raremap.workflows.prepare",
     "rescale": "raremap.workflows.rescale",
+    "sample": "raremap.workflows.sample",
     "simulate": "raremap.workflows.simulate",
     "train": "raremap.workflows.train",
 }
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from raremap.errors import RaremapWarning as RaremapWarning
     from raremap.labels import LabelScheme as LabelScheme
     from raremap.tiles.catalog import Catalog as Catalog
+    from raremap.workflows.area import area as area
     from raremap.workflows.census import census as census
     from raremap.workflows.compare import compare as compare
     from raremap.workflows.demo import demo as demo
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from raremap.workflows.predict import predict as predict
     from raremap.workflows.prepare import prepare as prepare
     from raremap.workflows.rescale import rescale as rescale
+    from raremap.workflows.sample import sample as sample
     from raremap.workflows.simulate import simulate as simulate
     from raremap.workflows.train import train as train
 

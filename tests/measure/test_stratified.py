@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raremap.errors import SampleError
-from raremap.measure.allocation import allocate, sample_size
+from raremap.measure.allocation import allocate, allocate_for, sample_size
 from raremap.measure.stratified import Accuracy, Stratified, accuracy
 
 # Olofsson et al. 2014, tables 8 and 9: rows are the map's classes, columns the reference's.
@@ -159,6 +159,16 @@ def test_the_size_of_the_papers_sample() -> None:
     assert counts.tolist() == [13, 10, 205, 413]  # table 5, proportional
     equal = allocate(640, weights, np.array([0.7, 0.6, 0.9, 0.95]), PIXELS, minimum=0, kind="equal")
     assert equal.tolist() == [160] * 4
+
+
+def test_minima_cost_points_where_the_error_must_still_be_met() -> None:
+    weights, expected = PIXELS / PIXELS.sum(), np.array([0.7, 0.6, 0.9, 0.95])
+    best = allocate_for(0.01, weights, expected, PIXELS, minimum=2, kind="neyman")
+    assert best.sum() == pytest.approx(641, abs=2)
+    held = allocate_for(0.01, weights, expected, PIXELS, minimum=100)
+    assert held[:2].tolist() == [100, 100]
+    variance = (weights**2 * expected * (1 - expected) / held).sum()
+    assert np.sqrt(variance) == pytest.approx(0.01, abs=2e-5)
 
 
 def test_neyman_spends_where_the_doubt_is() -> None:

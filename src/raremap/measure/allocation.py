@@ -65,3 +65,34 @@ def allocate(
     for h in room[: max(0, total - int(out.sum()))]:
         out[h] += 1
     return out
+
+
+def expected_se(weights: np.ndarray, expected: np.ndarray, points: np.ndarray) -> float:
+    """Standard error of overall accuracy that an allocation leads to expect."""
+    return float(np.sqrt((weights**2 * deviation(expected) ** 2 / np.maximum(points, 1)).sum()))
+
+
+def allocate_for(
+    se: float,
+    weights: np.ndarray,
+    expected: np.ndarray,
+    pixels: np.ndarray,
+    minimum: int = 50,
+    kind: Allocation = "proportional",
+) -> np.ndarray:
+    """Points by stratum that bring the expected standard error down to `se`, in this allocation.
+
+    Equation 13 is of the best allocation; with another one, or with minima, more points are needed.
+    """
+
+    def of(total: int) -> np.ndarray:
+        return allocate(total, weights, expected, pixels, minimum, kind)
+
+    least = most = sample_size(weights, expected, se)
+    while expected_se(weights, expected, of(most)) > se and most < pixels.sum():
+        least, most = most, 2 * most
+    while least < most:
+        middle = (least + most) // 2
+        enough = expected_se(weights, expected, of(middle)) <= se
+        least, most = (least, middle) if enough else (middle + 1, most)
+    return of(most)

@@ -1,0 +1,86 @@
+"""From maps to figures that can be signed: samples, areas, changes, suspected faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from raremap.cli.app import JsonOption, QuietOption, app, show
+
+MapArg = Annotated[Path, typer.Argument(metavar="MAP", help="class map with a legend")]
+SchemeOption = Annotated[
+    str | None, typer.Option("--labels", help="classes where the map does not name them: catalonia …")
+]
+
+
+@app.command()
+def sample(
+    map_: MapArg,
+    out: Annotated[Path, typer.Option("-o", "--out", help="GeoPackage to write")],
+    se: Annotated[float, typer.Option(help="wanted standard error of overall accuracy")] = 0.01,
+    points: Annotated[int | None, typer.Option(min=1, help="points, instead of --se")] = None,
+    minimum: Annotated[int, typer.Option(min=2, help="least points in a stratum")] = 50,
+    allocation: Annotated[
+        Literal["proportional", "neyman", "equal"], typer.Option(help="how the rest is divided")
+    ] = "proportional",
+    buffer_px: Annotated[
+        int, typer.Option(min=0, help="width of the stratum around rare classes, in pixels (0: none)")
+    ] = 3,
+    rare: Annotated[
+        str | None, typer.Option(help="rare classes, with commas between (default: by their share)")
+    ] = None,
+    expected: Annotated[
+        str | None, typer.Option(help="expected user's accuracy: a number, or a JSON file by class")
+    ] = None,
+    pool: Annotated[
+        float | None, typer.Option(min=0, max=1, help="classes with less than this share one stratum")
+    ] = None,
+    shown: Annotated[
+        bool, typer.Option("--show-map-class", help="put stratum and map class among the fields (not blind)")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    scheme: SchemeOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Reference points of a map to label in QGIS: stratified, random, blind.
+
+    Example: raremap sample map.tif -o points.gpkg --se 0.01
+    """
+    from raremap.workflows.sample import sample as run
+
+    accuracies: Any = expected
+    if expected is not None:
+        try:
+            accuracies = float(expected)
+        except ValueError:
+            accuracies = Path(expected)
+    names = [n.strip() for n in rare.split(",") if n.strip()] if rare is not None else None
+    show(
+        run(
+            map_, out, se=se, points=points, minimum=minimum, allocation=allocation, buffer_px=buffer_px, rare=names,
+            expected=accuracies, pool=pool, shown=shown, seed=seed, scheme=scheme, quiet=quiet,
+        ),
+        as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def area(
+    map_: MapArg,
+    points: Annotated[Path, typer.Argument(metavar="POINTS", help="labelled sample (GeoPackage)")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="folder for area.json and area.html")
+    ] = None,
+    scheme: SchemeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Accuracy and class areas of a map from a labelled sample, with 95 % intervals.
+
+    Example: raremap area map.tif points.gpkg -o report
+    """
+    from raremap.workflows.area import area as run
+
+    show(run(map_, points, out, scheme=scheme), as_json)
