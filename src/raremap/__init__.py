@@ -22,6 +22,7 @@ _HOME = {
     "SamplingPlan": "raremap.balance.plan",
     "area": "raremap.workflows.area",
     "census": "raremap.workflows.census",
+    "change": "raremap.workflows.change",
     "compare": "raremap.workflows.compare",
     "demo": "raremap.workflows.demo",
     "evaluate": "raremap.workflows.evaluate",
@@ -31,6 +32,7 @@ _HOME = {
     "plan": "raremap.workflows.plan",
     "predict": "raremap.workflows.predict",
     "prepare": "raremap.workflows.prepare",
+    "renew": "raremap.workflows.renew",
     "rescale": "raremap.workflows.rescale",
     "sample": "raremap.workflows.sample",
     "simulate": "raremap.workflows.simulate",
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from raremap.tiles.catalog import Catalog as Catalog
     from raremap.workflows.area import area as area
     from raremap.workflows.census import census as census
+    from raremap.workflows.change import change as change
     from raremap.workflows.compare import compare as compare
     from raremap.workflows.demo import demo as demo
     from raremap.workflows.evaluate import evaluate as evaluate
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from raremap.workflows.plan import plan as plan
     from raremap.workflows.predict import predict as predict
     from raremap.workflows.prepare import prepare as prepare
+    from raremap.workflows.renew import renew as renew
     from raremap.workflows.rescale import rescale as rescale
     from raremap.workflows.sample import sample as sample
     from raremap.workflows.simulate import simulate as simulate

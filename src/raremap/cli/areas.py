@@ -84,3 +84,23 @@ def area(
     from raremap.workflows.area import area as run
 
     show(run(map_, points, out, scheme=scheme), as_json)
+
+
+@app.command()
+def change(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="map of the earlier date")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="map of the later date, on the same grid")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="change map to write (GeoTIFF)")],
+    points: Annotated[
+        Path | None, typer.Option("--sample", metavar="POINTS", help="labelled sample of the change map")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Differences of two maps, from class to class; with a sample, estimated areas of change.
+
+    Example: raremap change 2023.tif 2024.tif -o change.tif
+    """
+    from raremap.workflows.change import change as run
+
+    show(run(before, after, out, points, quiet=quiet), as_json)

@@ -54,6 +54,9 @@ def check_alike(before: ClassMap, after: ClassMap) -> None:
 def codes(before: ClassMap, after: ClassMap, window: Window) -> np.ndarray:
     """K · class before + class after, int32 `[h, w]`, `NODATA` where either map has no class."""
     one, other = before.read(window), after.read(window)
+    if after.values != before.values:
+        order = np.array([before.values.index(v) for v in after.values] + [NONE])  # the last is NONE's own
+        other = order[other]
     out = one * len(before.names) + other
     out[(one == NONE) | (other == NONE)] = NODATA
     return out
