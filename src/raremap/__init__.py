@@ -27,6 +27,7 @@ _HOME = {
     "demo": "raremap.workflows.demo",
     "evaluate": "raremap.workflows.evaluate",
     "export_tiles": "raremap.workflows.export_tiles",
+    "faults": "raremap.workflows.faults",
     "layout": "raremap.workflows.layout",
     "list_models": "raremap.workflows.models",
     "plan": "raremap.workflows.plan",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from raremap.workflows.demo import demo as demo
     from raremap.workflows.evaluate import evaluate as evaluate
     from raremap.workflows.export_tiles import export_tiles as export_tiles
+    from raremap.workflows.faults import faults as faults
     from raremap.workflows.layout import layout as layout
     from raremap.workflows.models import list_models as list_models
     from raremap.workflows.plan import plan as plan

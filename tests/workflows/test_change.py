@@ -48,10 +48,8 @@ def test_every_pixel_has_the_code_of_its_two_classes(tmp_path: Path) -> None:
         assert (file.nodata, file.dtypes[0], file.crs.to_epsg()) == (65535, "uint16", 25831)
         assert file.tags()["class_2"] == "forest → slide"
     assert found.found.missing == (~there).sum()
-    rows = {
-        (r["from"], r["to"]): int(r["pixels"])
-        for r in csv.DictReader((tmp_path / "c.csv").open(encoding="utf-8"))
-    }
+    lines = (tmp_path / "c.csv").read_text(encoding="utf-8").splitlines()
+    rows = {(r["from"], r["to"]): int(r["pixels"]) for r in csv.DictReader(lines)}
     assert rows[("forest", "slide")] == ((before == 1) & (after == 7)).sum()
     assert sum(rows.values()) == there.sum()
     style = ET.fromstring((tmp_path / "c.qml").read_text(encoding="utf-8").split(">", 1)[1])

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from raremap.cli.app import JsonOption, QuietOption, app, show
+from raremap.cli.app import DeviceOption, JsonOption, QuietOption, app, show
 
 MapArg = Annotated[Path, typer.Argument(metavar="MAP", help="class map with a legend")]
 SchemeOption = Annotated[
@@ -104,3 +104,26 @@ def change(
     from raremap.workflows.change import change as run
 
     show(run(before, after, out, points, quiet=quiet), as_json)
+
+
+@app.command()
+def faults(
+    bundles: Annotated[
+        list[Path], typer.Argument(metavar="BUNDLE...", help="one bundle, or those of all folds")
+    ],
+    catalog: Annotated[Path, typer.Option("--catalog", "-c", help="catalog.parquet of the labels")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="GeoPackage to write")],
+    confidence: Annotated[float, typer.Option(min=0, max=1, help="least probability of another class")] = 0.5,
+    min_pixels: Annotated[int, typer.Option(min=1, help="least pixels of a patch")] = 4,
+    most: Annotated[int, typer.Option(min=1, help="polygons to write, from the first rank on")] = 1000,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Suspected label errors, ranked, as polygons to check: where a model that never saw a label disputes it.
+
+    Example: raremap faults runs/a/bundle --catalog runs/a/catalog.parquet -o faults.gpkg
+    """
+    from raremap.workflows.faults import faults as run
+
+    show(run(list(bundles), catalog, out, confidence, min_pixels, most, device, quiet), as_json)

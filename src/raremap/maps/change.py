@@ -20,6 +20,7 @@ from raremap.scene.window import Window
 NODATA = 65535
 _TAG = "raremap_change_of"
 _SAME = "#E6E6E6"
+_MOST = 32  # classes of which every change is named
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,17 @@ def write_change(
     tags: dict[str, str],
     progress: Progress | None = None,
 ) -> None:
-    """Write the raster of codes, uint16, with a legend of those that occur, and a QGIS style beside it.
+    """Write the raster of codes, uint16, with a legend (of many classes, of those that occur), and a QGIS style beside it.
 
     Ground that stays as it was is grey, the rest has the colour of the class after. Raises `OutputError`.
     """
     report = progress or Silent()
     k, grid = len(before.names), before.grid
     occur = np.flatnonzero(found.pixels.ravel()).tolist()
-    names = {c: f"{before.names[c // k]} → {before.names[c % k]}" for c in occur}
-    colors = {c: _SAME if c // k == c % k else before.colors[c % k] for c in occur}
+    # A reference may show a change that the maps have nowhere; tags of thousands would be a burden, though.
+    told = range(k * k) if k <= _MOST else occur
+    names = {c: f"{before.names[c // k]} → {before.names[c % k]}" for c in told}
+    colors = {c: _SAME if c // k == c % k else before.colors[c % k] for c in told}
     rgb = {c: (int(h[1:3], 16), int(h[3:5], 16), int(h[5:7], 16)) for c, h in colors.items()}
     legend = {f"class_{c}": name for c, name in names.items()}
     path = Path(path)
@@ -111,7 +114,7 @@ def write_change(
             report.advance(window.height * window.width)
         out.complete()
         style = files.enter_context(written(path.with_suffix(".qml")))
-        style.write_text(_style(names, colors), encoding="utf-8")
+        style.write_text(_style({c: names[c] for c in occur}, colors), encoding="utf-8")
 
 
 def stable_codes(source: ClassMap) -> set[int] | None:

@@ -167,7 +167,9 @@ def _strata(source: ClassMap, rare: Sequence[str] | None, buffer_px: int, pool: 
         few = [i for i in range(len(shares)) if i not in stable and shares[i] > 0]
     else:
         few = [i for i, share in enumerate(shares) if 0 < share < 0.5 / len(shares)]
-    small = [i for i, share in enumerate(shares) if share < pool and i not in (stable or ())]
+    small = [i for i, share in enumerate(shares) if 0 < share < pool and i not in (stable or ())]
+    if stable is not None:  # changes that the map has nowhere need no stratum
+        stable |= {i for i, share in enumerate(shares) if not share}
     return Strata.of(source, few, buffer_px, small, stable or ())
 
 
