@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import BundleError, CatalogError
+from raremap.errors import BundleError, OutputError
 from raremap.files import written
 from raremap.jobs import progress
 from raremap.measure.decision import Decision
@@ -85,12 +85,14 @@ def faults(
 
     The layer `faults` has rank, score, class given and suspected, mean confidence and margin (log-odds), thickness,
     area and place. Raises `BundleError` where no tile is unseen or the classes differ, `CatalogError` where
-    sources changed.
+    sources changed, `OutputError` where the file cannot be written.
     """
     from raremap.bundle import Bundle
     from raremap.tiles.catalog import Catalog
     from raremap.workflows.scoring import WholeTiles, check_fits, scored
 
+    if Path(out).suffix.lower() != ".gpkg":
+        raise OutputError(f"{out} is not a GeoPackage; give a name that ends in .gpkg")
     several = [bundles] if isinstance(bundles, (Bundle, str, Path)) else list(bundles)
     loaded = [b if isinstance(b, Bundle) else Bundle.load(b) for b in several]
     if isinstance(catalog, (str, Path)):
@@ -184,8 +186,6 @@ def _write(out: Path, catalog: Catalog, ranked: Sequence[tuple[int, Suspect]]) -
             rows[key].append(value)
     frame = gpd.GeoDataFrame(rows, geometry=gpd.GeoSeries(geometry, crs=crs), crs=crs)
     frame["checked"] = frame["checked"].astype("string")
-    if out.suffix.lower() != ".gpkg":
-        raise CatalogError(f"{out} is not a GeoPackage; give a name that ends in .gpkg")
     with written(out) as fresh:
         fresh.unlink()  # an empty file is not a GeoPackage to GDAL
         pyogrio.write_dataframe(
