@@ -47,10 +47,11 @@ def test_ignored_and_unsure_pixels_are_no_suspects() -> None:
     assert list(suspects(*layers(truth, np.ones((8, 8), np.int64), sure=0.55)))
 
 
-def test_a_broad_patch_goes_before_a_line_of_as_many_pixels() -> None:
+def test_the_most_that_is_said_against_a_label_goes_first() -> None:
     truth, called = np.zeros((30, 30), np.uint8), np.zeros((30, 30), np.int64)
     called[2, 1:26] = 1
-    called[10:15, 10:15] = 1
-    line, square = sorted(suspects(*layers(truth, called)), key=lambda f: f.score)
-    assert (line.pixels, square.pixels) == (25, 25)
-    assert square.thickness == 3
+    called[10:16, 10:15] = 1
+    line, patch = sorted(suspects(*layers(truth, called)), key=lambda f: f.score)
+    assert (line.pixels, patch.pixels) == (25, 30)
+    assert (line.thickness, patch.thickness) == (1, 3)
+    assert patch.score == pytest.approx(30 * patch.margin)

@@ -12,6 +12,7 @@ from raremap.cli.app import (
     JsonOption,
     QuietOption,
     app,
+    numbers,
     show,
 )
 
@@ -42,6 +43,9 @@ def predict(
     clouds: Annotated[
         str | None, typer.Option(help="--update: cloud band, file, or folder of files of the scenes' names")
     ] = None,
+    cloud_values: Annotated[
+        str, typer.Option(help="--clouds: its values that hide the ground, with commas between (1, or SCL's)")
+    ] = "",
     watch: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="--update: by the scenes that come into this folder")
     ] = None,
@@ -60,7 +64,8 @@ def predict(
                 "give --update MAP with scenes or with --watch FOLDER, and without --probabilities"
             )
         given: dict[str, Any] = dict(
-            margin=margin, date=date, clouds=clouds, argmax=argmax, window=window, overlap=overlap,
+            margin=margin, date=date, clouds=clouds, argmax=argmax,
+            cloud_values=numbers(cloud_values, "--cloud-values", int), window=window, overlap=overlap,
             device=device, prior=prior, nodata=nodata, quiet=quiet,
         )  # fmt: skip
         from raremap.workflows import renew

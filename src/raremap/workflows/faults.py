@@ -119,7 +119,8 @@ def faults(
             whole = WholeTiles(catalog, layers=4)
             for part in scored(bundle, network, catalog, mine, bar):
                 for tile in whole.add(part, stored(decision.posterior(part.probs), part.truth)):
-                    for suspect in suspects(*tile, confidence, min_pixels):
+                    truth, called, sure, doubt = tile
+                    for suspect in suspects(truth, called, sure, doubt, confidence, min_pixels):
                         found += 1
                         # Of equals the first stays: a later one is less in the heap.
                         item = (suspect.score, -next(order), part.row, suspect)

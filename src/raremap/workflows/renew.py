@@ -106,6 +106,7 @@ def renew(
     margin: float = 0.5,
     date: str | None = None,
     clouds: str | Path | None = None,
+    cloud_values: Sequence[int] | None = None,
     argmax: bool = False,
     window: int | None = None,
     overlap: float | None = None,
@@ -120,7 +121,8 @@ def renew(
     changes where the log-odds of the scene's class over the map's exceed `margin`. All others are as they were.
     `NAME.dates.tif` beside the map says of each pixel when it was last seen and when it last changed.
     `date` (2024-08-12) is that of one scene, where neither its tags nor its name say so. `clouds` is a band of
-    the scenes, a file, or a folder of files of the scenes' names. The rest is as in `predict`.
+    the scenes, a file, or a folder of files of the scenes' names, in which
+    `cloud_values` are no view of the ground (default: 1, or what Sentinel-2's SCL calls clouds and their shadows). The rest is as in `predict`.
 
     Raises `SceneError` where a scene's grid or the map's classes do not fit.
     """
@@ -155,7 +157,13 @@ def renew(
             progress(path.name, image.grid.height, quiet) as bar,
         ):
             newer = Newer(
-                image, network, decision.apply, decision.odds, day, _clouds(clouds, path, image.grid), options
+                image,
+                network,
+                decision.apply,
+                decision.odds,
+                day,
+                _clouds(clouds, cloud_values, path, image.grid),
+                options,
             )
             counts = write(before, newer, target, bundle.scheme, margin, _tags(bundle, fitted), bar)
         done.append(
@@ -193,18 +201,21 @@ def _iso(day: int) -> str:
     return (_EPOCH + timedelta(days=day)).isoformat()
 
 
-def _clouds(clouds: str | Path | None, scene: Path, grid: Grid) -> CloudReader | None:
+def _clouds(
+    clouds: str | Path | None, values: Sequence[int] | None, scene: Path, grid: Grid
+) -> CloudReader | None:
     from raremap.scene.clouds import CloudRecord
     from raremap.scene.raster import open_image
 
     if clouds is None:
         return None
+    cloud = tuple(values) if values else None
     path = Path(clouds)
     if path.is_dir():
         path = path / scene.name
     if path.exists() or path.suffix:
-        return CloudRecord(files=(str(path),)).open(None, grid)
-    return CloudRecord(bands=(str(clouds),)).open(open_image(scene, bands=[str(clouds)]), grid)
+        return CloudRecord(files=(str(path),), cloud=cloud).open(None, grid)
+    return CloudRecord(bands=(str(clouds),), cloud=cloud).open(open_image(scene, bands=[str(clouds)]), grid)
 
 
 def in_folder(folder: str | Path) -> Callable[[], list[Path]]:
