@@ -194,3 +194,19 @@ def test_an_allocation_keeps_its_bounds(pixels: list[int], total: int, minimum: 
     reachable = held.sum() if kind != "neyman" else held[(expected < 1) & (held > 0)].sum()
     if total <= reachable:
         assert counts.sum() == max(total, least)
+
+
+def test_intervals_hold_the_true_areas_about_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(5)
+    mapped = rng.choice(3, 40_000, p=[0.6, 0.3, 0.1])
+    true = np.where(rng.random(40_000) < 0.15, rng.choice(3, 40_000), mapped)
+    pixels, areas = np.bincount(mapped), np.bincount(true)
+    order = [np.flatnonzero(mapped == h) for h in range(3)]
+    held, draws = np.zeros(3), 200
+    for _ in range(draws):
+        at = np.concatenate([rng.choice(o, 100, replace=False) for o in order])
+        sample = Stratified(mapped[at], np.ones(300), pixels, pixels, "abc")
+        found = accuracy(sample, mapped[at], true[at], "abc", pixels)
+        held += [a.low <= t <= a.high for a, t in zip(found.areas, areas, strict=True)]
+    # Within four standard deviations of a binomial count of 95 %.
+    assert (np.abs(held - 0.95 * draws) < 4 * np.sqrt(draws * 0.95 * 0.05)).all()
