@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import sys
 import zlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from raremap.errors import OutputError
+from raremap.files import written
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -189,3 +191,39 @@ class Journal:
         """Delete the file: the whole is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+class PartFiles:
+    """Finished parts of a job as files of a folder, by key, for parts too large to be kept in memory.
+
+    Like `Journal` otherwise: keys say all that a part follows from, and a file that is not whole is no part.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.part"
+
+    def get(self, key: str) -> bytes | None:
+        """What was put in under a key, or None."""
+        try:
+            data = self._path(key).read_bytes()
+        except OSError:
+            return None
+        if len(data) < _HEAD.size:
+            return None
+        magic, _, size, check = _HEAD.unpack_from(data)
+        body = data[_HEAD.size :]
+        whole = magic == _MAGIC and len(body) == size and zlib.crc32(key.encode() + body) == check
+        return body if whole else None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep a finished part; raises `OutputError` where it cannot be written."""
+        check = zlib.crc32(key.encode() + data)
+        with written(self._path(key)) as fresh:
+            fresh.write_bytes(_HEAD.pack(_MAGIC, len(key.encode()), len(data), check) + data)
+
+    def remove(self) -> None:
+        """Delete the folder: the whole is done."""
+        shutil.rmtree(self._folder, ignore_errors=True)
