@@ -21,6 +21,7 @@ _HOME = {
     "RaremapWarning": "raremap.errors",
     "SamplingPlan": "raremap.balance.plan",
     "census": "raremap.workflows.census",
+    "clean": "raremap.workflows.clean",
     "compare": "raremap.workflows.compare",
     "demo": "raremap.workflows.demo",
     "evaluate": "raremap.workflows.evaluate",
@@ -33,6 +34,7 @@ _HOME = {
     "rescale": "raremap.workflows.rescale",
     "simulate": "raremap.workflows.simulate",
     "train": "raremap.workflows.train",
+    "vectorize": "raremap.workflows.vectorize",
 }
 
 __all__ = ["__version__", *_HOME]
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from raremap.labels import LabelScheme as LabelScheme
     from raremap.tiles.catalog import Catalog as Catalog
     from raremap.workflows.census import census as census
+    from raremap.workflows.clean import clean as clean
     from raremap.workflows.compare import compare as compare
     from raremap.workflows.demo import demo as demo
     from raremap.workflows.evaluate import evaluate as evaluate
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from raremap.workflows.rescale import rescale as rescale
     from raremap.workflows.simulate import simulate as simulate
     from raremap.workflows.train import train as train
+    from raremap.workflows.vectorize import vectorize as vectorize
 
 
 def __getattr__(name: str) -> Any:

@@ -31,26 +31,27 @@ def borders(index: np.ndarray, part: np.ndarray, corners: bool) -> np.ndarray:
 
 
 def filled(index, areas, unit, eight, probs=None, doubtful=None, confidence=0.0):
-    """The smallest component that may not stay goes to the class beside it, until all may."""
+    """The smallest component that is not settled goes to the class beside it or stays for good, until all are settled."""
     index = index.copy()
     areas = np.broadcast_to(areas, index.shape)
-    done = np.zeros(index.shape, bool)
+    settled = np.zeros(index.shape, bool)
+    doubtful = np.zeros_like(unit) if doubtful is None else doubtful
     while True:
         todo = []
         for part in components(index, eight):
             k, area = index[part][0], areas[part].sum()
-            unsure = doubtful is not None and area < doubtful[k] and probs[k][part].mean() < confidence
-            if (area < unit[k] or unsure) and not done[part].any():
-                todo.append((area, np.flatnonzero(part)[0], part))
+            if area < max(unit[k], doubtful[k]) and not settled[part].any():
+                todo.append((area, np.flatnonzero(part)[0], k, part))
         if not todo:
             return index
-        part = min(todo, key=lambda t: t[:2])[2]
+        area, _, k, part = min(todo, key=lambda t: t[:2])
         count = borders(index, part, corners=False)
         if not count.any() and eight:
             count = borders(index, part, corners=True)
-        known = np.flatnonzero(count)
-        if not len(known):
-            done |= part  # nothing is beside it
+        beside = np.flatnonzero(count)
+        sure = area >= unit[k] and (area >= doubtful[k] or probs[k][part].mean() >= confidence)
+        if sure or not len(beside):
+            settled |= part
             continue
         sums = np.zeros(256) if probs is None else np.array([p[part].sum() for p in probs])
-        index[part] = max(known, key=lambda k: (sums[k], count[k], -k))
+        index[part] = max(beside, key=lambda k: (sums[k], count[k], -k))

@@ -16,13 +16,13 @@ from raremap.jobs import Progress
 from raremap.maps.classmap import ClassMap
 from raremap.maps.cleaning import BySize, CleanOptions
 from raremap.maps.components import Limits, Relabelling, SmallComponents
+from raremap.maps.exact import ExactAreas
 from raremap.maps.filters import Step, closing, disc, majority, opening
 from raremap.maps.legend import Legend
 from raremap.maps.probabilities import UNIT, Probabilities
 from raremap.maps.strips import filtered, read_index, strips
 from raremap.maps.style import paletted
 from raremap.scene.grid import Grid
-from raremap.scene.groundarea import pixel_areas
 from raremap.scene.steps import Steps
 from raremap.scene.window import Window
 
@@ -61,10 +61,10 @@ def clean_map(
         legend.index(name, "the option")
     if options.min_confidence is not None and probabilities is None:
         raise ConfigError("min_confidence needs the probabilities that were written with the map")
-    unit = _Unit(grid)
+    exact = ExactAreas(grid)
     limits = Limits(
-        unit.limits(options.mmu, legend),
-        unit.limits(options.small or 0.0, legend),
+        _limits(exact, options.mmu, legend),
+        _limits(exact, options.small or 0.0, legend),
         UNIT * (options.min_confidence or 0.0),
     )
     windows = strips(grid, 40 + (8 * len(legend.names) if probabilities else 0))
@@ -78,16 +78,16 @@ def clean_map(
             small = SmallComponents(grid.width, limits, eight, probabilities is not None)
             for window in windows:
                 probs = probabilities.read(window) if probabilities else None
-                small.add(read(window), unit.areas(window), probs)
+                small.add(read(window), exact.areas(window), probs)
                 progress.advance(window.height / 2)
             again = Relabelling(grid.width, small.finish(), limits, eight)
             result.filled, result.alone = small.filled, small.alone
         for window in windows:
             before, index = read_index(source, window), read(window)
             index = index if again is None else again(index)
-            areas = unit.areas(window)
+            areas = exact.areas(window)
             for sums, these in ((result.before, before), (result.after, index)):
-                sums += _by_class(these, areas, len(sums)) / unit.scale
+                sums += _by_class(these, areas, len(sums)) / exact.scale
             result.pixels += int((before != 255).sum())
             result.changed_pixels += int((before != index).sum())
             writer.write(window, legend.stored(index))
@@ -98,30 +98,10 @@ def clean_map(
     return result
 
 
-class _Unit:
-    """Areas as whole numbers, so that sums are exact: as fine as the whole map's area lets them be."""
-
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
-        most = 0.0
-        for row in (0, grid.height // 2, grid.height - 1):
-            areas = pixel_areas(grid, Window(row, 0, 1, grid.width))
-            assert areas is not None, "the grid has a CRS"
-            most = max(most, float(areas.max()))
-        room = 2.0**60 / (grid.height * grid.width * max(most, 1e-9))
-        self.scale = 2.0 ** np.floor(np.log2(room))
-
-    def areas(self, window: Window) -> np.ndarray:
-        """Areas int64 `[h, w]` or `[h, 1]` of the pixels of a window."""
-        areas = pixel_areas(self._grid, window)
-        assert areas is not None, "the grid has a CRS"
-        return np.maximum(np.rint(areas * self.scale), 1).astype(np.int64)
-
-    def limits(self, sizes: BySize, legend: Legend) -> np.ndarray:
-        """Square metres by class as whole numbers `[K]`, a little less."""
-        given = [sizes.get(name, 0.0) if isinstance(sizes, dict) else sizes for name in legend.names]
-        whole = np.ceil(np.array(given, float) * _ENOUGH * self.scale)
-        return np.minimum(whole, 2.0**62).astype(np.int64)
+def _limits(exact: ExactAreas, sizes: BySize, legend: Legend) -> np.ndarray:
+    """Square metres by class as whole numbers `[K]`, a little less."""
+    given = [sizes.get(name, 0.0) if isinstance(sizes, dict) else sizes for name in legend.names]
+    return exact.whole(np.array(given) * _ENOUGH)
 
 
 def _steps(options: CleanOptions, legend: Legend, grid: Grid) -> list[Step]:
@@ -147,7 +127,7 @@ def _filtered(source: ClassMap, windows: list[Window], steps: list[Step], out: P
     try:
         scratch = tempfile.TemporaryFile(dir=out.parent)  # noqa: SIM115 closed below
         for index in filtered(source, windows, steps):
-            scratch.write(np.ascontiguousarray(index))
+            scratch.write(index.tobytes())
     except OSError as error:
         raise OutputError(f"{out} cannot be written ({error.strerror}); nothing was changed") from None
 

@@ -12,8 +12,8 @@ from raremap.scene.gdal import bounded_cache, opened
 from raremap.scene.raster import ImageReader, open_image
 from raremap.scene.window import Window
 
-UNIT = 65535
-"""What a probability of 1 is read as."""
+UNIT = 62500
+"""What a probability of 1 is read as: a step of 1/250, as uint8 files have them, is a whole number."""
 
 
 class Probabilities:
@@ -23,7 +23,7 @@ class Probabilities:
         self._reader, self._scale, self._nodata = reader, scale, nodata
 
     def read(self, window: Window) -> np.ndarray:
-        """Probabilities uint16 `[K, h, w]` of a window, in units of 1/65535."""
+        """Probabilities uint16 `[K, h, w]` of a window, in units of 1/62500."""
         with bounded_cache():
             probs = self._reader.read(window)[0]
         empty = np.isnan(probs) if probs.dtype.kind == "f" else probs == self._nodata

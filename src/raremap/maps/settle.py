@@ -43,10 +43,10 @@ def settle(waiting, unit, doubtful, confidence, filled, alone, nodes, edges):  #
     """Settle every component that need not wait: the smallest first, of equals that with the first pixel first.
 
     One that is too small (`unit`, by class), or small (`doubtful`) and of a mean probability below
-    `confidence`, goes to a class beside it and joins what it finds there of it; what they make is then judged
-    like any other. Adds to `filled` and `alone` by class: how often one was given away, or found nothing beside it.
+    `confidence`, goes to a class beside it and joins what it finds there of it; what they make is judged in its
+    turn. One that may stay stays for good, with all that joins it later. Adds to `filled` and `alone` by class: how often one was given away, or found nothing beside it.
     """
-    parent, slot, root_of, area, first, cls = nodes[1], nodes[2], nodes[3], nodes[4], nodes[5], nodes[6]
+    slot, root_of, area, first, cls = nodes[2], nodes[3], nodes[4], nodes[5], nodes[6]
     sides, corners = np.zeros(len(unit), np.int64), np.zeros(len(unit), np.int64)
     neighbours = np.empty(64, np.int32)
     queue = [(np.int64(0), np.int64(0), np.int32(0)) for _ in range(0)]

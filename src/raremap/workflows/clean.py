@@ -125,10 +125,11 @@ def read_options(
             raise ConfigError(f"{where}cannot be read as YAML ({str(error).splitlines()[0]})") from None
     if isinstance(options, CleanOptions):
         options = options.model_dump(exclude_unset=True)
-    if not isinstance(options or {}, Mapping):
-        raise ConfigError(f"{where}holds {type(options).__name__}, expected keys such as mmu: {{house: 400}}")
+    given = options or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where}holds {type(given).__name__}, expected keys such as mmu: {{house: 400}}")
     try:
-        return CleanOptions(**{**(options or {}), **{k: v for k, v in more.items() if v is not None}})
+        return CleanOptions(**{**given, **{k: v for k, v in more.items() if v is not None}})
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(str(part) for part in fault["loc"])
