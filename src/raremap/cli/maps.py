@@ -34,6 +34,11 @@ def predict(
         Path | None, typer.Option(help="JSON file of the class shares expected in the scenes")
     ] = None,
     nodata: Annotated[float | None, typer.Option(help="value of no data, for scenes that name none")] = None,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="also write the probability of the mapped class")
+    ] = False,
+    entropy: Annotated[bool, typer.Option("--entropy", help="also write how undecided the model is")] = False,
+    level: Annotated[int, typer.Option(min=0, help="steps up the tree of classes")] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -46,6 +51,7 @@ def predict(
 
     result = run(
         bundle, scenes, out, probabilities=probabilities, argmax=argmax, window=window, overlap=overlap,
-        device=device, prior=prior, nodata=nodata, quiet=quiet,
+        device=device, prior=prior, nodata=nodata, quiet=quiet, confidence=confidence, entropy=entropy,
+        level=level,
     )  # fmt: skip
     show(result, as_json)

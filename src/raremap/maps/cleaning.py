@@ -13,8 +13,10 @@ BySize = dict[str, float] | float
 
 
 class CleanOptions(Options):
-    """What `raremap clean` does, in this order: majority, opening, closing, then small components.
+    """What `raremap clean` does, in this order: level, majority, opening, closing, then small components.
 
+    `level` is so many steps up the tree of classes (0: none), which the map's tags hold, or `parents` as
+    in a label scheme; the other options then name the classes of that level.
     `majority` is the side in pixels of a square window whose commonest class a pixel gets (odd; 1: none).
     `open` and `close` are sizes in metres by class name: opening takes away what is narrower, and gives it to the
     nearest other class; closing fills gaps that are narrower. They are done class after class, as they stand
@@ -33,6 +35,8 @@ class CleanOptions(Options):
     min_confidence: float | None = Field(default=None, gt=0, le=1)
     small: BySize | None = None
     connectivity: Literal[4, 8] = 8
+    level: int = Field(default=0, ge=0)
+    parents: dict[str, str] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> CleanOptions:

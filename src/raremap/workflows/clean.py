@@ -82,6 +82,7 @@ def clean(
     from raremap.labels import LabelScheme
     from raremap.maps.classmap import open_classmap
     from raremap.maps.clean import clean_map
+    from raremap.maps.levelmap import at_level
     from raremap.maps.probabilities import open_probabilities
 
     started = time.perf_counter()
@@ -89,6 +90,8 @@ def clean(
     source, out = Path(source), Path(out)
     scheme = LabelScheme.named(scheme) if isinstance(scheme, str) else scheme
     with open_classmap(source, scheme) as opened:
+        if chosen.level:
+            opened = at_level(opened, chosen.level, chosen.parents)
         if out.exists() and out.samefile(source):
             raise OutputError(f"{out} would overwrite the map that is cleaned; choose another -o")
         probs = open_probabilities(probabilities, opened) if probabilities else None

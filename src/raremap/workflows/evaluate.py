@@ -22,6 +22,7 @@ from raremap.measure.scores import Scores
 from raremap.measure.tally import Tally
 from raremap.tiles.holdout import among
 from raremap.tiles.options import USES
+from raremap.workflows.levels import level_scores
 from raremap.workflows.rare import rare_in
 from raremap.workflows.scoring import check_fits, rows_of, tally
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from raremap.bundle import Bundle
+    from raremap.labels import LabelScheme
     from raremap.maps.stream import Network
     from raremap.tiles.catalog import Catalog
 
@@ -39,7 +41,7 @@ class Evaluation:
 
     `decided` (with the decision) and `plain` (argmax) count each of the catalog rows `rows`; `places` names
     the place of each. `under` is the confusion `[n, K, K]` of their clouded pixels, which are in no other
-    score; None where the catalog does not know of clouds.
+    score; None where the catalog does not know of clouds. `scheme` gives the tree of classes.
     """
 
     use: str
@@ -53,6 +55,12 @@ class Evaluation:
     facts: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     under: np.ndarray | None = None
+    scheme: LabelScheme | None = None
+
+    @property
+    def levels(self) -> list[dict[str, Any]]:
+        """Scores at each level of the class tree above the classes: confusion pooled, then summed by groups."""
+        return [] if self.scheme is None else level_scores(self.scheme, self.decided, self.plain)
 
     @property
     def clouded(self) -> Scores | None:
@@ -98,6 +106,7 @@ class Evaluation:
             "decision": self.decided.to_dict(self.names, self.rare),
             "argmax": self.plain.to_dict(self.names, self.rare),
             **({"clouded": self.clouded.to_dict()} if self.clouded is not None else {}),
+            **({"levels": levels} if (levels := self.levels) else {}),
             "places_with": self.places_with(),
             "by_place": {
                 str(p): {"decision": d.tolist(), "argmax": a.tolist()}
@@ -136,6 +145,12 @@ class Evaluation:
             lines.append(
                 f"clouded, in no score above: {under / max(1.0, under + clear):.1%} of the labelled pixels"
                 + (f", macro-F1 {c.macro_f1:.3f}, overall accuracy {c.overall_accuracy:.3f}" if under else "")
+            )
+        for each in self.levels:
+            d, a = each["decision"], each["argmax"]
+            lines.append(
+                f"level {each['level']}, {len(each['classes'])} classes: macro-F1 {d['macro_f1'] or 0:.3f} "
+                f"(argmax {a['macro_f1'] or 0:.3f}), overall accuracy {d['overall_accuracy'] or 0:.3f}"
             )
         lines += [f"note: {r}" for r in self.remarks]
         lines += [str(f) for f in self.files]
@@ -195,6 +210,7 @@ def evaluate(
         plain=plain,
         facts=_facts(bundle, network, catalog, uses),
         under=under,
+        scheme=catalog.scheme,
     )
     result = replace(result, remarks=(*remarks, *_remarks(result)))
     if folder is not None and use == "test" and not remarks:
