@@ -53,6 +53,13 @@ class ClassMap:
         table[list(self.values)] = np.arange(len(self.values))
         return table
 
+    def raw(self, window: Window) -> np.ndarray:
+        """The stored values `[h, w]` of a window."""
+        out = np.empty((window.height, window.width), self.file.dtype)
+        for piece, raw in self.file.pieces(window):
+            out[piece.slices(within=window)] = raw
+        return out
+
     def read(self, window: Window) -> np.ndarray:
         """Class index int32 `[h, w]` of a window, `NONE` where there is none; raises `LabelError`."""
         out = np.empty((window.height, window.width), np.int32)
