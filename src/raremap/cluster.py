@@ -30,6 +30,9 @@ R = TypeVar("R")
 log = logging.getLogger("raremap")
 
 _SECONDS = 5  # until an address that does not answer is given up
+# How HTTP/2, and so gRPC, begins; a server answers with a frame of settings.
+_SETTINGS = b"\x04"
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + bytes(5)
 _TRIES = 3  # workers that a part may cost
 
 Setup = Callable[[], Callable[[P], R]]
@@ -64,12 +67,16 @@ def connect(address: str, cpus: int | None = None, extra: str = "ray") -> bool:
 
 
 def _answers(address: str) -> None:
-    """Raise `ClusterError` where nothing listens: Ray itself would wait for minutes."""
+    """Raise `ClusterError` where nothing speaks gRPC: Ray itself would wait for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not host or not port.isdigit():
         raise _unreachable(address, "expected HOST:PORT, ray://HOST:PORT, auto or local")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS) as link:
+            if os.environ.get("RAY_USE_TLS") in (None, "0"):
+                link.sendall(_HELLO)
+                if link.recv(9)[3:4] != _SETTINGS:
+                    raise OSError("what listens there is no Ray")
     except (OSError, OverflowError) as error:
         raise _unreachable(address, getattr(error, "strerror", None) or reason(error)) from None
 

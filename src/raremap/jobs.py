@@ -95,10 +95,13 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-def in_threads(items: Iterable[T], work: Callable[[T], R], threads: int) -> Iterator[tuple[T, R]]:
+def in_threads(
+    items: Iterable[T], work: Callable[[T], R], threads: int, stop: Callable[[], None] | None = None
+) -> Iterator[tuple[T, R]]:
     """Each item with its result, as they are done; few are under way.
 
-    After a fault no other is begun, those that were come to their end, and then it is raised.
+    After a fault no other is begun, those that were come to their end, and then it is raised. Where the consumer
+    stops, `stop` is called to end those under way.
     """
     left = iter(items)
     under_way: dict[Future[R], T] = {}
@@ -125,6 +128,8 @@ def in_threads(items: Iterable[T], work: Callable[[T], R], threads: int) -> Iter
         finally:
             for future in under_way:
                 future.cancel()
+            if under_way and stop is not None:
+                stop()
 
 
 _HEAD = struct.Struct("<4sHII")
