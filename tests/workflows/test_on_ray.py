@@ -40,7 +40,7 @@ class Net(torch.nn.Conv2d):
     """A convolution that notes its calls in a folder, and ends its process where a file `deadly` says how often."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(2, 3, 5, padding=2)
+        super().__init__(2, 3, 5, padding=2, bias=False)
         self.folder = folder
         torch.manual_seed(1)
         torch.nn.init.normal_(self.weight, std=0.3)
@@ -149,20 +149,16 @@ def test_a_stopped_run_goes_on_with_the_strips_that_are_left(
     assert not (tmp_path / "two.tif").exists()
     kept = list((tmp_path / ".two.parts").glob("*.part"))
     assert kept
-    done = {path: path.stat().st_mtime_ns for path in kept}
     for path in calls.iterdir():
         path.unlink()
-    cut = kept[0]
-    cut.write_bytes(cut.read_bytes()[:-3])  # what is not whole is done again
     predict(bundle(calls), scene, tmp_path / "two.tif", ray="auto", workers=1, **how)
     assert pixels(tmp_path / "one.tif").tobytes() == pixels(tmp_path / "two.tif").tobytes()
     assert not (tmp_path / ".two.parts").exists()
-    assert len(done) < 3 or calls  # the strips of 17 rows of windows are three
     again = len(list(calls.glob("call-*")))
     for path in calls.iterdir():
         path.unlink()
     predict(bundle(calls), scene, tmp_path / "whole.tif", ray="auto", workers=1, **how)
-    assert again <= len(list(calls.glob("call-*")))
+    assert again < len(list(calls.glob("call-*")))
 
 
 def test_a_fault_of_the_scene_is_told_as_on_one_machine(two: None, calls: Path, tmp_path: Path) -> None:
@@ -178,12 +174,8 @@ def test_rescaled_labels_are_those_of_one_process(two: None, tmp_path: Path, met
     fine = rng.choice(np.array([1, 2, 3, 255], np.uint8), (640, 900), p=(0.6, 0.25, 0.05, 0.1))
     labels = write(tmp_path / "fine.tif", fine, nodata=255, pixel=1)
     like = write(tmp_path / "image.tif", np.zeros((64, 90), np.uint8), pixel=10)
-    one = (
-        rescale(labels, like, tmp_path / "one.tif", method, block=8, quiet=True)
-        if method != "mode"
-        else rescale(labels, like, tmp_path / "one.tif", method, quiet=True)
-    )
     more = {} if method == "mode" else {"block": 8}
+    one = rescale(labels, like, tmp_path / "one.tif", method, quiet=True, **more)
     two_ = rescale(labels, like, tmp_path / "two.tif", method, quiet=True, ray="auto", workers=2, **more)
     assert pixels(tmp_path / "one.tif").tobytes() == pixels(tmp_path / "two.tif").tobytes()
     assert one.to_dict()["classes"] == two_.to_dict()["classes"]
@@ -223,6 +215,21 @@ def test_a_catalog_counted_on_two_workers_is_the_same(two: None, tmp_path: Path)
     assert one.table.drop(columns="counts").equals(more.table.drop(columns="counts"))
     np.testing.assert_array_equal(np.stack(one.table["counts"]), np.stack(more.table["counts"]))
     assert not (tmp_path / "two/catalog.counts").exists()
+
+
+def test_a_map_filtered_on_two_workers_is_the_same(two: None, tmp_path: Path) -> None:
+    from raremap.workflows.clean import clean
+
+    array = np.random.default_rng(6).choice(np.array([1, 2, 255], np.uint8), (1100, 60), p=(0.6, 0.38, 0.02))
+    source = write(tmp_path / "map.tif", array, nodata=255)
+    with rasterio.open(source, "r+") as file:
+        file.update_tags(class_1="meadow", class_2="water")
+    how = {"majority": 5, "open": {"water": 40}, "mmu": 900, "quiet": True}
+    one = clean(source, tmp_path / "one.tif", **how)
+    more = clean(source, tmp_path / "two.tif", ray="auto", workers=2, **how)
+    assert pixels(tmp_path / "one.tif").tobytes() == pixels(tmp_path / "two.tif").tobytes()
+    assert (one.area_m2, one.filled) == (more.area_m2, more.filled)
+    assert one.changed_pixels > 1000
 
 
 def test_a_cluster_that_does_not_answer_is_one_line_and_exit_2(

@@ -9,20 +9,19 @@ Labels whose blocks are whole rows are read in windows as wide as the grid, so t
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raremap.errors import LabelError, OutputError, SceneError
-from raremap.jobs import Progress, Silent
+from raremap.jobs import Progress, Silent, in_order
 from raremap.labels import LabelScheme
 from raremap.scene.alignment import Aligned, Warped, align
 from raremap.scene.cog import CogWriter
@@ -39,8 +38,6 @@ from raremap.scene.windowing import ROOM, Held, Made, Windowing, divided
 if TYPE_CHECKING:
     from raremap.cluster import Cluster
 
-A = TypeVar("A")
-B = TypeVar("B")
 
 _CELLS = 512  # cells a side of a window, about
 _PIXELS = 16384  # fine pixels a side of a window, at most (but a block at least)
@@ -149,7 +146,7 @@ def _write(
         made = (
             _area(work, windows, step, pool, ahead)
             if isinstance(options, Area)
-            else _ahead(pool, step, windows, ahead)
+            else in_order(pool, step, windows, ahead)
         )
         for one in made:
             assert isinstance(one, Made)
@@ -190,24 +187,11 @@ def _area(
     """Bands of windows: counted in parallel, quotas one after the other, filled in parallel."""
     carry, slots = np.zeros(254), dict[int, int]()
     blocks_across = -(-work.alignment.coarse.width // work.block)
-    counted = _ahead(pool, step, windows, ahead)
+    counted = in_order(pool, step, windows, ahead)
     for _, band in groupby(counted, key=lambda held: held.window.row_off):
         held = [one for one in band if isinstance(one, Held)]
         share = divided(held, carry, slots, blocks_across, work.block)
-        yield from _ahead(pool, step, list(zip(held, share, strict=True)), ahead)
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[A], ahead: int
-) -> Iterator[B]:
-    """Results in order, of at most `ahead` items at a time."""
-    waiting: deque[Future[B]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        yield from in_order(pool, step, list(zip(held, share, strict=True)), ahead)
 
 
 @contextmanager
@@ -284,7 +268,7 @@ def _histogram(
         return out
 
     total = np.zeros(1 << 16, np.int64)
-    for one in _ahead(pool, count, parts, 2 * workers):
+    for one in in_order(pool, count, parts, 2 * workers):
         total += one
     total[[v % (1 << 16) for v in source.unlabelled]] = 0
     met = np.flatnonzero(total)
