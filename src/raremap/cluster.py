@@ -97,6 +97,10 @@ class Cluster:
         """Whether any of its machines has a GPU."""
         return self._total("GPU") >= 1
 
+    def size(self, on_gpu: bool = False) -> int:
+        """Workers of a team."""
+        return self.workers or max(1, self._total("GPU" if on_gpu else "CPU"))
+
     def _total(self, what: str) -> int:
         import ray
 
@@ -107,8 +111,7 @@ class Cluster:
         self, setup: Setup[P, R], told: Callable[[P], str] = str, on_gpu: bool = False
     ) -> Iterator[Team[P, R]]:
         """Workers that have each called `setup` once; they end with the block. `told` names a part in the log."""
-        size = self.workers or max(1, self._total("GPU" if on_gpu else "CPU"))
-        team = Team(setup, told, size, on_gpu, self.address)
+        team = Team(setup, told, self.size(on_gpu), on_gpu, self.address)
         try:
             yield team
         finally:
@@ -265,6 +268,7 @@ class Team(Generic[P, R]):
         with self._lock:
             self._closed = True
             workers, self._all = self._all, set()
+        self._idle.put(ClusterError("the workers were ended"))  # for threads that wait for one
         for worker in workers:
             self._ray.kill(worker)
 
