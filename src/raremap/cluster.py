@@ -54,16 +54,32 @@ def connect(address: str, cpus: int | None = None, extra: str = "ray") -> bool:
         return False
     own: dict[str, Any] = {}
     if address == "local":
-        # Workers find what this process finds, however it was started.
-        found = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        own = {"num_cpus": cpus or cores(), "include_dashboard": False, "runtime_env": {"env_vars": found}}
+        own = {"num_cpus": cpus or cores(), "include_dashboard": False}
     elif address != "auto":
         _answers(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        with _paths_passed_on():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except Exception as error:  # Ray raises that very class where its parts do not start in time
         raise _unreachable(address, reason(error, 120)) from None
     return True
+
+
+@contextmanager
+def _paths_passed_on() -> Iterator[None]:
+    """What is started here finds what this process finds, however it was started.
+
+    Ray's own `runtime_env` would do, but starts every worker twice.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _answers(address: str) -> None:
