@@ -77,7 +77,7 @@ def predict(
     targets = _targets(paths, Path(out))
     if not argmax and prior is None and (told := unfitted(bundle)):
         warnings.warn(told, RaremapWarning, stacklevel=2)
-    decision = _moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
+    decision = moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
     nodata = bundle.nodata if nodata is None else nodata
     # Every scene is opened before the first is mapped: a wrong one is found in the first second.
     for path in paths:
@@ -92,7 +92,7 @@ def predict(
                     reader, network, target, bundle.scheme, bundle.predict,
                     decide=decision.apply if decision is not None else None,
                     soften=decision.posterior if decision is not None and decision.softens else None,
-                    probabilities=probabilities, tags=_tags(bundle, decision), progress=bar,
+                    probabilities=probabilities, tags=tags_of(bundle, decision), progress=bar,
                 )
             )  # fmt: skip
     return Maps(tuple(done))
@@ -141,7 +141,8 @@ def _targets(paths: list[Path], out: Path) -> list[Path]:
     return targets
 
 
-def _tags(bundle: Bundle | Ensemble, decision: Decision | None) -> dict[str, str]:
+def tags_of(bundle: Bundle | Ensemble, decision: Decision | None) -> dict[str, str]:
+    """What a map says of itself: the software, the model, and how classes were decided and averaged."""
     how = (
         "argmax"
         if decision is None or not decision.fitted
@@ -160,7 +161,7 @@ def _tags(bundle: Bundle | Ensemble, decision: Decision | None) -> dict[str, str
     }
 
 
-def _moved(bundle: Bundle | Ensemble, prior: Mapping[str, float] | str | Path) -> Decision:
+def moved(bundle: Bundle | Ensemble, prior: Mapping[str, float] | str | Path) -> Decision:
     """The decision for ground of given class shares; raises `ConfigError` or `BundleError` where it cannot be made."""
     from raremap.measure.decision import Decision
 
