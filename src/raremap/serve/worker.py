@@ -17,10 +17,11 @@ import json
 import os
 import queue
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -85,7 +86,28 @@ class Worker:
             model = described(bundle, Path(folder), name)
             self._bundles[name] = bundle, model
             self._say({"model": model.to_dict()})
+        self._warm()
         self._say({"ready": True})
+
+    def _warm(self) -> None:
+        """Map a scene of nothing much, so that what is loaded and compiled at first use is there for the first user."""
+        import numpy as np
+        import rasterio
+
+        from raremap.serve.mapping import map_scene
+
+        bundle, model = next(iter(self._bundles.values()))
+        with tempfile.TemporaryDirectory(prefix="raremap-warm-") as folder:
+            path = Path(folder) / "upload.tif"
+            pixels = np.random.default_rng(0).integers(1, 255, (len(model.bands), 64, 64), np.uint8)
+            with rasterio.open(
+                path, "w", driver="GTiff", height=64, width=64, count=len(model.bands), dtype="uint8",
+                crs="EPSG:32631", transform=rasterio.transform.from_origin(4e5, 4.6e6, 10, 10),
+            ) as file:  # fmt: skip
+                file.write(pixels)
+            # What ails a model on such pixels, its users will see on theirs.
+            with suppress(RaremapError):
+                map_scene(bundle, model, {"upload": path.name, "called": path.name}, Path(folder), lambda _: None)
 
     def _map(self, order: dict[str, Any]) -> dict[str, Any]:
         from raremap.serve.mapping import map_scene
@@ -110,8 +132,6 @@ def _private(line: str, order: dict[str, Any]) -> str:
         line = line.replace(str(Path(folder) / name), called) if folder else line
     return line.replace(f"{folder}/", "") if folder else line
 
-
-Tell = Callable[[float], None]
 
 if __name__ == "__main__":
     main()
