@@ -25,6 +25,7 @@ _HOME = {
     "calibrate": "raremap.workflows.calibrate",
     "census": "raremap.workflows.census",
     "change": "raremap.workflows.change",
+    "clean": "raremap.workflows.clean",
     "compare": "raremap.workflows.compare",
     "demo": "raremap.workflows.demo",
     "ensemble": "raremap.workflows.ensemble",
@@ -44,6 +45,7 @@ _HOME = {
     "simulate": "raremap.workflows.simulate",
     "train": "raremap.workflows.train",
     "tune": "raremap.workflows.tune",
+    "vectorize": "raremap.workflows.vectorize",
 }
 
 __all__ = ["__version__", *_HOME]
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from raremap.workflows.calibrate import calibrate as calibrate
     from raremap.workflows.census import census as census
     from raremap.workflows.change import change as change
+    from raremap.workflows.clean import clean as clean
     from raremap.workflows.compare import compare as compare
     from raremap.workflows.demo import demo as demo
     from raremap.workflows.ensemble import ensemble as ensemble
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
     from raremap.workflows.simulate import simulate as simulate
     from raremap.workflows.train import train as train
     from raremap.workflows.tune import tune as tune
+    from raremap.workflows.vectorize import vectorize as vectorize
 
 
 def __getattr__(name: str) -> Any:

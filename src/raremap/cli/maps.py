@@ -42,6 +42,11 @@ def predict(
         Path | None, typer.Option(help="JSON file of the class shares expected in the scenes")
     ] = None,
     nodata: Annotated[float | None, typer.Option(help="value of no data, for scenes that name none")] = None,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="also write the probability of the mapped class")
+    ] = False,
+    entropy: Annotated[bool, typer.Option("--entropy", help="also write how undecided the model is")] = False,
+    level: Annotated[int, typer.Option(min=0, help="steps up the tree of classes")] = 0,
     update: Annotated[
         Path | None, typer.Option(metavar="MAP", help="renew this map where the scenes are newer and clear")
     ] = None,
@@ -66,9 +71,11 @@ def predict(
     Example: raremap predict runs/naip/bundle scene.tif -o map.tif
     """
     if update is not None or watch is not None:
-        if update is None or probabilities is not None or bool(scenes) == (watch is not None):
+        beside = probabilities is not None or confidence or entropy or level
+        if update is None or beside or bool(scenes) == (watch is not None):
             raise typer.BadParameter(
-                "give --update MAP with scenes or with --watch FOLDER, and without --probabilities"
+                "give --update MAP with scenes or with --watch FOLDER, and without --probabilities, --confidence, "
+                "--entropy and --level"
             )
         given: dict[str, Any] = dict(
             margin=margin, date=date, clouds=clouds, argmax=argmax,
@@ -89,6 +96,7 @@ def predict(
 
     result = run(
         bundle, scenes, out, probabilities=probabilities, argmax=argmax, window=window, overlap=overlap,
-        device=device, prior=prior, nodata=nodata, quiet=quiet, **averaging(tta, flips, scales),
+        device=device, prior=prior, nodata=nodata, quiet=quiet, confidence=confidence, entropy=entropy,
+        level=level, **averaging(tta, flips, scales),
     )  # fmt: skip
     show(result, as_json)

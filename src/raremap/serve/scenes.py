@@ -84,7 +84,7 @@ def looked_at(
 
 def _bounds(file: rasterio.DatasetReader, name: str) -> tuple[float, float, float, float]:
     crs, transform = file.crs, file.transform
-    if crs is None or not crs.is_valid:
+    if crs is None or not (crs.is_projected or crs.is_geographic):
         raise SceneError(
             f"{name} has no coordinate system that is understood; give it one, such as "
             "gdal_edit.py -a_srs EPSG:32631 FILE"
