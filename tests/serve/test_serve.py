@@ -15,7 +15,7 @@ from tests.serve import service
 
 import raremap
 
-LON, LAT = 1.8055, 41.5462  # the middle of the scene, by GDAL's gdaltransform
+LON, LAT = 1.808300, 41.541436  # the middle of the scene, by PROJ
 
 
 @pytest.fixture(scope="module")
