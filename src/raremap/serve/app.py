@@ -106,7 +106,9 @@ def _faults(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_: Request, fault: HTTPException) -> JSONResponse:
         line = {404: "there is nothing at this address", 405: "this address does not take this method"}
-        said = line.get(fault.status_code) or str(fault.detail or HTTPStatus(fault.status_code).phrase).lower()
+        said = (
+            line.get(fault.status_code) or str(fault.detail or HTTPStatus(fault.status_code).phrase).lower()
+        )
         return JSONResponse({"error": said}, fault.status_code, fault.headers)
 
     @app.exception_handler(ClientDisconnect)
@@ -170,7 +172,7 @@ def _predictions(app: FastAPI, runner: Runner, jobs: Jobs, options: ServeOptions
         kind = request.headers.get("content-type", "")
         job_id = new_id()
         if kind.split(";")[0].strip().lower() == "application/json":
-            task, model, bounds = await _placed(request, runner)
+            task, model, bounds = await _placed(request, runner, options.max_pixels)
             return _queued(job_id, model, task, bounds)
         if jobs.waiting() + len(coming) >= options.queue:
             raise _full(options)
@@ -185,7 +187,9 @@ def _predictions(app: FastAPI, runner: Runner, jobs: Jobs, options: ServeOptions
             task = {"upload": results.UPLOAD, "called": upload.called}
             return _queued(job_id, model, task, scene.bounds)
         except OSError as error:
-            raise Refused(507, f"the file cannot be stored ({error.strerror}); ask who runs this server") from None
+            raise Refused(
+                507, f"the file cannot be stored ({error.strerror}); ask who runs this server"
+            ) from None
         finally:
             coming.discard(job_id)
             if jobs.get(job_id) is None:
@@ -326,7 +330,7 @@ def _checked(path: FilePath, upload: Upload, model: Model, options: ServeOptions
     return looked_at(path, str(upload.called), model.bands, options.max_pixels, most)
 
 
-async def _placed(request: Request, runner: Runner) -> tuple[dict[str, Any], Model, Any]:
+async def _placed(request: Request, runner: Runner, most_pixels: int) -> tuple[dict[str, Any], Model, Any]:
     """What a place and a date ask for."""
     try:
         place = schemas.Place.model_validate_json(await request.body())
@@ -335,7 +339,10 @@ async def _placed(request: Request, runner: Runner) -> tuple[dict[str, Any], Mod
     model = _known(runner, place.model, 422)
     if not can_fetch():
         raise Refused(501, missing_line())
-    return {"bbox": list(place.bbox), "date": place.date.isoformat(), "called": "the scene"}, model, place.bbox
+    task = {
+        "bbox": list(place.bbox), "date": place.date.isoformat(), "called": "the scene", "max_pixels": most_pixels,
+    }  # fmt: skip
+    return task, model, place.bbox
 
 
 def _drawn(make: Any, *arguments: Any) -> Any:
