@@ -81,5 +81,5 @@ def test_a_removed_prediction_is_not_brought_back_by_what_the_worker_says(jobs: 
 
 def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be used .* choose another folder with --data"):
+    with pytest.raises(OutputError, match=r"cannot be used .* choose another folder with --data"):
         Jobs(tmp_path / "file" / "jobs.sqlite", 1, 1)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
+from importlib.metadata import version
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -20,7 +21,6 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-import raremap
 from raremap.errors import RaremapError
 from raremap.serve import results, schemas, tiles
 from raremap.serve.faults import Refused
@@ -71,7 +71,7 @@ def create_app(bundles: Sequence[str | FilePath], options: ServeOptions | None =
             jobs.close()
 
     app = FastAPI(
-        title="raremap", version=raremap.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        title="raremap", version=version("raremap"), lifespan=lifespan, docs_url=None, redoc_url=None,
         description="Maps from satellite scenes that do not lose the rare classes.", responses=_FAULTS,
     )  # fmt: skip
     app.state.runner, app.state.jobs, app.state.options = runner, jobs, options

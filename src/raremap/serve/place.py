@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +15,21 @@ if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
 
+_VERB = "raremap.workflows.acquire"
 _DAYS, _MOST_CLOUD, _TRIES = 15, 40.0, 3
 _LIBRARIES = ("pystac_client", "odc.stac")
 
 
 def can_fetch() -> bool:
     """Whether the verb and its libraries are installed."""
-    if find_spec("raremap.workflows.acquire") is None:
+    if find_spec(_VERB) is None:
         return False
     return all(find_spec(name.split(".")[0]) is not None for name in _LIBRARIES)
 
 
 def missing_line() -> str:
     """Why scenes are not fetched here, in one line."""
-    if find_spec("raremap.workflows.acquire") is None:
+    if find_spec(_VERB) is None:
         return "this server cannot fetch scenes; upload a GeoTIFF"
     return f"this server cannot fetch scenes ({MissingExtra('pystac-client', 'acquire')}); upload a GeoTIFF"
 
@@ -37,8 +39,7 @@ def fetch(task: dict[str, Any], bundle: Bundle | Ensemble, model: Model, folder:
 
     Raises `RaremapError`: nothing found, no network, too large.
     """
-    from raremap.workflows.acquire import acquire
-
+    acquire = import_module(_VERB).acquire
     wanted = date.fromisoformat(task["date"])
     more: dict[str, Any] = {"bbox": task["bbox"], "bundle": bundle, "max_cloud": _MOST_CLOUD, "quiet": True}
     if model.resolution_m:
