@@ -152,6 +152,7 @@ class Runner:
                     f"the prediction took longer than {self._options.job_minutes:g} minutes and was stopped; "
                     "cut the scene into parts",
                 )
+                self._emptied(job.id)
                 return
             if answer.get("job") != job.id:
                 continue
