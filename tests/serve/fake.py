@@ -70,9 +70,9 @@ def app(key: str | None = None, basemap: str = "") -> FastAPI:
             return JSONResponse({"error": line}, status, headers)
         fails = False
         if "multipart" in request.headers["content-type"]:
-            form = await request.form()
-            fails = getattr(form["file"], "filename", "") == "fails.tif"
-            assert form["model"] == "valleys"
+            async with request.form() as form:
+                fails = getattr(form["file"], "filename", "") == "fails.tif"
+                assert form["model"] == "valleys"
         else:
             made.state.place = await request.json()
         job = f"job{len(made.state.jobs)}"

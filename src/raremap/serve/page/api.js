@@ -23,7 +23,7 @@ function reason(status, text, wait) {
   let line = null;
   try { line = JSON.parse(text).error; } catch { /* a proxy's page */ }
   line ??= status === 413 ? "this file is larger than the server takes" : `the server answered ${status}`;
-  if (status === 429 && wait) line += `; try again in ${wait} s`;
+  if (status === 429 && wait && !line.includes("again")) line += `; try again in ${wait} s`;
   return new ApiError(line, status);
 }
 
@@ -38,7 +38,8 @@ async function keyGiven() {
   return asking;
 }
 
-async function ask(path, options = {}) {
+/** Ask, and ask again where the server says that it is only busy. */
+async function ask(path, options = {}, again = 3) {
   const sent = headers();
   let answer;
   try {
@@ -47,9 +48,14 @@ async function ask(path, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("the server does not answer; is it still running?", 0);
   }
+  const wait = Number(answer.headers.get("Retry-After"));
+  if (answer.status === 429 && !options.method && again && wait <= 10) {
+    await new Promise((resolve) => { setTimeout(resolve, 1000 * Math.max(1, wait)); });
+    return ask(path, options, again - 1);
+  }
   if (answer.status === 401) {
     const another = headers()["X-API-Key"] !== sent["X-API-Key"];
-    if (another || await keyGiven()) return ask(path, options);
+    if (another || await keyGiven()) return ask(path, options, again);
   }
   if (!answer.ok) throw reason(answer.status, await answer.text(), answer.headers.get("Retry-After"));
   return answer;

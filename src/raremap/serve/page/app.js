@@ -13,8 +13,7 @@ let leave = new AbortController();  // aborted when the view changes: uploads an
 
 function complain(error) {
   if (error?.name === "AbortError") return;
-  const line = typeof error === "string" ? error : error.message;
-  $("error").textContent = line.charAt(0).toUpperCase() + line.slice(1);
+  $("error").textContent = typeof error === "string" ? error : error.message;
   $("error").hidden = false;
   $("error").scrollIntoView({ block: "nearest" });
 }
@@ -36,7 +35,7 @@ function showModel() {
   $("card").replaceChildren(...card(chosen.card_markdown));
 }
 
-const rare = (c) => (c.rare ? [element("span", { className: "rare" }, "rare")] : []);
+const rare = (c) => (c.rare ? [" ", element("span", { className: "rare" }, "rare")] : []);
 
 async function loadModels() {
   models = await api.models();
@@ -287,7 +286,8 @@ function askKey() {
 }
 
 function useBackground(url) {
-  if (url && !/^https?:\/\/.*\{z\}.*/.test(url)) throw new Error("the address of a background map starts with http(s):// and holds {z}, {x} and {y}");
+  const whole = /^https:\/\/|^http:\/\/(localhost|127\.0\.0\.1)[:/]/.test(url) && ["{z}", "{x}", "{y}"].every((part) => url.includes(part));
+  if (url && !whole) throw new Error("the address of a background map starts with https:// and holds {z}, {x} and {y}");
   ground.setBackground(url);
   try { localStorage.setItem("raremap.background", url); } catch { /* it holds as long as the page */ }
 }

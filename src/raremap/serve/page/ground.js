@@ -45,7 +45,9 @@ let background = null;
 /** The user's own background by the address of its tiles, or none. */
 export function setBackground(url) {
   background?.remove();
-  background = url ? L.tileLayer(url, { zIndex: 0, maxZoom: 22, className: "background" }).addTo(map) : null;
+  // Open tile servers want to know who asks; what is in the address after the host's name is nobody's business.
+  const options = { zIndex: 0, maxZoom: 22, className: "background", referrerPolicy: "origin" };
+  background = url ? L.tileLayer(url, { ...options, attribution: url.split("/")[2].replace(/[^\w.:-]/g, "") }).addTo(map) : null;
 }
 
 const scene = ([west, south, east, north]) => L.latLngBounds([south, west], [north, east]);
@@ -104,9 +106,9 @@ async function read(where) {
   try {
     const found = await api.pixel(id, at.lng, at.lat);
     if (shown?.id !== id) return;
-    const [first] = found.probabilities;
     popup.setLatLng(where).setContent(bars(found)).openOn(map);
-    onRead(first ? `${found.name}, ${percent(found.probabilities.find((c) => c.name === found.name)?.p ?? first.p)}` : found.name);
+    const sure = found.probabilities.find((c) => c.name === found.name);
+    onRead([found.name ?? "No data here", ...(sure ? [percent(sure.p)] : [])].join(", "));
   } catch (error) {
     popup.close();
     onRead(null, error);
@@ -122,7 +124,7 @@ function bars({ name, probabilities }) {
     return element("li", { className: other === name ? "chosen" : "" },
       swatch(tint(other)), element("span", { className: "name" }, other), element("span", { className: "number" }, percent(p)), bar);
   });
-  return element("div", {}, element("h3", {}, name ?? "no data"), element("ul", { className: "bars" }, ...rows));
+  return element("div", {}, element("h3", {}, name ?? "No data here"), element("ul", { className: "bars" }, ...rows));
 }
 
 let colors = new Map();
