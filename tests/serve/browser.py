@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-WAIT_S = 40.0  # a busy machine's patience, never spent where all is well
+WAIT_S = 240.0  # a busy machine's patience, never spent where all is well
 
 
 @contextmanager

@@ -110,8 +110,8 @@ def test_files_and_areas_are_saved(visit: Any, scene: Path) -> None:
     for button in page.all("#files button"):
         button.click()
     names = ("map.tif", "confidence.tif", "polygons.gpkg", "preview.png")
-    assert [page.downloaded(name) for name in names] == [f"{name} of job0".encode() for name in names]
-    rows = list(csv.DictReader(io.StringIO(page.downloaded("areas.csv").decode())))
+    assert [page.downloaded(f"job0-{name}") for name in names] == [f"{name} of job0".encode() for name in names]
+    rows = list(csv.DictReader(io.StringIO(page.downloaded("job0-areas.csv").decode())))
     assert [(r["value"], r["name"], float(r["area_m2"])) for r in rows] == [
         ("5", "landslide", 8400),
         ("1", "forest", 1_660_000),
@@ -202,7 +202,7 @@ def test_a_server_with_a_key_asks_for_it_once(visit: Any, scene: Path) -> None:
     mapped(page, scene)
     assert page.drawn("classes")
     page.find("#files button").click()
-    assert page.downloaded("map.tif") == b"map.tif of job0"
+    assert page.downloaded("job0-map.tif") == b"map.tif of job0"
 
 
 def test_a_card_is_shown_as_text_never_as_html(visit: Any) -> None:

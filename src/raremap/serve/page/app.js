@@ -30,8 +30,9 @@ function showModel() {
   if (!chosen) return;
   const size = chosen.resolution_m ? `${+chosen.resolution_m.toPrecision(3)} m a pixel, ` : "";
   $("model-facts").textContent = `${size}bands ${chosen.bands.join(", ")}`;
-  const classes = [...chosen.classes].sort((a, b) => Number(b.rare) - Number(a.rare));
-  $("model-classes").replaceChildren(...classes.map((c) => element("li", {}, swatch(c.color), c.name, ...rare(c))));
+  const chips = (classes) => classes.map((c) => element("li", {}, swatch(c.color), c.name));
+  $("model-rare").replaceChildren(...chips(chosen.classes.filter((c) => c.rare)));
+  $("model-common").replaceChildren(...chips(chosen.classes.filter((c) => !c.rare)));
   $("card").replaceChildren(...card(chosen.card_markdown));
 }
 
@@ -151,7 +152,7 @@ async function openJob(id) {
       if (last === null) quiet();
       if (job.status !== last) say({ queued: "Waiting in the queue", running: "The map is being made", done: "The map is done", failed: "The map failed" }[job.status]);
       last = job.status;
-      if (job.status === "queued") going("Waiting in the queue", null);
+      if (job.status === "queued") going(job.ahead ? `Waiting in the queue, ${job.ahead} ahead` : "Waiting in the queue", null);
       if (job.status === "running") going(`Mapping, ${percent(job.progress)}`, job.progress);
       if (job.status === "done") return showResult(job);
       if (job.status === "failed") return showFailure(job);
@@ -196,7 +197,7 @@ function areaRow(c) {
     element("td", {}, area(c.area_m2)), element("td", {}, percent(c.share)));
 }
 
-const KINDS = { map: "Map", confidence: "Confidence", polygons: "Polygons", preview: "Picture", areas: "Areas" };
+const KINDS = { map: "Map", confidence: "Confidence", polygons: "Polygons", preview: "Picture", probabilities: "Probabilities" };
 
 function button(label, act, ending = "") {
   const made = element("button", { type: "button", className: "quiet" }, label, element("small", {}, ending));
@@ -204,16 +205,19 @@ function button(label, act, ending = "") {
   return made;
 }
 
+// As the server names them, so that the files of one map lie together.
+const named = (last) => `${location.hash.slice(1, 9)}-${last}`;
+
 function fileButton(kind, path) {
-  const name = path.split("/").pop();
-  return button(KINDS[kind] ?? kind, () => api.download(path, name), name.slice(name.lastIndexOf(".")));
+  const last = path.split("/").pop();
+  return button(KINDS[kind] ?? kind, () => api.download(path, named(last)), last.slice(last.lastIndexOf(".")));
 }
 
 function csvButton(job) {
   const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
   const rows = job.areas.map((c) => [c.value, quoted(c.name), c.rare, c.area_m2, c.share].join(","));
   const text = ["value,name,rare,area_m2,share", ...rows, ""].join("\n");
-  return button("Areas", () => api.saveBlob(new Blob([text], { type: "text/csv" }), "areas.csv"), ".csv");
+  return button("Areas", () => api.saveBlob(new Blob([text], { type: "text/csv" }), named("areas.csv")), ".csv");
 }
 
 function lay() {

@@ -62,12 +62,20 @@ export function show(id, bounds, failed) {
     told = true;
     failed(error);
   } };
-  shown = { id, options, image: add("image", id, options, 1), over: null };
   map.fitBounds(where, { padding: [12, 12], animate: false });
+  shown = { id, options, image: add("image", id, options, 1), over: null };
 }
 
+const coming = new Set();  // layers whose tiles are on their way
+
 function add(layer, id, { bounds, onError }, zIndex) {
-  return new Tiles(id, layer, { bounds, zIndex }).on("tileerror", onError).addTo(map);
+  const made = new Tiles(id, layer, { bounds, zIndex });
+  const wait = (going) => {
+    if (going) coming.add(made);
+    else coming.delete(made);
+    $("loading").hidden = coming.size === 0;
+  };
+  return made.on({ tileerror: onError, loading: () => wait(true), load: () => wait(false), remove: () => wait(false) }).addTo(map);
 }
 
 /** Lay `layer` over the imagery, or nothing. */
