@@ -40,11 +40,15 @@ def serving(app: Any) -> Iterator[str]:
 @contextmanager
 def chromium(downloads: Path) -> Iterator[Any]:
     """A browser without a window; skips where this machine has none."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the page is tested with selenium: pip install selenium")
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="the page is tested with selenium: pip install selenium"
+    )
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
     if program is None or driver is None:
-        pytest.skip("chromium and chromedriver are not on the PATH (Debian: apt install chromium chromium-driver)")
+        pytest.skip(
+            "chromium and chromedriver are not on the PATH (Debian: apt install chromium chromium-driver)"
+        )
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
@@ -53,7 +57,9 @@ def chromium(downloads: Path) -> Iterator[Any]:
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(driver))
-    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
+    browser.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
+    )
     try:
         yield browser
     finally:

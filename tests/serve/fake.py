@@ -88,7 +88,12 @@ def app(key: str | None = None, basemap: str = "") -> FastAPI:
         status = ["queued", "running", "failed" if state["fails"] else "done"][min(state["polls"] - 1, 2)]
         done = status == "done"
         url = f"/api/predictions/{job}"
-        names = {"map": "map.tif", "confidence": "confidence.tif", "polygons": "polygons.gpkg", "preview": "preview.png"}
+        names = {
+            "map": "map.tif",
+            "confidence": "confidence.tif",
+            "polygons": "polygons.gpkg",
+            "preview": "preview.png",
+        }
         return {
             "id": job,
             "model": "valleys",
@@ -114,7 +119,11 @@ def app(key: str | None = None, basemap: str = "") -> FastAPI:
         return {
             "value": 5,
             "name": "landslide",
-            "probabilities": [{"name": "landslide", "p": 0.61}, {"name": "forest", "p": 0.37}, {"name": "water", "p": 0.02}],
+            "probabilities": [
+                {"name": "landslide", "p": 0.61},
+                {"name": "forest", "p": 0.37},
+                {"name": "water", "p": 0.02},
+            ],
         }
 
     @made.get("/api/predictions/{job}/tiles/{layer}/{z}/{x}/{y}.png")

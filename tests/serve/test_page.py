@@ -93,7 +93,9 @@ def test_a_click_shows_the_probabilities_of_a_pixel(visit: Any, scene: Path) -> 
     assert page.js("return document.getElementById('said').textContent") == "landslide, 61 %"
 
 
-def test_confidence_takes_the_place_of_the_classes_and_its_opacity_can_be_moved(visit: Any, scene: Path) -> None:
+def test_confidence_takes_the_place_of_the_classes_and_its_opacity_can_be_moved(
+    visit: Any, scene: Path
+) -> None:
     page, _ = visit()
     mapped(page, scene)
     page.js("document.querySelector('[name=over][value=confidence]').click()")
@@ -101,7 +103,10 @@ def test_confidence_takes_the_place_of_the_classes_and_its_opacity_can_be_moved(
     assert page.all(".leaflet-layer.classes") == []
     assert page.find("#ramp").text.split() == ["unsure", "sure"]
     page.js("const o = document.getElementById('opacity'); o.value = 25; o.dispatchEvent(new Event('input'))")
-    assert page.js("return getComputedStyle(document.querySelector('.leaflet-layer.confidence')).opacity") == "0.25"
+    assert (
+        page.js("return getComputedStyle(document.querySelector('.leaflet-layer.confidence')).opacity")
+        == "0.25"
+    )
 
 
 def test_files_and_areas_are_saved(visit: Any, scene: Path) -> None:
@@ -110,7 +115,9 @@ def test_files_and_areas_are_saved(visit: Any, scene: Path) -> None:
     for button in page.all("#files button"):
         button.click()
     names = ("map.tif", "confidence.tif", "polygons.gpkg", "preview.png")
-    assert [page.downloaded(f"job0-{name}") for name in names] == [f"{name} of job0".encode() for name in names]
+    assert [page.downloaded(f"job0-{name}") for name in names] == [
+        f"{name} of job0".encode() for name in names
+    ]
     rows = list(csv.DictReader(io.StringIO(page.downloaded("job0-areas.csv").decode())))
     assert [(r["value"], r["name"], float(r["area_m2"])) for r in rows] == [
         ("5", "landslide", 8400),
@@ -146,9 +153,9 @@ def test_a_box_drawn_with_the_mouse_and_a_date_ask_for_a_place(visit: Any) -> No
 
     page, app = visit()
     page.find("#draw").click()
-    ActionChains(page.browser).move_to_element_with_offset(page.find("#map"), -60, -40).click_and_hold().move_by_offset(
-        80, 50
-    ).release().perform()
+    ActionChains(page.browser).move_to_element_with_offset(
+        page.find("#map"), -60, -40
+    ).click_and_hold().move_by_offset(80, 50).release().perform()
     page.js("document.querySelector('[name=date]').value = '2025-08-01'")
     page.find("#place [type=submit]").click()
     page.find("#result")
@@ -223,12 +230,16 @@ def test_nothing_is_asked_of_others_unless_a_background_is_given(visit: Any, sce
     page.find("#new").click()
     page.find("details.last summary").click()
     port = page.address.rsplit(":", 1)[1]
-    page.find("#basemap-url").send_keys(f"http://localhost:{port}api/predictions/other/tiles/image/{{z}}/{{x}}/{{y}}.png\n")
+    page.find("#basemap-url").send_keys(
+        f"http://localhost:{port}api/predictions/other/tiles/image/{{z}}/{{x}}/{{y}}.png\n"
+    )
     page.until("tiles of the background", lambda: any("/other/tiles/" in path for path in app.state.asked))
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_words_stand_out_and_every_control_has_a_name_in_both_themes(visit: Any, scene: Path, theme: str) -> None:
+def test_words_stand_out_and_every_control_has_a_name_in_both_themes(
+    visit: Any, scene: Path, theme: str
+) -> None:
     page, _ = visit(prefers_color_scheme=theme)
     assert page.faint() == []
     assert page.nameless() == []
