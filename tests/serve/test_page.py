@@ -15,6 +15,8 @@ from tests.rasters import write
 from tests.serve import fake
 from tests.serve.browser import Page, chromium, serving
 
+pytestmark = pytest.mark.slow
+
 PHONE = {"width": 375, "height": 667}
 
 
