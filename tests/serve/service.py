@@ -53,7 +53,9 @@ def scene(path: Path, height: int = 90, width: int = 120, **more: Any) -> Path:
     return write(path, pixels(height, width) if array is None else array, **more)
 
 
-def send(client: httpx.Client, data: bytes, name: str = "scene.tif", model: str | None = MODEL) -> httpx.Response:
+def send(
+    client: httpx.Client, data: bytes, name: str = "scene.tif", model: str | None = MODEL
+) -> httpx.Response:
     """Upload bytes."""
     fields = {} if model is None else {"model": model}
     return client.post("/api/predictions", data=fields, files={"file": (name, data)})

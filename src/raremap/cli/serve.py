@@ -18,12 +18,16 @@ def serve(
     host: Annotated[
         str, typer.Option(help="address to listen at; 0.0.0.0 is reached from elsewhere")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen at; 0: any that is free")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="port to listen at; 0: any that is free")
+    ] = 8000,
     data: Annotated[Path, typer.Option(help="folder of uploads, maps and the queue")] = Path("raremap-data"),
     api_key: Annotated[
         str | None, typer.Option(envvar="RAREMAP_API_KEY", help="key that requests must send as X-API-Key")
     ] = None,
-    max_pixels: Annotated[int, typer.Option(min=1, help="height times width of a scene at most")] = 150_000_000,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="height times width of a scene at most")
+    ] = 150_000_000,
     max_upload_mb: Annotated[float, typer.Option(min=0.1, help="size of an upload at most")] = 512,
     max_decoded_mb: Annotated[float, typer.Option(min=0.1, help="size of a scene unpacked at most")] = 4096,
     keep_days: Annotated[float, typer.Option(min=0.001, help="days after which results are removed")] = 7,

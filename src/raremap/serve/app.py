@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
+from importlib.metadata import version
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -20,7 +21,6 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-import raremap
 from raremap.errors import RaremapError
 from raremap.serve import results, schemas, tiles
 from raremap.serve.faults import Refused
@@ -71,7 +71,7 @@ def create_app(bundles: Sequence[str | FilePath], options: ServeOptions | None =
             jobs.close()
 
     app = FastAPI(
-        title="raremap", version=raremap.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        title="raremap", version=version("raremap"), lifespan=lifespan, docs_url=None, redoc_url=None,
         description="Maps from satellite scenes that do not lose the rare classes.", responses=_FAULTS,
     )  # fmt: skip
     app.state.runner, app.state.jobs, app.state.options = runner, jobs, options
@@ -106,7 +106,9 @@ def _faults(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_: Request, fault: HTTPException) -> JSONResponse:
         line = {404: "there is nothing at this address", 405: "this address does not take this method"}
-        said = line.get(fault.status_code) or str(fault.detail or HTTPStatus(fault.status_code).phrase).lower()
+        said = (
+            line.get(fault.status_code) or str(fault.detail or HTTPStatus(fault.status_code).phrase).lower()
+        )
         return JSONResponse({"error": said}, fault.status_code, fault.headers)
 
     @app.exception_handler(ClientDisconnect)
@@ -170,7 +172,7 @@ def _predictions(app: FastAPI, runner: Runner, jobs: Jobs, options: ServeOptions
         kind = request.headers.get("content-type", "")
         job_id = new_id()
         if kind.split(";")[0].strip().lower() == "application/json":
-            task, model, bounds = await _placed(request, runner)
+            task, model, bounds = await _placed(request, runner, options.max_pixels)
             return _queued(job_id, model, task, bounds)
         if jobs.waiting() + len(coming) >= options.queue:
             raise _full(options)
@@ -185,7 +187,9 @@ def _predictions(app: FastAPI, runner: Runner, jobs: Jobs, options: ServeOptions
             task = {"upload": results.UPLOAD, "called": upload.called}
             return _queued(job_id, model, task, scene.bounds)
         except OSError as error:
-            raise Refused(507, f"the file cannot be stored ({error.strerror}); ask who runs this server") from None
+            raise Refused(
+                507, f"the file cannot be stored ({error.strerror}); ask who runs this server"
+            ) from None
         finally:
             coming.discard(job_id)
             if jobs.get(job_id) is None:
@@ -326,7 +330,7 @@ def _checked(path: FilePath, upload: Upload, model: Model, options: ServeOptions
     return looked_at(path, str(upload.called), model.bands, options.max_pixels, most)
 
 
-async def _placed(request: Request, runner: Runner) -> tuple[dict[str, Any], Model, Any]:
+async def _placed(request: Request, runner: Runner, most_pixels: int) -> tuple[dict[str, Any], Model, Any]:
     """What a place and a date ask for."""
     try:
         place = schemas.Place.model_validate_json(await request.body())
@@ -335,7 +339,10 @@ async def _placed(request: Request, runner: Runner) -> tuple[dict[str, Any], Mod
     model = _known(runner, place.model, 422)
     if not can_fetch():
         raise Refused(501, missing_line())
-    return {"bbox": list(place.bbox), "date": place.date.isoformat(), "called": "the scene"}, model, place.bbox
+    task = {
+        "bbox": list(place.bbox), "date": place.date.isoformat(), "called": "the scene", "max_pixels": most_pixels,
+    }  # fmt: skip
+    return task, model, place.bbox
 
 
 def _drawn(make: Any, *arguments: Any) -> Any:

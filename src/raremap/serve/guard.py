@@ -90,7 +90,9 @@ class Guard:
         return self.options.max_upload_bytes + _FORM_ROOM if form else _SMALL_BODY
 
     def _too_large(self, headers: dict[bytes, str]) -> str:
-        return f"the request is larger than {self._room(headers) / 1e6:,.2f} MB, which is the most that is taken"
+        return (
+            f"the request is larger than {self._room(headers) / 1e6:,.2f} MB, which is the most that is taken"
+        )
 
     def _wait(self, scope: Any) -> float:
         """Seconds until an address may ask again; 0: now."""

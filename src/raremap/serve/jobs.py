@@ -68,9 +68,7 @@ class Jobs:
             self._db.execute("PRAGMA busy_timeout=5000")
             self._db.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise OutputError(
-                f"{path} cannot be used ({error}); choose another folder with --data"
-            ) from None
+            raise OutputError(f"{path} cannot be used ({error}); choose another folder with --data") from None
 
     def close(self) -> None:
         """Close the file."""
@@ -136,9 +134,7 @@ class Jobs:
     def advance(self, job_id: str, progress: float) -> None:
         """Say how far a running prediction is, from 0 to 1."""
         with self._transaction() as db:
-            db.execute(
-                "UPDATE jobs SET progress = ? WHERE id = ? AND status = 'running'", (progress, job_id)
-            )
+            db.execute("UPDATE jobs SET progress = ? WHERE id = ? AND status = 'running'", (progress, job_id))
 
     def finish(self, job_id: str, result: dict[str, Any], bounds: Any = None) -> None:
         """A running prediction is done; it is kept from now on for as long as results are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ def map_scene(
     `RaremapError`, in one line.
     """
     from raremap.scene.raster import open_image
-    from raremap.serve.scenes import ingest, shown_bands, stretch
+    from raremap.serve.scenes import bounds_of, ingest, shown_bands, stretch
     from raremap.workflows.predict import predict
     from raremap.workflows.vectorize import vectorize
 
@@ -47,7 +48,8 @@ def map_scene(
         from raremap.serve.place import fetch
 
         with heard(lambda share: tell(share * _FETCHED)):
-            fetch(task, model, scene)
+            ingest(fetch(task, bundle, model, folder / "fetched"), scene, task["called"])
+        shutil.rmtree(folder / "fetched", ignore_errors=True)
         begun = _FETCHED
     tell(begun)
     with heard(lambda share: tell(begun + share * (_MAPPED - begun))):
@@ -58,5 +60,6 @@ def map_scene(
     results.draw(folder)
     return {
         "areas": results.areas(model, outlined.area_m2 or {}),
+        "bounds": bounds_of(scene),
         "shown": {"bands": numbers, "ranges": stretch(scene, numbers)},
     }

@@ -47,7 +47,9 @@ def run(bundles: Sequence[str | Path], options: ServeOptions | None = None) -> N
             timeout_graceful_shutdown=5, ws="none", proxy_headers=False, lifespan="on",
         )  # fmt: skip
         shown = f"[{options.host}]" if ":" in options.host else options.host
-        print(f"raremap serves {', '.join(app.state.runner.models)} at http://{shown}:{listener.getsockname()[1]}/")
+        print(
+            f"raremap serves {', '.join(app.state.runner.models)} at http://{shown}:{listener.getsockname()[1]}/"
+        )
         sys.stdout.flush()
         try:
             uvicorn.Server(config).run(sockets=[listener])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import queue
 import shutil
 import subprocess
@@ -153,6 +152,7 @@ class Runner:
                     f"the prediction took longer than {self._options.job_minutes:g} minutes and was stopped; "
                     "cut the scene into parts",
                 )
+                self._emptied(job.id)
                 return
             if answer.get("job") != job.id:
                 continue
@@ -200,15 +200,12 @@ class _Process:
     """A worker process, and lines of JSON to and from it."""
 
     def __init__(self) -> None:
-        # What the worker opens stands in files of its own making, but for the one upload that it copies.
-        env = {**os.environ, "PROJ_NETWORK": "OFF", "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "raremap.serve.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            env=env,
         )
         self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()

@@ -14,9 +14,9 @@ import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy raises; it has no public name
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.shutil import copy as rio_copy
-from rasterio.warp import transform_bounds
+from rasterio.warp import transform, transform_bounds
 
 from raremap.errors import RaremapError, SceneError
 from raremap.scene.gdal import bounded_cache, only, short
@@ -35,6 +35,8 @@ ALONE: dict[str, Any] = {
 }
 """GDAL's settings for files of strangers: nothing beside the file is looked for, nothing is fetched."""
 
+# What rasterio raises of a damaged header, beside its own: names that are no UTF-8, numbers that are none.
+_FAULTS = (RasterioError, CPLE_BaseError, ValueError, OverflowError)
 _NUMBERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 # What makes PROJ open files: the text of a CRS that is no number of the EPSG may hold it.
 _FILES = re.compile(r"grids|PARAMETERFILE|\+init|\+proj=pipeline|[/\\]\w+[/\\]", re.IGNORECASE)
@@ -72,30 +74,32 @@ def looked_at(
             if odd is not None:
                 raise SceneError(f"{name} holds {odd}, expected one of {', '.join(_NUMBERS)}")
             bounds = _bounds(file, name)
-    except (RasterioError, CPLE_BaseError) as error:
+    except _FAULTS as error:
         raise SceneError(f"{name} cannot be opened as a GeoTIFF ({_told(error, path, name)})") from None
     try:
         with rasterio.Env(**ALONE), only("GTiff"):
             open_bands(bands, path, None)
     except RaremapError as error:
         raise type(error)(str(error).replace(str(path), name)) from None
+    except _FAULTS as error:
+        raise SceneError(f"{name} has bands that cannot be understood ({_told(error, path, name)})") from None
     return Scene(header, bounds)
 
 
 def _bounds(file: rasterio.DatasetReader, name: str) -> tuple[float, float, float, float]:
-    crs, transform = file.crs, file.transform
+    crs, affine = file.crs, file.transform
     if crs is None or not (crs.is_projected or crs.is_geographic):
         raise SceneError(
             f"{name} has no coordinate system that is understood; give it one, such as "
             "gdal_edit.py -a_srs EPSG:32631 FILE"
         )
     _harmless(crs, name)
-    numbers = (*transform[:6], transform.determinant)
-    if transform.is_identity or not all(map(math.isfinite, numbers)) or not transform.determinant:
-        raise SceneError(f"{name} has no place on the ground (its transform is {_sixes(transform)})")
+    numbers = (*affine[:6], affine.determinant)
+    if affine.is_identity or not all(map(math.isfinite, numbers)) or not affine.determinant:
+        raise SceneError(f"{name} has no place on the ground (its transform is {_sixes(affine)})")
     try:
         west, south, east, north = transform_bounds(crs, "EPSG:4326", *_box(file), densify_pts=21)
-    except (RasterioError, CPLE_BaseError, ValueError) as error:
+    except _FAULTS as error:
         raise SceneError(f"{name} has no place on the globe ({_told(error, Path(name), name)})") from None
     inside = all(map(math.isfinite, (west, south, east, north))) and -90.001 <= south <= north <= 90.001
     if not inside or max(abs(west), abs(east)) > 360.001 or south > 85.06 or north < -85.06:
@@ -103,7 +107,25 @@ def _bounds(file: rasterio.DatasetReader, name: str) -> tuple[float, float, floa
             f"{name} lies at {west:g} {south:g} {east:g} {north:g} degrees, which a web map cannot show; "
             "check its coordinate system"
         )
+    if not _returns(file):
+        raise SceneError(
+            f"{name} lies outside of where its coordinate system ({crs.to_string()[:40]}) holds; check both"
+        )
     return west, south, east, north
+
+
+def _returns(file: rasterio.DatasetReader) -> bool:
+    """Whether the corners come back from degrees to where they were, to a hundredth of the scene."""
+    left, bottom, right, top = _box(file)
+    xs, ys = [left, left, right, right], [bottom, top, bottom, top]
+    try:
+        back = transform("EPSG:4326", file.crs, *transform(file.crs, "EPSG:4326", xs, ys)[:2])
+    except _FAULTS:
+        return False
+    width, height = max(right - left, 1e-12), max(top - bottom, 1e-12)
+    off = [abs(b - a) / size for old, new, size in ((xs, back[0], width), (ys, back[1], height))
+           for a, b in zip(old, new, strict=True)]  # fmt: skip
+    return all(o < 0.01 for o in off)
 
 
 def _box(file: rasterio.DatasetReader) -> tuple[float, float, float, float]:
@@ -117,19 +139,25 @@ def _harmless(crs: CRS, name: str) -> None:
     try:
         if crs.to_epsg(confidence_threshold=100) is None and _FILES.search(crs.to_wkt()):
             raise SceneError(f"{name} has a coordinate system that names files; use one of the EPSG's")
-    except CRSError:
+    except _FAULTS:
         raise SceneError(
             f"{name} has a coordinate system that is not understood; use one of the EPSG's"
         ) from None
 
 
-def _sixes(transform: Any) -> str:
-    return " ".join(f"{v:g}" for v in transform[:6])
+def _sixes(affine: Any) -> str:
+    return " ".join(f"{v:g}" for v in affine[:6])
 
 
 def _told(error: BaseException, path: Path, name: str) -> str:
     """What GDAL said, without our paths."""
     return short(error).replace(str(path), name).replace(path.name, name)
+
+
+def bounds_of(path: Path) -> tuple[float, float, float, float]:
+    """West, south, east and north of a scene of ours, in degrees."""
+    with opened_alone(path) as file:
+        return _bounds(file, path.name)
 
 
 def ingest(path: Path, out: Path, name: str) -> None:
@@ -153,7 +181,7 @@ def ingest(path: Path, out: Path, name: str) -> None:
                 BIGTIFF="IF_SAFER",
             )
         fresh.replace(out)
-    except (RasterioError, CPLE_BaseError) as error:
+    except _FAULTS as error:
         raise SceneError(
             f"{name} cannot be read ({_told(error, path, name)}); it is damaged, upload it again"
         ) from None

@@ -9,13 +9,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
 from raremap.errors import SceneError
 
-MAGIC = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
+_Order = Literal["<", ">"]
+
+MAGIC: dict[bytes, tuple[_Order, bool]] = {
+    b"II*\0": ("<", False),
+    b"MM\0*": (">", False),
+    b"II+\0": ("<", True),
+    b"MM\0+": (">", True),
+}
 """First four bytes → byte order, and whether it is a BigTIFF."""
 
 _MOST_DIRECTORIES = 64
@@ -23,6 +30,7 @@ _MOST_ENTRIES = 512
 _MOST_BLOCKS = 1 << 22
 _MOST_TEXT = 1 << 20
 _BLOCK_BYTES = 256 << 20
+_TILE_SIDE = 8192
 
 _KINDS = {1: "u1", 2: "S1", 3: "u2", 4: "u4", 5: "u8", 6: "i1", 7: "u1", 8: "i2", 9: "i4", 10: "u8", 11: "f4",
           12: "f8", 13: "u4", 16: "u8", 17: "i8", 18: "u8"}  # fmt: skip
@@ -105,22 +113,28 @@ class _Reader:
         """One number."""
         return int(self.numbers(at, 1, kind)[0])
 
-    def directory(self, at: int) -> tuple[dict[int, np.ndarray | bytes], int]:
+    def directory(self, at: int) -> tuple[dict[int, np.ndarray], int]:
         """The tags that matter of one image, and where the next begins (0: nowhere)."""
         head, entry, inline, count_kind = (8, 20, 8, "u8") if self.big else (2, 12, 4, "u4")
         entries = self.number(at, "u8" if self.big else "u2")
         if not 0 < entries <= _MOST_ENTRIES:
             raise SceneError(f"{self.name} has {entries} tags in an image, expected 1 to {_MOST_ENTRIES}")
         self.bytes(at + head, entries * entry)
-        tags: dict[int, np.ndarray | bytes] = {}
+        tags: dict[int, np.ndarray] = {}
+        seen: set[int] = set()
         for place in range(at + head, at + head + entries * entry, entry):
             tag, kind = (int(v) for v in self.numbers(place, 2, "u2"))
             count = self.number(place + 4, count_kind)
+            if tag in seen:
+                raise SceneError(f"{self.name} says tag {tag} twice; write it again with gdal_translate")
+            seen.add(tag)
             if kind not in _KINDS:
                 continue  # as the standard says
             length = count * np.dtype(_KINDS[kind]).itemsize
             if length > self.size:
-                raise SceneError(f"{self.name} is cut short: tag {tag} is longer than the file; upload it again")
+                raise SceneError(
+                    f"{self.name} is cut short: tag {tag} is longer than the file; upload it again"
+                )
             value_at = place + 4 + (8 if self.big else 4)
             if length > inline:
                 value_at = self.number(value_at, "u8" if self.big else "u4")
@@ -143,14 +157,16 @@ class _Reader:
                 f"{self.name} holds GDAL metadata that may name other files; write it again with gdal_translate -nomd"
             )
 
-    def image(self, tags: dict[int, np.ndarray | bytes], max_pixels: int, max_decoded: int) -> Header:
+    def image(self, tags: dict[int, np.ndarray], max_pixels: int, max_decoded: int) -> Header:
         """Look at one image: its size, its blocks, and whether all of them are in the file."""
 
         def one(tag: int, default: int | None = None) -> int:
             value = tags.get(tag)
             if value is None or not len(value):
                 if default is None:
-                    raise SceneError(f"{self.name} does not say its {_WANTED[tag]}; it is no complete GeoTIFF")
+                    raise SceneError(
+                        f"{self.name} does not say its {_WANTED[tag]}; it is no complete GeoTIFF"
+                    )
                 return default
             return int(value[0])
 
@@ -182,6 +198,11 @@ class _Reader:
         block_height = one(_TILE_HEIGHT) if tiled else min(height, one(_ROWS, height))
         if min(block_width, block_height) < 1:
             raise SceneError(f"{self.name} is stored in blocks without pixels; it is damaged")
+        if tiled and max(block_width, block_height) > _TILE_SIDE:
+            raise SceneError(
+                f"{self.name} is stored in tiles of {block_width:,} x {block_height:,} pixels, at most {_TILE_SIDE:,} a "
+                "side are taken; write it again with gdal_translate -co TILED=YES"
+            )
         block = block_width * block_height * (1 if apart else bands) * bits // 8
         if block > _BLOCK_BYTES:
             raise SceneError(
@@ -192,13 +213,14 @@ class _Reader:
         self._present(tags, _TILE_AT if tiled else _STRIP_AT, _TILE_BYTES if tiled else _STRIP_BYTES, blocks)
         return Header(height, width, bands, decoded)
 
-    def _present(self, tags: dict[int, np.ndarray | bytes], at: int, lengths: int, blocks: int) -> None:
+    def _present(self, tags: dict[int, np.ndarray], at: int, lengths: int, blocks: int) -> None:
         """Raise `SceneError` unless every block lies in the file."""
         starts, sizes = (np.asarray(tags.get(t, ()), np.uint64) for t in (at, lengths))
         if len(starts) < blocks or len(sizes) < blocks:
             raise SceneError(
                 f"{self.name} lists {min(len(starts), len(sizes)):,} of its {blocks:,} blocks; it is damaged"
             )
+        starts, sizes = starts[:blocks], sizes[:blocks]
         beyond = (sizes > self.size) | (starts > self.size) | (starts + sizes > self.size)
         if beyond.any():
             raise SceneError(

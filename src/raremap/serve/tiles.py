@@ -30,12 +30,12 @@ _STEPS = 250  # a probability of 1, as maps store it
 @lru_cache(1)
 def blank() -> bytes:
     """A tile with nothing on it."""
-    return _palette_png(np.zeros((SIDE, SIDE), np.uint8), np.zeros((256, 3), np.uint8), np.zeros(256, np.uint8))
+    return _palette_png(
+        np.zeros((SIDE, SIDE), np.uint8), np.zeros((256, 3), np.uint8), np.zeros(256, np.uint8)
+    )
 
 
-def tile(
-    folder: Path, layer: Layer, shown: dict[str, Any], model: Model, z: int, x: int, y: int
-) -> bytes:
+def tile(folder: Path, layer: Layer, shown: dict[str, Any], model: Model, z: int, x: int, y: int) -> bytes:
     """A tile of 256² as PNG, clear where there is no data."""
     name, numbers = _SOURCES[layer]
     smooth = "nearest" if layer == "classes" else "bilinear"
@@ -100,7 +100,7 @@ class _reader:
         self._env.__enter__()
         self._cache.__enter__()
         self._file = rasterio.open(self._path, driver="GTiff")
-        return Reader(None, dataset=self._file)
+        return Reader(input=None, dataset=self._file)  # pyright: ignore[reportCallIssue]  # attrs' defaults
 
     def __exit__(self, *fault: Any) -> None:
         self._file.close()

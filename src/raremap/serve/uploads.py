@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from raremap.serve.faults import Refused
 
@@ -80,7 +80,7 @@ class _Form:
         self._named: dict[bytes, bytes] = {}
         self._text: bytearray | None = None  # None: within the file
 
-    def callbacks(self) -> dict:
+    def callbacks(self) -> Any:
         return {
             "on_part_begin": self._begin, "on_part_data": self._data, "on_part_end": self._ended,
             "on_header_field": self._header_name, "on_header_value": self._header_value,

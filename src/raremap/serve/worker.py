@@ -66,7 +66,9 @@ class Worker:
         except RaremapError as error:
             self._say(of | {"failed": _private(str(error), order)})
         except MemoryError:
-            self._say(of | {"failed": "the scene is too large for the memory of this machine; cut it into parts"})
+            self._say(
+                of | {"failed": "the scene is too large for the memory of this machine; cut it into parts"}
+            )
         except Exception:
             traceback.print_exc()
             self._say(of | {"failed": "the prediction failed by a fault of the server; its log says more"})
@@ -93,6 +95,7 @@ class Worker:
         """Map a scene of nothing much, so that what is loaded and compiled at first use is there for the first user."""
         import numpy as np
         import rasterio
+        from rasterio.transform import from_origin
 
         from raremap.serve.mapping import map_scene
 
@@ -102,12 +105,14 @@ class Worker:
             pixels = np.random.default_rng(0).integers(1, 255, (len(model.bands), 64, 64), np.uint8)
             with rasterio.open(
                 path, "w", driver="GTiff", height=64, width=64, count=len(model.bands), dtype="uint8",
-                crs="EPSG:32631", transform=rasterio.transform.from_origin(4e5, 4.6e6, 10, 10),
+                crs="EPSG:32631", transform=from_origin(4e5, 4.6e6, 10, 10),
             ) as file:  # fmt: skip
                 file.write(pixels)
             # What ails a model on such pixels, its users will see on theirs.
             with suppress(RaremapError):
-                map_scene(bundle, model, {"upload": path.name, "called": path.name}, Path(folder), lambda _: None)
+                map_scene(
+                    bundle, model, {"upload": path.name, "called": path.name}, Path(folder), lambda _: None
+                )
 
     def _map(self, order: dict[str, Any]) -> dict[str, Any]:
         from raremap.serve.mapping import map_scene
