@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from raremap.labels import LabelScheme
     from raremap.maps.export import MapSummary
     from raremap.measure.decision import Decision
-    from raremap.scene.raster import Image
+    from raremap.scene.raster import Image, ImageReader
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,12 @@ def _deciding(scheme: LabelScheme, decision: Decision | None, level: int) -> tup
 
 
 def open_for(bundle: Bundle | Ensemble, path: Path, nodata: float | None) -> Image:
-    """The bundle's bands of a scene, by name; by order where the scene names none and has as many. With its features.
+    """The bundle's bands of a scene (`open_bands`), with its features."""
+    return bundle.opened(open_bands(bundle.bands, path, nodata))
+
+
+def open_bands(bands: tuple[str, ...], path: Path, nodata: float | None) -> ImageReader:
+    """The bands that a bundle needs of a scene, by name; by order where the scene names none and has as many.
 
     `nodata` counts where the scene's file names no such value.
     """
@@ -135,14 +140,14 @@ def open_for(bundle: Bundle | Ensemble, path: Path, nodata: float | None) -> Ima
 
     reader = open_image(path)
     nodata = nodata if reader.nodata is None else None
-    missing = [b for b in bundle.bands if b not in reader.bands]
+    missing = [b for b in bands if b not in reader.bands]
     if not missing:
-        return bundle.opened(open_image(path, bands=bundle.bands, nodata=nodata))
+        return open_image(path, bands=bands, nodata=nodata)
     if not reader.named:
         with suppress(SceneError):  # another number of bands: told below
-            return bundle.opened(open_image(path, names=bundle.bands, nodata=nodata))
+            return open_image(path, names=bands, nodata=nodata)
     raise BundleError(
-        f"scene {path} has no band '{missing[0]}'; the bundle needs {', '.join(bundle.bands)}, "
+        f"scene {path} has no band '{missing[0]}'; the bundle needs {', '.join(bands)}, "
         f"the scene has {', '.join(reader.bands)}; {nearest(missing[0], reader.bands)}"
     )
 
