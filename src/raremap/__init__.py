@@ -21,6 +21,7 @@ _HOME = {
     "RaremapError": "raremap.errors",
     "RaremapWarning": "raremap.errors",
     "SamplingPlan": "raremap.balance.plan",
+    "TableModel": "raremap.tabular.model",
     "calibrate": "raremap.workflows.calibrate",
     "census": "raremap.workflows.census",
     "compare": "raremap.workflows.compare",
@@ -37,6 +38,8 @@ _HOME = {
     "prepare": "raremap.workflows.prepare",
     "rescale": "raremap.workflows.rescale",
     "simulate": "raremap.workflows.simulate",
+    "table_predict": "raremap.workflows.table_predict",
+    "table_train": "raremap.workflows.table_train",
     "train": "raremap.workflows.train",
     "tune": "raremap.workflows.tune",
 }
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from raremap.errors import RaremapError as RaremapError
     from raremap.errors import RaremapWarning as RaremapWarning
     from raremap.labels import LabelScheme as LabelScheme
+    from raremap.tabular.model import TableModel as TableModel
     from raremap.tiles.catalog import Catalog as Catalog
     from raremap.workflows.calibrate import calibrate as calibrate
     from raremap.workflows.census import census as census
@@ -68,6 +72,8 @@ if TYPE_CHECKING:
     from raremap.workflows.prepare import prepare as prepare
     from raremap.workflows.rescale import rescale as rescale
     from raremap.workflows.simulate import simulate as simulate
+    from raremap.workflows.table_predict import table_predict as table_predict
+    from raremap.workflows.table_train import table_train as table_train
     from raremap.workflows.train import train as train
     from raremap.workflows.tune import tune as tune
 
