@@ -17,6 +17,7 @@ FEW = 12
 """Whole numbers of no more distinct values are named in the report: they may be codes."""
 
 _MOST_CATEGORIES = 255
+_MISSING = frozenset({"", "na", "n/a", "nan", "null", "#n/a", "#na"})
 
 
 @dataclass(frozen=True)
@@ -166,12 +167,14 @@ def find_columns(table: pa.Table, categorical: Sequence[str], out: Sequence[str]
             left[name] = "all its values are the same"
         elif text or name in categorical:
             kept = _categories(values)
-            if len(kept) > _MOST_CATEGORIES or (text and len(kept) > 0.5 * (len(values) - values.null_count) > 5):
-                if name in categorical:
-                    raise TableError(
-                        f"{where}: column '{name}' has {len(kept)} categories, {_MOST_CATEGORIES} at most are "
-                        "possible; leave it numeric, or join categories"
-                    )
+            if len(kept) < 2:
+                left[name] = "all its values are the same" if kept else "all its values are missing"
+            elif name in categorical and len(kept) > _MOST_CATEGORIES:
+                raise TableError(
+                    f"{where}: column '{name}' has {len(kept)} categories, {_MOST_CATEGORIES} at most are possible; "
+                    "leave it numeric, or join categories"
+                )
+            elif name not in categorical and _names_rows(values, len(kept)):
                 left[name] = f"{len(kept)} different texts, which look like names; name it categorical to use it"
             else:
                 columns.append(Column(name, "categorical", kept))
@@ -185,6 +188,12 @@ def find_columns(table: pa.Table, categorical: Sequence[str], out: Sequence[str]
     if not columns:
         raise TableError(f"{where} has no attribute to learn from; its columns are {', '.join(names)}")
     return Found(Columns(tuple(columns)), tuple(notes), left)
+
+
+def _names_rows(values: Any, categories: int) -> bool:
+    """Whether texts are too many to be categories, or hardly any comes twice."""
+    there = len(values) - values.null_count
+    return categories > _MOST_CATEGORIES or (there > 10 and 2 * categories > there)
 
 
 def _all_nan(values: Any) -> bool:
@@ -208,12 +217,12 @@ def category(value: Any) -> str:
     if value is None or value != value:
         return ""
     text = str(value).strip()
+    if text.lower() in _MISSING:
+        return ""
     try:
         number = float(text)
     except ValueError:
         return text
-    if number != number:
-        return ""
     return str(int(number)) if number.is_integer() else text
 
 

@@ -104,7 +104,7 @@ def _csv(path: Path, types: Mapping[str, pa.DataType] | None) -> Iterator[Parts]
     separator = _separator(path)
     if types is not None:
         types = {name: types.get(name, pa.string()) for name in header(path)}
-    convert = csv.ConvertOptions(column_types=types, strings_can_be_null=types is None or None)
+    convert = csv.ConvertOptions(column_types=types, strings_can_be_null=False)
     parse = csv.ParseOptions(delimiter=separator)
     if types is None:
         # Types are found out from all rows: streaming would settle them by the first block.
