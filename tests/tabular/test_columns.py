@@ -66,14 +66,18 @@ def test_codes_are_the_same_from_numbers_text_dictionaries_and_arrays():
 
 def test_missing_columns_and_text_among_numbers_are_told():
     columns = Columns((Column("slope", "numeric"), Column("rain", "numeric")))
-    with pytest.raises(TableError, match=r"^t\.csv has no column 'slope' \(and 1 more: rain\), which the model"):
+    with pytest.raises(
+        TableError, match=r"^t\.csv has no column 'slope' \(and 1 more: rain\), which the model"
+    ):
         columns.check(["slop"], "t.csv")
     with pytest.raises(TableError, match="column 'slope' holds string, the model has learned it as numbers"):
         columns.values(_table(slope=["steep"], rain=[1.0]), Faults(), "t.csv")
 
 
 def test_the_encoder_fills_flags_scales_and_spreads_by_hand():
-    columns = Columns((Column("a", "numeric"), Column("k", "categorical", ("x", "y")), Column("b", "numeric")))
+    columns = Columns(
+        (Column("a", "numeric"), Column("k", "categorical", ("x", "y")), Column("b", "numeric"))
+    )
     nan = np.nan
     values = np.float32([[1, 0, 10], [3, nan, 10], [nan, 1, 40], [5, 1, 40]])
     encoder = Encoder.fit(values, columns, fill=True, standardise=False)
@@ -142,17 +146,23 @@ def test_the_same_table_from_every_kind_of_file(tmp_path):
     nan = np.nan
     for name in ("t.csv", "s.csv", "t.gpkg", "t.parquet"):
         source = read_table(tmp_path / name)
-        np.testing.assert_array_equal(columns.values(source.table, Faults()), np.float32([[1.5, 0], [nan, 1], [3, nan]]))
+        np.testing.assert_array_equal(
+            columns.values(source.table, Faults()), np.float32([[1.5, 0], [nan, 1], [3, nan]])
+        )
         with open_parts(tmp_path / name, types=columns.types()) as parts:
             streamed = pa.Table.from_batches(list(parts.batches))
-        np.testing.assert_array_equal(columns.values(streamed, Faults()), columns.values(source.table, Faults()))
+        np.testing.assert_array_equal(
+            columns.values(streamed, Faults()), columns.values(source.table, Faults())
+        )
         if source.xy is not None:
             assert source.xy.tolist() == [[10, 5], [20, 6], [30, 7]]
     assert read_table(tmp_path / "t.gpkg").xy is not None
 
 
 def test_coordinates_are_found_by_name_and_taken_out(tmp_path):
-    pd.DataFrame({"Lon": [1.0, 2.0], "lat": [3.0, 4.0], "slope": [5, 6]}).to_csv(tmp_path / "t.csv", index=False)
+    pd.DataFrame({"Lon": [1.0, 2.0], "lat": [3.0, 4.0], "slope": [5, 6]}).to_csv(
+        tmp_path / "t.csv", index=False
+    )
     source, used = coordinates(read_table(tmp_path / "t.csv"), None, None)
     assert (used, source.degrees) == (("Lon", "lat"), True)
     assert source.xy is not None
@@ -181,4 +191,12 @@ def test_tables_that_cannot_be_read_are_told_in_one_line(tmp_path, name, text, l
 
 
 def test_a_category_is_the_same_however_it_is_written():
-    assert [category(v) for v in (7, 7.0, "7", "7.00", True, None, "n/a")] == ["7", "7", "7", "7", "True", "", ""]
+    assert [category(v) for v in (7, 7.0, "7", "7.00", True, None, "n/a")] == [
+        "7",
+        "7",
+        "7",
+        "7",
+        "True",
+        "",
+        "",
+    ]

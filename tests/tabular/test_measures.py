@@ -121,7 +121,10 @@ def test_isotonic_calibration_follows_scikit_learn_and_stays_inside():
 def test_no_place_is_in_two_folds_and_positives_are_spread():
     rng = np.random.default_rng(0)
     truth, group = rng.random(600) < 0.2, rng.integers(0, 60, 600)
-    for places in (by_group(group), by_block(np.column_stack([group * 1000.0 + 10, np.zeros(600)]), 500, False)):
+    for places in (
+        by_group(group),
+        by_block(np.column_stack([group * 1000.0 + 10, np.zeros(600)]), 500, False),
+    ):
         fold = deal(truth, places, 5, 0)
         assert all(len(set(fold[places.index == p])) == 1 for p in range(places.count))
         counts = [truth[fold == k].sum() for k in range(5)]

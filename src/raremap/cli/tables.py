@@ -43,8 +43,12 @@ def train(
     y: Annotated[str | None, typer.Option(help="column of coordinates")] = None,
     folds: Annotated[int, typer.Option(min=2, help="folds that the report is of")] = 5,
     tune: Annotated[bool, typer.Option(help="choose settings on folds inside the training rows")] = True,
-    metric: Annotated[str, typer.Option(help="what tuning looks at: average_precision or auc")] = "average_precision",
-    smote: Annotated[bool, typer.Option("--smote", help="rows of the rare class made up, instead of weights")] = False,
+    metric: Annotated[
+        str, typer.Option(help="what tuning looks at: average_precision or auc")
+    ] = "average_precision",
+    smote: Annotated[
+        bool, typer.Option("--smote", help="rows of the rare class made up, instead of weights")
+    ] = False,
     balance: Annotated[str | None, typer.Option(help="weights, smote or none (default: weights)")] = None,
     calibration: Annotated[str, typer.Option(help="sigmoid, isotonic or none")] = "sigmoid",
     prior: Annotated[
@@ -76,9 +80,13 @@ def predict(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder that `table train` wrote")],
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="INPUT...", help="a table, or a raster of the attributes (or one file for each)"),
+        typer.Argument(
+            metavar="INPUT...", help="a table, or a raster of the attributes (or one file for each)"
+        ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="CSV, Parquet or GeoPackage; for a raster a GeoTIFF")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="CSV, Parquet or GeoPackage; for a raster a GeoTIFF")
+    ],
     prior: Annotated[
         float | None, typer.Option(help="share of positives to expect (default: that of the training)")
     ] = None,
@@ -87,7 +95,8 @@ def predict(
     ] = None,
     dtype: Annotated[str, typer.Option(help="of a map: float32, or uint8 in steps of 1/250")] = "float32",
     bands: Annotated[
-        str, typer.Option(metavar="A,B", help="which attribute each band of the raster is, where it does not say")
+        str,
+        typer.Option(metavar="A,B", help="which attribute each band of the raster is, where it does not say"),
     ] = "",
     layer: LayerOption = None,
     as_json: JsonOption = False,

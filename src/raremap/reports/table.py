@@ -51,7 +51,9 @@ def write_table_report(path: Path, evaluation: dict[str, Any], rows: Rows) -> Pa
         },
         distributions=[{"title": names[i], "svg": _distribution(rows, i)} for i in shown],
         left=len(order) - len(shown),
-        dependence=[{"title": d["name"], "svg": _dependence(d, evaluation["share"])} for d in evaluation["dependence"]],
+        dependence=[
+            {"title": d["name"], "svg": _dependence(d, evaluation["share"])} for d in evaluation["dependence"]
+        ],
         negative=_NEGATIVE,
         positive=_POSITIVE,
     )
@@ -84,7 +86,9 @@ def _reliability(e: dict[str, Any]) -> str:
             curves.items(), (_NEGATIVE, _POSITIVE), ("as the model says", "calibrated"), strict=True
         ):
             x = [max(p["claimed"], floor) for p in points]
-            axes.plot(x, [max(p["share"], floor) for p in points], "o-", color=color, lw=1.6, ms=4, label=name)
+            axes.plot(
+                x, [max(p["share"], floor) for p in points], "o-", color=color, lw=1.6, ms=4, label=name
+            )
         axes.plot([floor, 1], [floor, 1], color=INK, lw=0.8, ls=":")
         if rare:
             axes.set_xscale("log")
@@ -130,9 +134,15 @@ def _correlation(rows: Rows, names: list[str], order: list[int]) -> str | None:
         axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
         for i in range(n):
             for j in range(n):
-                text = "" if np.isnan(matrix[i, j]) else f"{matrix[i, j]:.1f}".replace("0.", ".").replace("-.0", ".0")
+                text = (
+                    ""
+                    if np.isnan(matrix[i, j])
+                    else f"{matrix[i, j]:.1f}".replace("0.", ".").replace("-.0", ".0")
+                )
                 dark = abs(matrix[i, j]) > 0.6
-                axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "#222222")
+                axes.text(
+                    j, i, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "#222222"
+                )
         axes.set_xticks(range(n), labels, rotation=60, ha="right")
         axes.set_yticks(range(n), labels)
         axes.grid(visible=False)
@@ -150,9 +160,16 @@ def _distribution(rows: Rows, i: int) -> str:
             for side, color, name in ((~y, _NEGATIVE, "negative"), (y, _POSITIVE, "positive")):
                 part = np.clip(v[side & ~np.isnan(v)], edges[0], edges[-1])
                 if len(part):
-                    axes.hist(part, edges, weights=np.full(len(part), 100 / len(part)), color=color, alpha=0.3)
                     axes.hist(
-                        part, edges, weights=np.full(len(part), 100 / len(part)), color=color, histtype="step", lw=1.5
+                        part, edges, weights=np.full(len(part), 100 / len(part)), color=color, alpha=0.3
+                    )
+                    axes.hist(
+                        part,
+                        edges,
+                        weights=np.full(len(part), 100 / len(part)),
+                        color=color,
+                        histtype="step",
+                        lw=1.5,
                     )
             axes.set_ylabel("% of class")
         else:
@@ -164,7 +181,9 @@ def _distribution(rows: Rows, i: int) -> str:
             axes.bar(range(len(top)), 100 * hits[top] / count[top], color=_POSITIVE, width=0.7)
             axes.axhline(100 * y.mean(), color=INK, lw=0.8, ls=":")
             turn = {"rotation": 60, "ha": "right"} if max(len(rows.categories[i][k]) for k in top) > 3 else {}
-            axes.set_xticks(range(len(top)), [_short(rows.categories[i][k], 14) for k in top], fontsize=8, **turn)
+            axes.set_xticks(
+                range(len(top)), [_short(rows.categories[i][k], 14) for k in top], fontsize=8, **turn
+            )
             axes.set_ylabel("% positive")
         return svg_of(figure, f"distribution{i}")
 
@@ -175,9 +194,15 @@ def _dependence(d: dict[str, Any], share: float) -> str:
             axes.plot(d["at"], [100 * m for m in d["mean"]], "o-", color="#2C7FB8", lw=1.8, ms=3)
         else:
             most = slice(0, _MOST_CATEGORIES)
-            axes.bar(range(len(d["ticks"][most])), [100 * m for m in d["mean"][most]], color="#2C7FB8", width=0.7)
+            axes.bar(
+                range(len(d["ticks"][most])), [100 * m for m in d["mean"][most]], color="#2C7FB8", width=0.7
+            )
             axes.set_xticks(
-                range(len(d["ticks"][most])), [_short(t, 14) for t in d["ticks"][most]], rotation=60, ha="right", fontsize=8
+                range(len(d["ticks"][most])),
+                [_short(t, 14) for t in d["ticks"][most]],
+                rotation=60,
+                ha="right",
+                fontsize=8,
             )
         axes.axhline(100 * share, color=INK, lw=0.8, ls=":")
         axes.set_ylim(0, None)

@@ -56,7 +56,12 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
-        return {"kind": self.kind, "slope": self.slope, "offset": self.offset, "points": [list(p) for p in self.points]}
+        return {
+            "kind": self.kind,
+            "slope": self.slope,
+            "offset": self.offset,
+            "points": [list(p) for p in self.points],
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Calibration:
@@ -111,4 +116,6 @@ def _isotonic(z: np.ndarray, y: np.ndarray) -> Calibration:
     p = np.clip(steps[starts], 0.5 / rows, 1 - 0.5 / rows)
     # Half a row away from 0 may not fall behind a step that lies lower.
     p = np.maximum.accumulate(p)
-    return Calibration("isotonic", points=tuple(zip(middle.tolist(), np.log(p / (1 - p)).tolist(), strict=True)))
+    return Calibration(
+        "isotonic", points=tuple(zip(middle.tolist(), np.log(p / (1 - p)).tolist(), strict=True))
+    )

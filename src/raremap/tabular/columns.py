@@ -86,7 +86,9 @@ class Columns:
                 f"{where} has no column '{missing[0]}'{more}, which the model reads; {nearest(missing[0], names)}"
             )
 
-    def values(self, table: pa.Table | pa.RecordBatch, faults: Faults, where: str = "the table") -> np.ndarray:
+    def values(
+        self, table: pa.Table | pa.RecordBatch, faults: Faults, where: str = "the table"
+    ) -> np.ndarray:
         """A table's rows as numbers; what cannot be told is missing and counted in `faults`."""
         out = np.empty((table.num_rows, len(self)), np.float32)
         for i, column in enumerate(self.columns):
@@ -162,7 +164,9 @@ def find_columns(table: pa.Table, categorical: Sequence[str], out: Sequence[str]
         if not (text or number):
             left[name] = f"it holds {kind}, neither numbers nor text"
             continue
-        distinct = pc.count_distinct(values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values).as_py()
+        distinct = pc.count_distinct(
+            values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values
+        ).as_py()
         if distinct < 2:
             left[name] = "all its values are the same"
         elif text or name in categorical:
@@ -175,7 +179,9 @@ def find_columns(table: pa.Table, categorical: Sequence[str], out: Sequence[str]
                     "leave it numeric, or join categories"
                 )
             elif name not in categorical and _names_rows(values, len(kept)):
-                left[name] = f"{len(kept)} different texts, which look like names; name it categorical to use it"
+                left[name] = (
+                    f"{len(kept)} different texts, which look like names; name it categorical to use it"
+                )
             else:
                 columns.append(Column(name, "categorical", kept))
         else:

@@ -65,7 +65,9 @@ def cross_validate(
     calibrated = np.empty(len(truth))
     for k in range(options.folds):
         others = fold != k
-        calibrated[~others] = Calibration.fit(options.calibration, logits[others], truth[others])(logits[~others])
+        calibrated[~others] = Calibration.fit(options.calibration, logits[others], truth[others])(
+            logits[~others]
+        )
     whole = Calibration.fit(options.calibration, logits, truth)
     return CrossValidated(fold, logits, unshifted, calibrated, whole, tuple(models), tuple(trials))
 

@@ -63,7 +63,12 @@ class Dependence:
 
 
 def dependence(
-    values: np.ndarray, model: TableModel, column: int, rng: np.random.Generator, points: int = 15, rows: int = 500
+    values: np.ndarray,
+    model: TableModel,
+    column: int,
+    rng: np.random.Generator,
+    points: int = 15,
+    rows: int = 500,
 ) -> Dependence:
     """Partial dependence of the final model on a column, over a sample of rows: quantiles, or all categories."""
     about = model.columns.columns[column]

@@ -100,7 +100,9 @@ def _estimator(options: Options, seed: int) -> Estimator:
 _NEIGHBOURS = 5
 
 
-def _smote(filled: np.ndarray, truth: np.ndarray, encoder: Encoder, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _smote(
+    filled: np.ndarray, truth: np.ndarray, encoder: Encoder, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Filled rows with made-up ones of the rarer class; distances are of standardised numbers."""
     try:
         from imblearn.over_sampling import SMOTE, SMOTEN, SMOTENC
@@ -122,7 +124,10 @@ def _smote(filled: np.ndarray, truth: np.ndarray, encoder: Encoder, seed: int) -
         made = SMOTENC(codes, random_state=seed, k_neighbors=k).fit_resample
     centre, scale = np.zeros(filled.shape[1]), np.ones(filled.shape[1])
     spread = filled[:, numeric].std(0, dtype=np.float64)
-    centre[numeric], scale[numeric] = filled[:, numeric].mean(0, dtype=np.float64), np.where(spread > 0, spread, 1)
+    centre[numeric], scale[numeric] = (
+        filled[:, numeric].mean(0, dtype=np.float64),
+        np.where(spread > 0, spread, 1),
+    )
     rows, label = made((filled - centre) / scale, truth.astype(int))
     out = np.asarray(rows, np.float64) * scale + centre
     out[:, codes] = np.rint(out[:, codes])

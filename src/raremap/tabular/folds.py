@@ -96,7 +96,9 @@ def repeated(values: np.ndarray, fold: np.ndarray) -> int:
     """Rows whose attributes stand in a row of another fold, too."""
     # Adding 0 makes -0 the same bytes as 0; NaN of one kind are the same bytes as they come from one place.
     rows = np.ascontiguousarray(np.where(np.isnan(values), np.float32(np.nan), values + 0.0), np.float32)
-    same = np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))), return_inverse=True)[1].reshape(-1)
+    same = np.unique(
+        rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))), return_inverse=True
+    )[1].reshape(-1)
     pairs = np.unique(np.column_stack([same, fold]), axis=0)
     shared = np.bincount(pairs[:, 0]) > 1
     return int(shared[same].sum())

@@ -31,7 +31,11 @@ def read_truth(table: pa.Table, label: str, positive: str | None, where: str) ->
     names = table.column_names
     if label not in names:
         raise LabelError(f"{where} has no label column '{label}'; {nearest(label, names)}")
-    coded = pc.dictionary_encode(table[label].combine_chunks()) if not _coded(table[label]) else table[label].combine_chunks()
+    coded = (
+        pc.dictionary_encode(table[label].combine_chunks())
+        if not _coded(table[label])
+        else table[label].combine_chunks()
+    )
     coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
     texts = [category(v) for v in coded.dictionary.to_pylist()] + [""]
     index = pc.fill_null(coded.indices, len(texts) - 1).to_numpy(zero_copy_only=False).astype(np.intp)
@@ -56,11 +60,15 @@ def read_truth(table: pa.Table, label: str, positive: str | None, where: str) ->
         wanted = category(positive)
         match = [t for t in there if t == wanted] or [t for t in there if t.lower() == wanted.lower()]
         if not match:
-            raise LabelError(f"{where}: the label column '{label}' has no value '{positive}', it holds {shown}")
+            raise LabelError(
+                f"{where}: the label column '{label}' has no value '{positive}', it holds {shown}"
+            )
         wanted = match[0]
         if len(there) > 2:
             others = [t for t in there if t != wanted]
-            notes.append(f"label '{label}' has {len(there)} values: '{wanted}' is positive, all others ({', '.join(others[:5])}{' …' if others[5:] else ''}) are negative")
+            notes.append(
+                f"label '{label}' has {len(there)} values: '{wanted}' is positive, all others ({', '.join(others[:5])}{' …' if others[5:] else ''}) are negative"
+            )
     text_of = np.array(texts, object)[index]
     labelled = text_of != ""
     if not labelled.all():

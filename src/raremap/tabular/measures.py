@@ -94,11 +94,22 @@ def calibration_error(logits: np.ndarray, truth: np.ndarray, cells: int = 15) ->
 
     order = np.argsort(logits, kind="stable")
     p, y = sigmoid(logits)[order], np.asarray(truth, float)[order]
-    return float(sum(abs(a.sum() - b.sum()) for a, b in zip(np.array_split(p, cells), np.array_split(y, cells), strict=True)) / len(y))
+    return float(
+        sum(
+            abs(a.sum() - b.sum())
+            for a, b in zip(np.array_split(p, cells), np.array_split(y, cells), strict=True)
+        )
+        / len(y)
+    )
 
 
 def intervals(
-    logits: np.ndarray, truth: np.ndarray, called: np.ndarray, place: np.ndarray, replicates: int, seed: int,
+    logits: np.ndarray,
+    truth: np.ndarray,
+    called: np.ndarray,
+    place: np.ndarray,
+    replicates: int,
+    seed: int,
     other: np.ndarray | None = None,
 ) -> dict[str, Interval]:
     """Average precision, AUC and (of `called`) F1 with 95 % intervals; places int `[n]` are drawn with replacement.
@@ -123,7 +134,9 @@ def intervals(
     step = max(1, _VALUES // (4 * n))
     for start in range(0, replicates, step):
         rows = min(step, replicates - start)
-        counts = np.stack([np.bincount(rng.integers(places, size=places), minlength=places) for _ in range(rows)])
+        counts = np.stack(
+            [np.bincount(rng.integers(places, size=places), minlength=places) for _ in range(rows)]
+        )
         drawn.append(figures(counts[:, place].astype(float)))
     replicas, value = np.concatenate(drawn, 1), figures(np.ones((1, n)))[:, 0]
     holding = len(np.unique(place[truth]))
@@ -134,6 +147,15 @@ def intervals(
         sample = Resample(float(one), many, np.full(places, np.nan))
         low, high = sample.bounds("expanded", 0.95, holding)
         out[name] = Interval(
-            float(one), low, high, 0.95, places, holding, holding < FEW_PLACES, "expanded", other is not None, sample.left_out
+            float(one),
+            low,
+            high,
+            0.95,
+            places,
+            holding,
+            holding < FEW_PLACES,
+            "expanded",
+            other is not None,
+            sample.left_out,
         )
     return out

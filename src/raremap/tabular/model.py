@@ -1,8 +1,8 @@
 """`TableModel`: a trained model of a table with everything needed to use it, as a folder without a pickle.
 
-    model.onnx    the model, for ONNX Runtime
-    model.json    a STAC item with the MLM extension: columns, encoding, calibration, prior, threshold, figures
-    README.md     the model card; free to edit
+model.onnx    the model, for ONNX Runtime
+model.json    a STAC item with the MLM extension: columns, encoding, calibration, prior, threshold, figures
+README.md     the model card; free to edit
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ class TableModel:
                 f"bundle {folder} has format {own[_KIND]}, this raremap reads up to {FORMAT}; update raremap"
             )
         if own.get("raremap:digest") != digest_of(item):
-            raise BundleError(f"{folder / ITEM} was altered since it was written; copy the whole folder again")
+            raise BundleError(
+                f"{folder / ITEM} was altered since it was written; copy the whole folder again"
+            )
         if not (folder / _MODEL).is_file() or own["raremap:weights_sha256"] != sha256_of(folder / _MODEL):
             raise BundleError(
                 f"{folder / _MODEL} is missing, altered or cut short since it was written; copy the whole folder again"
@@ -208,9 +210,12 @@ def _card(model: TableModel) -> str:
     """The model card in Markdown."""
     titles = {"average_precision": "average precision", "auc": "AUC", "f1": "F1 at the threshold"}
     rows = [f"| {t} | {model.metrics[k]} |" for k, t in titles.items() if k in model.metrics]
-    moved = f" Probabilities are given for a share of {model.serves:.4g}." if model.serves != model.prior else ""
+    moved = (
+        f" Probabilities are given for a share of {model.serves:.4g}." if model.serves != model.prior else ""
+    )
     table = [
-        f"| {c.name} | {c.kind}{' of ' + str(len(c.categories)) if c.categories else ''} |" for c in model.columns
+        f"| {c.name} | {c.kind}{' of ' + str(len(c.categories)) if c.categories else ''} |"
+        for c in model.columns
     ]
     return "\n".join(
         [

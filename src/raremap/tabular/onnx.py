@@ -143,4 +143,5 @@ def _below(threshold: float) -> float:
     if not np.isfinite(threshold):
         return float(np.finfo(np.float32).max) if threshold > 0 else float(np.finfo(np.float32).min)
     rounded = np.float32(threshold)
-    return float(rounded if rounded <= threshold else np.nextafter(rounded, np.float32(-np.inf)))
+    # As Python floats: numpy would compare a float32 with the threshold rounded to float32.
+    return float(rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf)))

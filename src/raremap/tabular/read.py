@@ -185,14 +185,20 @@ def coordinates(source: Source, x: str | None, y: str | None) -> tuple[Source, t
         if source.xy is not None:
             return source, ()
         lower = {n.lower(): n for n in names}
-        pair = next(((lower[a], lower[b]) for a, b in zip(_X, _Y, strict=True) if a in lower and b in lower), None)
+        pair = next(
+            ((lower[a], lower[b]) for a, b in zip(_X, _Y, strict=True) if a in lower and b in lower), None
+        )
         if pair is None:
             return source, ()
         x, y = pair
     for name in (x, y):
         if name not in names:
             raise TableError(f"{source.path} has no column '{name}' of coordinates; {nearest(name, names)}")
-        if not pa.types.is_floating(kind := source.table.schema.field(name).type) and not pa.types.is_integer(kind):
-            raise TableError(f"{source.path}: the column '{name}' of coordinates holds {kind}, expected numbers")
+        if not pa.types.is_floating(kind := source.table.schema.field(name).type) and not pa.types.is_integer(
+            kind
+        ):
+            raise TableError(
+                f"{source.path}: the column '{name}' of coordinates holds {kind}, expected numbers"
+            )
     xy = np.column_stack([source.table[n].to_numpy().astype(float) for n in (x, y)])
     return Source(source.path, source.table, xy, x.lower() in _DEGREES), (x, y)

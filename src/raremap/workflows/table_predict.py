@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from raremap.tabular.columns import Faults
     from raremap.tabular.model import TableModel
 
-_TABLES = frozenset({".csv", ".tsv", ".txt", ".parquet", ".geoparquet", ".pq", ".gpkg", ".geojson", ".shp", ".fgb"})
+_TABLES = frozenset(
+    {".csv", ".tsv", ".txt", ".parquet", ".geoparquet", ".pq", ".gpkg", ".geojson", ".shp", ".fgb"}
+)
 _RASTERS = frozenset({".tif", ".tiff"})
 _PIXELS = 1 << 20  # of a window
 _STEPS = 250
@@ -267,7 +269,9 @@ def open_attributes(model: TableModel, paths: Sequence[Path], bands: Sequence[st
         with open_image(path) as probe:
             name = probe.bands[0] if len(probe.bands) == 1 and probe.bands[0] in names else path.stem
         if name in layers:
-            raise SceneError(f"{path} and {layers[name]} are both of '{name}'; give one file for each attribute")
+            raise SceneError(
+                f"{path} and {layers[name]} are both of '{name}'; give one file for each attribute"
+            )
         layers[name] = path
     with open_image(first, names=own, layers=layers) as whole:
         missing = [n for n in names if n not in whole.bands]

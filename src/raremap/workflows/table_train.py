@@ -64,7 +64,11 @@ class TableTraining:
 
 
 def table_train(
-    table: str | Path, out: str | Path, options: TableOptions | None = None, quiet: bool = False, **settings: Any
+    table: str | Path,
+    out: str | Path,
+    options: TableOptions | None = None,
+    quiet: bool = False,
+    **settings: Any,
 ) -> TableTraining:
     """Train a model of a table (CSV, Parquet or GeoPackage) that tells rows of one class from the rest.
 
@@ -72,8 +76,6 @@ def table_train(
     the bundle, report.html, evaluation.json, and scores.csv: each row's probability by a model that has not seen it.
     Raises `TableError`, `LabelError` or `SplitError` in one line.
     """
-    import numpy as np
-
     from raremap.tabular.columns import Faults, find_columns
     from raremap.tabular.crossval import choose, cross_validate
     from raremap.tabular.fitting import fit
@@ -104,7 +106,6 @@ def table_train(
         notes.append(f"columns '{used[0]}' and '{used[1]}' are taken as coordinates, and not as attributes")
     places, told = _places(kept, xy, source, options, y)
     notes += told
-    rows = np.arange(len(y))
     with progress("table", options.folds + 1, quiet) as bar:
         checked = cross_validate(values, y, found.columns, places, options, bar)
         chosen, trials = choose(values, y, found.columns, places, options)
@@ -118,7 +119,6 @@ def table_train(
     evaluation["tuning"] = {
         "final": _trials(trials), "folds": [_trials(t) for t in checked.trials], "metric": options.metric,
     }  # fmt: skip
-    del rows
     return _written(Path(out), model, evaluation, found, values, y, xy, checked)
 
 
@@ -139,7 +139,9 @@ def options_of(**settings: Any) -> TableOptions:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(p) for p in first["loc"])
-        raise ConfigError(f"{key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}") from None
+        raise ConfigError(
+            f"{key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from None
 
 
 def _without_empty(found: Found, values: np.ndarray) -> tuple[Found, np.ndarray]:
@@ -153,7 +155,11 @@ def _without_empty(found: Found, values: np.ndarray) -> tuple[Found, np.ndarray]
     if not empty.any():
         return found, values
     left = dict(found.left_out)
-    left |= {c.name: "all its values are missing or infinite" for c, e in zip(found.columns, empty, strict=True) if e}
+    left |= {
+        c.name: "all its values are missing or infinite"
+        for c, e in zip(found.columns, empty, strict=True)
+        if e
+    }
     columns = Columns(tuple(c for c, e in zip(found.columns, empty, strict=True) if not e))
     if not len(columns):
         raise TableError("all attributes are missing or infinite in every row")
@@ -174,7 +180,9 @@ def _places(
             )
         values = kept[options.group]
         if values.null_count:
-            raise TableError(f"{source.path}: {values.null_count:,} rows have no group in column '{options.group}'")
+            raise TableError(
+                f"{source.path}: {values.null_count:,} rows have no group in column '{options.group}'"
+            )
         return by_group(np.array(values.to_pylist())), []
     if options.block_m is not None:
         if xy is None:
@@ -182,7 +190,11 @@ def _places(
                 f"{source.path} has no geometry and no coordinates for --block-m; name them with --x and --y, or use --group"
             )
         return by_block(xy, options.block_m, source.degrees), []
-    hint = "its rows have coordinates: --block-m makes blocks of ground" if xy is not None else "--group keeps a column's rows together"
+    hint = (
+        "its rows have coordinates: --block-m makes blocks of ground"
+        if xy is not None
+        else "--group keeps a column's rows together"
+    )
     return by_row(len(truth)), [
         f"folds are random: neighbours stand on both sides, and scores are better than they will be elsewhere; {hint}"
     ]
@@ -195,7 +207,9 @@ def _doubled(values: np.ndarray, fold: np.ndarray, options: TableOptions) -> lis
     if not count:
         return []
     hint = "" if options.group else "; drop repeated rows, or keep them together with --group"
-    return [f"{count:,} rows have the same attributes as a row of another fold, which flatters the scores{hint}"]
+    return [
+        f"{count:,} rows have the same attributes as a row of another fold, which flatters the scores{hint}"
+    ]
 
 
 def _trials(trials: Any) -> list[dict[str, Any]]:
@@ -257,7 +271,9 @@ def _measured(
             "places": len(np.unique(places.index[own])),
             "average_precision": measures.average_precision(checked.calibrated[own], y[own]),
             "auc": measures.auc(checked.calibrated[own], y[own]),
-            "settings": {a: b for a, b in checked.models[k].options.model_dump(mode="json").items() if a != "kind"},
+            "settings": {
+                a: b for a, b in checked.models[k].options.model_dump(mode="json").items() if a != "kind"
+            },
         }
         for k in range(options.folds)
     ]
@@ -278,7 +294,8 @@ def _measured(
         "called": int(called.sum()),
         "right": int((called & y).sum()),
         "options": options.model_dump(mode="json"),
-        "versions": {n: version(n) for n in ("scikit-learn", "onnxruntime")} | {"raremap": version("raremap")},
+        "versions": {n: version(n) for n in ("scikit-learn", "onnxruntime")}
+        | {"raremap": version("raremap")},
     }
 
 
@@ -290,7 +307,9 @@ def _reliability(logits: np.ndarray, truth: np.ndarray) -> list[dict[str, float]
 
     order = np.argsort(logits, kind="stable")
     cells = max(2, min(10, int(truth.sum()) // 5))
-    parts = zip(np.array_split(sigmoid(logits)[order], cells), np.array_split(truth[order], cells), strict=True)
+    parts = zip(
+        np.array_split(sigmoid(logits)[order], cells), np.array_split(truth[order], cells), strict=True
+    )
     return [{"claimed": float(p.mean()), "share": float(t.mean()), "rows": len(t)} for p, t in parts]
 
 
@@ -342,9 +361,12 @@ def _written(
     places = {} if xy is None else {"x": xy[:, 0], "y": xy[:, 1]}
     with written(out / "scores.csv") as fresh:
         csv.write_csv(
-            pa.table({"truth": y.astype(int), "fold": checked.fold, **places, "probability": probability}), fresh
+            pa.table({"truth": y.astype(int), "fold": checked.fold, **places, "probability": probability}),
+            fresh,
         )
-    rows = Rows(values, y, probability, xy, [c.kind for c in found.columns], [c.categories for c in found.columns])
+    rows = Rows(
+        values, y, probability, xy, [c.kind for c in found.columns], [c.categories for c in found.columns]
+    )
     write_table_report(out / "report.html", evaluation, rows)
     return TableTraining(model, out, evaluation)
 
@@ -363,7 +385,9 @@ def _described(columns: Columns, values: np.ndarray, y: np.ndarray) -> list[dict
                 "kind": column.kind,
                 "distinct": len(np.unique(v[~gone])),
                 "missing": [float(gone[~y].mean()), float(gone[y].mean())],
-                "middle": [float(np.median(s)) if number and len(s := v[side & ~gone]) else None for side in (~y, y)],
+                "middle": [
+                    float(np.median(s)) if number and len(s := v[side & ~gone]) else None for side in (~y, y)
+                ],
                 "range": [float(v[~gone].min()), float(v[~gone].max())] if number else None,
                 "categories": list(column.categories),
             }
