@@ -122,7 +122,7 @@ def test_labels_become_booleans(values, positive, expected):
     ],
 )
 def test_labels_that_cannot_be_are_told(values, positive, line):
-    with pytest.raises(LabelError, match="^t.csv: the label column 'y' ") as caught:
+    with pytest.raises(LabelError, match=r"^t\.csv: the label column 'y' ") as caught:
         read_truth(_table(y=values), "y", positive, "t.csv")
     assert line in str(caught.value)
 

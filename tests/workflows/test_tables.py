@@ -209,7 +209,7 @@ def test_memory_does_not_grow_with_the_rows(work, tmp_path, monkeypatch):
 
 
 def test_odd_values_at_prediction_are_missing_and_told(work, tmp_path):
-    folder, rows, done = work
+    _, rows, done = work
     odd = rows.copy()
     odd.loc[:4, "rock"] = 9
     odd["rain"] = odd.rain.astype(object)
@@ -314,8 +314,8 @@ def test_the_true_prior_is_served(tmp_path):
 )
 def test_wrong_settings_are_told_in_one_line(work, tmp_path, settings, line):
     folder, _, _ = work
-    with pytest.raises(rm.RaremapError) as caught, warnings.catch_warnings():
-        warnings.simplefilter("ignore", RaremapWarning)
+    warnings.simplefilter("ignore", RaremapWarning)  # pytest gives each test filters of its own
+    with pytest.raises(rm.RaremapError) as caught:
         rm.table_train(
             folder / "t.csv", tmp_path / "run", quiet=True, **{"label": "slid", **QUICK, **settings}
         )

@@ -78,12 +78,12 @@ def _curve(e: dict[str, Any]) -> str:
 
 def _reliability(e: dict[str, Any]) -> str:
     """Share against probability, on logarithmic axes where positives are rare."""
-    curves = {k: e["calibration"][k]["curve"] for k in ("raw", "after")}
+    curves = [e["calibration"][k]["curve"] for k in ("raw", "after")]
     rare = e["share"] < 0.1
-    floor = 0.3 / max(p["rows"] for p in curves["after"]) if rare else 0.0
+    floor = 0.3 / max(p["rows"] for p in curves[-1]) if rare else 0.0
     with axes_of() as (figure, axes):
-        for (key, points), color, name in zip(
-            curves.items(), (_NEGATIVE, _POSITIVE), ("as the model says", "calibrated"), strict=True
+        for points, color, name in zip(
+            curves, (_NEGATIVE, _POSITIVE), ("as the model says", "calibrated"), strict=True
         ):
             x = [max(p["claimed"], floor) for p in points]
             axes.plot(
@@ -157,7 +157,7 @@ def _distribution(rows: Rows, i: int) -> str:
             there = v[~np.isnan(v)]
             low, high = np.quantile(there, [0.005, 0.995])
             edges = np.linspace(low, high if high > low else low + 1, 25)
-            for side, color, name in ((~y, _NEGATIVE, "negative"), (y, _POSITIVE, "positive")):
+            for side, color in ((~y, _NEGATIVE), (y, _POSITIVE)):
                 part = np.clip(v[side & ~np.isnan(v)], edges[0], edges[-1])
                 if len(part):
                     axes.hist(
@@ -171,6 +171,7 @@ def _distribution(rows: Rows, i: int) -> str:
                         histtype="step",
                         lw=1.5,
                     )
+            axes.locator_params(axis="x", nbins=5)
             axes.set_ylabel("% of class")
         else:
             codes = v[~np.isnan(v)].astype(int)

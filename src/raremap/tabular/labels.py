@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,12 +32,8 @@ def read_truth(table: pa.Table, label: str, positive: str | None, where: str) ->
     names = table.column_names
     if label not in names:
         raise LabelError(f"{where} has no label column '{label}'; {nearest(label, names)}")
-    coded = (
-        pc.dictionary_encode(table[label].combine_chunks())
-        if not _coded(table[label])
-        else table[label].combine_chunks()
-    )
-    coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
+    whole: Any = table[label].combine_chunks()
+    coded = whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
     texts = [category(v) for v in coded.dictionary.to_pylist()] + [""]
     index = pc.fill_null(coded.indices, len(texts) - 1).to_numpy(zero_copy_only=False).astype(np.intp)
     there = sorted({texts[i] for i in np.unique(index)} - {""})
@@ -74,7 +71,3 @@ def read_truth(table: pa.Table, label: str, positive: str | None, where: str) ->
     if not labelled.all():
         notes.append(f"{int((~labelled).sum()):,} rows have no label and were left out")
     return Truth((text_of == wanted)[labelled], labelled.astype(bool), wanted, tuple(notes))
-
-
-def _coded(values: pa.ChunkedArray) -> bool:
-    return pa.types.is_dictionary(values.type)

@@ -37,7 +37,7 @@ def to_onnx(model: Fitted) -> bytes:
         options["raw_scores"] = True
     proto: Any = convert(
         model.estimator,
-        initial_types=[("rows", FloatTensorType([None, model.encoder.width]))],
+        initial_types=[("rows", FloatTensorType([None, model.encoder.width]))],  # type: ignore[arg-type]
         options={id(model.estimator): options},
         target_opset=_OPSET,
     )
@@ -123,10 +123,12 @@ def _boosting(estimator: Any, width: int) -> bytes:
                 leaves["nodeids"].append(i)
                 leaves["ids"].append(0)
                 leaves["weights"].append(float(node["value"]))
+    attributes: dict[str, Any] = {f"nodes_{k}": v for k, v in columns.items()}
+    attributes |= {f"target_{k}": v for k, v in leaves.items()}
     node = helper.make_node(
         "TreeEnsembleRegressor", ["rows"], ["logits"], domain="ai.onnx.ml", n_targets=1,
         base_values=[float(np.ravel(estimator._baseline_prediction)[0])], post_transform="NONE",
-        **{f"nodes_{k}": v for k, v in columns.items()}, **{f"target_{k}": v for k, v in leaves.items()},
+        **attributes,
     )  # fmt: skip
     graph = helper.make_graph(
         [node],

@@ -86,7 +86,7 @@ class TableOptions(Options):
     block_m: float | None = Field(None, gt=0)
     folds: int = Field(5, ge=2)
     inner_folds: int = Field(3, ge=2)
-    model: Model = Boosting()
+    model: Model = Field(default_factory=lambda: Boosting.model_validate({}))
     tune: bool = True
     metric: Literal["average_precision", "auc"] = "average_precision"
     balance: Literal["weights", "smote", "none"] = "weights"

@@ -191,6 +191,8 @@ def coordinates(source: Source, x: str | None, y: str | None) -> tuple[Source, t
         if pair is None:
             return source, ()
         x, y = pair
+    assert x is not None
+    assert y is not None
     for name in (x, y):
         if name not in names:
             raise TableError(f"{source.path} has no column '{name}' of coordinates; {nearest(name, names)}")

@@ -151,7 +151,7 @@ def _without_empty(found: Found, values: np.ndarray) -> tuple[Found, np.ndarray]
     from raremap.tabular.columns import Columns
     from raremap.tabular.columns import Found as Kept
 
-    empty = np.isnan(values).all(0)
+    empty: np.ndarray = np.isnan(values).all(axis=0, keepdims=True)[0]
     if not empty.any():
         return found, values
     left = dict(found.left_out)
