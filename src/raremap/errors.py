@@ -22,6 +22,10 @@ class LabelError(RaremapError):
     """A label value, colour or scheme does not fit."""
 
 
+class TableError(RaremapError):
+    """A table, its columns or its coordinates cannot be used as given."""
+
+
 class CatalogError(RaremapError):
     """A catalog is missing, altered, or holds no usable tile."""
 
