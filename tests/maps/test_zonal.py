@@ -49,7 +49,12 @@ def test_the_greatest_of_a_unit_are_those_of_pandas_in_pieces_as_in_one():
 
 def test_a_unit_of_fewer_pixels_is_the_mean_of_them():
     zonal = Zonal(1, top=4)
-    zonal.add(np.array([[0, 0, -1]]), np.array([[0.2, 0.4, 0.9]], np.float32), np.ones((1, 3), bool), Window(0, 0, 1, 3))
+    zonal.add(
+        np.array([[0, 0, -1]]),
+        np.array([[0.2, 0.4, 0.9]], np.float32),
+        np.ones((1, 3), bool),
+        Window(0, 0, 1, 3),
+    )
     assert zonal.summary().logits[0] == pytest.approx(np.log(0.3 / 0.7), rel=1e-5)
 
 

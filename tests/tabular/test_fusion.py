@@ -172,7 +172,9 @@ def test_no_row_is_scored_by_a_fit_that_saw_its_place():
     before = cross_fit(z[:, 0], z[:, 1], y, by_group(place))
     other = y.copy()
     own = place == 4
-    other[np.flatnonzero(own)[:6]] = y[np.flatnonzero(own)[:6]][::-1]  # the same count of positives: the same folds
+    other[np.flatnonzero(own)[:6]] = y[np.flatnonzero(own)[:6]][
+        ::-1
+    ]  # the same count of positives: the same folds
     after = cross_fit(z[:, 0], z[:, 1], other, by_group(place))
     np.testing.assert_array_equal(before.logits["fused"][own], after.logits["fused"][own])
 

@@ -43,7 +43,9 @@ def bundle(**more) -> Bundle:
     net = torch.nn.Conv2d(1, 2, 1, bias=False)
     with torch.no_grad():
         net.weight[:] = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)
-    return Bundle.from_module(net, LabelScheme({0: "other", 1: "landslide"}), ["band1"], prior=(0.9, 0.1), **more)
+    return Bundle.from_module(
+        net, LabelScheme({0: "other", 1: "landslide"}), ["band1"], prior=(0.9, 0.1), **more
+    )
 
 
 def write(path: Path, array: np.ndarray, nodata: float) -> Path:
@@ -108,12 +110,14 @@ def test_units_map_and_alarms_are_those_of_a_fit_by_hand(ground: Ground, tmp_pat
     units = pd.read_csv(done.units)
     p = expected.probabilities(z, ground.slope)
     np.testing.assert_allclose(units["p_fused"], p, atol=1e-3)
-    assert units["p_image"].isna().sum() == 1 and units["pixels"][3] == 0
+    assert units["p_image"].isna().sum() == 1
+    assert units["pixels"][3] == 0
     assert units["p_fused"][3] == pytest.approx(units["p_table"][3])
     np.testing.assert_allclose(units["x"][21], 500 + 10 * 7.5)
     np.testing.assert_allclose(units["y"][21], 4_000_000 - 10 * 7.5)
     with rasterio.open(done.maps[0]) as file:
-        assert file.descriptions == ("fused", "image", "table") and np.isnan(file.nodata)
+        assert file.descriptions == ("fused", "image", "table")
+        assert np.isnan(file.nodata)
         np.testing.assert_allclose(file.read(1), p[ground.unit], atol=1e-3)
         assert np.isnan(file.read(2)[ground.unit == 3]).all()
     import geopandas as gpd
@@ -126,9 +130,11 @@ def test_units_map_and_alarms_are_those_of_a_fit_by_hand(ground: Ground, tmp_pat
 
 def test_what_is_gained_is_told_with_intervals(ground: Ground, tmp_path: Path) -> None:
     done = fuse(ground, tmp_path / "out")
-    assert done.gains is not None and done.gains.places == 40
+    assert done.gains is not None
+    assert done.gains.places == 40
     assert done.gains.gains["fused over table"]["average_precision"].low > 0
-    assert "fusion gains" in str(done) and json.loads((tmp_path / "out/fusion.json").read_text())["gains"]["verdict"]
+    assert "fusion gains" in str(done)
+    assert json.loads((tmp_path / "out/fusion.json").read_text())["gains"]["verdict"]
 
 
 def test_a_fusion_is_used_again_without_truth(ground: Ground, tmp_path: Path) -> None:
@@ -144,7 +150,8 @@ def test_units_without_truth_are_scored_and_not_fitted_on(ground: Ground, tmp_pa
     frame["landslide"] = frame["landslide"].astype("Int64").where(frame["catchment"] < 30)
     frame.to_csv(ground.rows, index=False)
     done = fuse(ground, tmp_path / "out")
-    assert done.gains is not None and done.gains.places == 30
+    assert done.gains is not None
+    assert done.gains.places == 30
     assert pd.read_csv(done.units)["p_fused"].notna().all()
 
 
@@ -158,7 +165,14 @@ def test_polygons_give_what_their_raster_gives(ground: Ground, tmp_path: Path) -
     gpd.GeoDataFrame(ground.frame, geometry=shapes, crs="EPSG:25831").to_crs(4326).to_file(path)
     one = fuse(ground, tmp_path / "raster")
     two = table_fuse(
-        bundle(), table_model(), ground.scene, path, tmp_path / "polygons", label="landslide", group="catchment", quiet=True
+        bundle(),
+        table_model(),
+        ground.scene,
+        path,
+        tmp_path / "polygons",
+        label="landslide",
+        group="catchment",
+        quiet=True,
     )
     a, b = pd.read_csv(one.units), pd.read_csv(two.units)
     np.testing.assert_allclose(a["p_fused"], b["p_fused"], atol=1e-4)

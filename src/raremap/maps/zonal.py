@@ -28,7 +28,9 @@ class RasterUnits:
     def __init__(self, path: str | Path, grid: Grid, numbers: np.ndarray, rows: np.ndarray) -> None:
         self._reader: ImageReader = open_image(path)
         if len(self._reader.bands) != 1:
-            raise SceneError(f"units {path} have {len(self._reader.bands)} bands, expected one of unit numbers")
+            raise SceneError(
+                f"units {path} have {len(self._reader.bands)} bands, expected one of unit numbers"
+            )
         if not np.issubdtype(self._reader.dtype, np.integer):
             raise SceneError(f"units {path} hold {self._reader.dtype}, expected whole numbers of units")
         if differs := self._reader.grid.difference(grid):
@@ -64,7 +66,9 @@ class PolygonUnits:
         near = np.sort(self._tree.query(shapely.box(*self._grid.bounds(window))))
         if not len(near):
             return np.full((window.height, window.width), -1, np.int64)
-        place = transform(RioWindow(window.col_off, window.row_off, window.width, window.height), self._grid.transform)  # type: ignore[call-arg]
+        place = transform(
+            RioWindow(window.col_off, window.row_off, window.width, window.height), self._grid.transform
+        )  # type: ignore[call-arg]
         # Small numbers, for rasterize has no int64 in older GDAL.
         drawn = rasterize(
             [(self._shapes[i], k + 1) for k, i in enumerate(near)], (window.height, window.width),

@@ -134,7 +134,7 @@ def _weights(evidence: np.ndarray, y: np.ndarray, base: float) -> np.ndarray:
     for _ in range(100):
         p = sigmoid(base + x @ w)
         gradient = x.T @ (p - y) + pull * (w - centre)
-        curve = (x * (p * (1 - p))[:, None]).T @ x + np.diag(pull + [0, 0, 1e-12])
+        curve = (x * (p * (1 - p))[:, None]).T @ x + np.diag(pull + np.array([0.0, 0.0, 1e-12]))
         step = np.linalg.solve(curve, gradient)
         while (then := loss(w - step)) > now and np.abs(step).max() > 1e-12:
             step /= 2

@@ -73,7 +73,9 @@ class Gains:
         )
 
     def __str__(self) -> str:
-        lines = [f"{self.rows:,} rows in {self.places} places, {self.positives:,} positive; none scored by a fit that saw its place"]
+        lines = [
+            f"{self.rows:,} rows in {self.places} places, {self.positives:,} positive; none scored by a fit that saw its place"
+        ]
         lines.append(f"  {'':<26} {'average precision':<26} {'AUC':<26} F1")
         for name, f in {**self.figures, **self.gains}.items():
             cells = [str(f[k]) if k in f else "–" for k in ("average_precision", "auc", "f1")]

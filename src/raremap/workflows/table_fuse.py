@@ -115,7 +115,9 @@ def table_fuse(
     from raremap.tabular.model import TableModel
 
     if (label is None) == (fusion is None):
-        raise ConfigError("give --label to fit the fusion on rows with truth, or --fusion with one that was fitted")
+        raise ConfigError(
+            "give --label to fit the fusion on rows with truth, or --fusion with one that was fitted"
+        )
     if prior is not None and not 0 < prior < 1:
         raise ConfigError(f"the prior is {prior}, expected a share between 0 and 1")
     if top < 1:
@@ -194,7 +196,12 @@ class _Laid:
 
 
 def _lay(
-    scenes: list[Path], units: list[Path], rows: str | Path | None, key: str, scene_column: str | None, layer: str | None
+    scenes: list[Path],
+    units: list[Path],
+    rows: str | Path | None,
+    key: str,
+    scene_column: str | None,
+    layer: str | None,
 ) -> _Laid:
     from raremap.scene.raster import open_image
 
@@ -205,9 +212,13 @@ def _lay(
     if all(p.suffix.lower() in _RASTERS for p in units):
         return _lay_rasters(scenes, grids, units, rows, key, scene_column, layer)
     if len(units) > 1:
-        raise TableError(f"{len(units)} files of units are given; give one raster a scene, or one file of polygons")
+        raise TableError(
+            f"{len(units)} files of units are given; give one raster a scene, or one file of polygons"
+        )
     if rows is not None:
-        raise TableError(f"{units[0]} holds polygons, whose own columns are the rows; leave {rows} out, or give rasters of units")
+        raise TableError(
+            f"{units[0]} holds polygons, whose own columns are the rows; leave {rows} out, or give rasters of units"
+        )
     return _lay_polygons(units[0], grids, key, layer)
 
 
@@ -221,26 +232,36 @@ def _lay_rasters(
     if rows is None:
         raise TableError("rasters of unit numbers need the table of their rows; give --rows")
     if len(units) != len(scenes):
-        raise TableError(f"{len(units)} rasters of units for {len(scenes)} scenes; give one a scene, in the same order")
+        raise TableError(
+            f"{len(units)} rasters of units for {len(scenes)} scenes; give one a scene, in the same order"
+        )
     source = read_table(rows, layer)
     names = source.table.column_names
     for column in (key, *([scene_column] if scene_column else [])):
         if column not in names:
             raise TableError(f"{rows} has no column '{column}'; {nearest(column, names)}")
     if scene_column is None and len(scenes) > 1:
-        raise TableError(f"{len(scenes)} scenes share {rows}; say with --scene-column which scene a row belongs to")
+        raise TableError(
+            f"{len(scenes)} scenes share {rows}; say with --scene-column which scene a row belongs to"
+        )
     try:
         numbers = np.asarray(source.table[key].to_pylist()).astype(np.int64)
     except (TypeError, ValueError):
-        raise TableError(f"{rows}: column '{key}' does not hold whole numbers of units in every row") from None
+        raise TableError(
+            f"{rows}: column '{key}' does not hold whole numbers of units in every row"
+        ) from None
     stems = np.array([str(v) for v in source.table[scene_column].to_pylist()]) if scene_column else None
     readers: list[Units] = []
     for path, grid, raster in zip(scenes, grids, units, strict=True):
         own = np.arange(len(numbers)) if stems is None else np.flatnonzero(stems == path.stem)
         if not len(own):
-            raise TableError(f"{rows} has no row whose '{scene_column}' is '{path.stem}', as scene {path} is called")
+            raise TableError(
+                f"{rows} has no row whose '{scene_column}' is '{path.stem}', as scene {path} is called"
+            )
         if len(np.unique(numbers[own])) < len(own):
-            raise TableError(f"{rows}: units of scene {path.stem} come twice in column '{key}'; each needs one row")
+            raise TableError(
+                f"{rows}: units of scene {path.stem} come twice in column '{key}'; each needs one row"
+            )
         readers.append(RasterUnits(raster, grid, numbers[own], own))
     return _Laid(source, readers, None, grids[0].crs, grids, numbers)
 
@@ -256,8 +277,13 @@ def _lay_polygons(path: Path, grids: list[Any], key: str, layer: str | None) -> 
         frame = gpd.read_parquet(path)
     else:
         frame = gpd.read_file(path, **({"layer": layer} if layer else {}))
-    if not isinstance(frame, gpd.GeoDataFrame) or not frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"]).all():
-        raise TableError(f"{path} does not hold polygons in every row; units are rasters of numbers, or polygons")
+    if (
+        not isinstance(frame, gpd.GeoDataFrame)
+        or not frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"]).all()
+    ):
+        raise TableError(
+            f"{path} does not hold polygons in every row; units are rasters of numbers, or polygons"
+        )
     if frame.crs is None and any(g.crs is not None for g in grids):
         raise TableError(f"{path} has no CRS, the scenes have one; write it into the file")
     shapes = []
@@ -276,7 +302,9 @@ def _class_of(bundle: Any, name: str | None) -> int:
             return 1
         if "landslide" in names:
             return names.index("landslide")
-        raise ConfigError(f"the image model has {len(names)} classes ({', '.join(names)}); say with --landslide which is looked for")
+        raise ConfigError(
+            f"the image model has {len(names)} classes ({', '.join(names)}); say with --landslide which is looked for"
+        )
     if name not in names:
         raise ConfigError(f"the image model has no class '{name}'; {nearest(name, names)}")
     return names.index(name)
@@ -288,9 +316,13 @@ def _read_fusion(path: Path) -> Fusion:
     try:
         return Fusion.from_dict(json.loads(path.read_text(encoding="utf-8"))["fusion"])
     except OSError as error:
-        raise ConfigError(f"fusion {path} cannot be read ({error.strerror}); give a fusion.json of `raremap table fuse`") from None
+        raise ConfigError(
+            f"fusion {path} cannot be read ({error.strerror}); give a fusion.json of `raremap table fuse`"
+        ) from None
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path} is no fusion; give a fusion.json of `raremap table fuse --label`") from None
+        raise ConfigError(
+            f"{path} is no fusion; give a fusion.json of `raremap table fuse --label`"
+        ) from None
 
 
 def _truth(source: Source, label: str, positive: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -318,13 +350,18 @@ def _asked(
     zonal = Zonal(laid.source.table.num_rows, top)
     scene_of = np.full(len(zonal.pixels), -1)
     for number, (path, units) in enumerate(zip(paths, laid.readers, strict=True)):
-        with open_for(bundle, path, bundle.nodata) as reader, progress(path.name, reader.grid.height, quiet) as bar:
+        with (
+            open_for(bundle, path, bundle.nodata) as reader,
+            progress(path.name, reader.grid.height, quiet) as bar,
+        ):
             for strip in stream(reader, network, bundle.scheme.num_classes, bundle.predict, progress=bar):
                 probs = strip.probs if soften is None else soften(strip.probs)
                 zonal.add(units.read(strip.window), probs[which], strip.valid, strip.window)
         scene_of[(scene_of < 0) & (zonal.pixels > 0)] = number
     if (scene_of < 0).all():
-        raise TableError(f"{laid.source.path}: no unit lies on a valid pixel of the scenes; do they show the same ground?")
+        raise TableError(
+            f"{laid.source.path}: no unit lies on a valid pixel of the scenes; do they show the same ground?"
+        )
     return zonal.summary(), scene_of
 
 
@@ -345,7 +382,12 @@ def _unused(bundle: Any, places: np.ndarray) -> None:
     """Warn of calibration places that the image model was trained on, where their names tell."""
     from raremap.workflows.uses import members_of
 
-    known = {p for m in members_of(bundle) for use in ("train", "monitor") for p in m.info.get("places", {}).get(use, ())}
+    known = {
+        p
+        for m in members_of(bundle)
+        for use in ("train", "monitor")
+        for p in m.info.get("places", {}).get(use, ())
+    }
     if seen := sorted(known & set(places.tolist())):
         warnings.warn(
             f"the image model was trained on {len(seen)} of the calibration places ({', '.join(seen[:4])}): it looks better on them "
@@ -358,7 +400,9 @@ def _unused(bundle: Any, places: np.ndarray) -> None:
 _SCORES = ("fused", "image", "table")
 
 
-def _probabilities(fusion: Fusion, image: np.ndarray, table: np.ndarray, prior: float | None) -> dict[str, np.ndarray]:
+def _probabilities(
+    fusion: Fusion, image: np.ndarray, table: np.ndarray, prior: float | None
+) -> dict[str, np.ndarray]:
     from raremap.tabular.calibration import sigmoid
 
     logits = (fusion.logits(image, table), *fusion.sides(image, table))
@@ -409,18 +453,31 @@ def _write_units(
     # A unit that no scene shows has no place unless it is a polygon.
     placed = chosen & (np.isfinite(xy).all(1))
     if lost := int((chosen & ~placed).sum()):
-        warnings.warn(f"{lost:,} alarms are of units that no scene shows; they stand in {units} alone", RaremapWarning, stacklevel=3)
+        warnings.warn(
+            f"{lost:,} alarms are of units that no scene shows; they stand in {units} alone",
+            RaremapWarning,
+            stacklevel=3,
+        )
     order = np.flatnonzero(placed)[np.argsort(-probs["fused"][placed], kind="stable")]
     crs = laid.crs.to_wkt() if laid.crs is not None else None
     table = gpd.GeoDataFrame(frame.iloc[order].reset_index(drop=True), geometry=shapes[order], crs=crs)
     kind = "Point" if laid.shapes is None else "MultiPolygon"
     with written(target) as fresh:
         fresh.unlink()  # GDAL wants no empty file
-        table.to_file(fresh, driver="GPKG", layer="alarms", engine="pyogrio", geometry_type=kind, promote_to_multi=kind != "Point")
+        table.to_file(
+            fresh,
+            driver="GPKG",
+            layer="alarms",
+            engine="pyogrio",
+            geometry_type=kind,
+            promote_to_multi=kind != "Point",
+        )
     return units, target
 
 
-def _write_map(out: Path, scene: Path, grid: Any, units: Units, probs: dict[str, np.ndarray], quiet: bool) -> Path:
+def _write_map(
+    out: Path, scene: Path, grid: Any, units: Units, probs: dict[str, np.ndarray], quiet: bool
+) -> Path:
     """Each unit's probabilities on the scene's grid, window by window."""
     from raremap.maps.strips import strips
     from raremap.scene.cog import CogWriter
