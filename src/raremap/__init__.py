@@ -44,6 +44,7 @@ _HOME = {
     "rescale": "raremap.workflows.rescale",
     "sample": "raremap.workflows.sample",
     "simulate": "raremap.workflows.simulate",
+    "table_fuse": "raremap.workflows.table_fuse",
     "table_predict": "raremap.workflows.table_predict",
     "table_train": "raremap.workflows.table_train",
     "train": "raremap.workflows.train",
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from raremap.workflows.rescale import rescale as rescale
     from raremap.workflows.sample import sample as sample
     from raremap.workflows.simulate import simulate as simulate
+    from raremap.workflows.table_fuse import table_fuse as table_fuse
     from raremap.workflows.table_predict import table_predict as table_predict
     from raremap.workflows.table_train import table_train as table_train
     from raremap.workflows.train import train as train

@@ -113,3 +113,65 @@ def predict(
         bands=_names(bands), layer=layer, quiet=quiet,
     )  # fmt: skip
     show(result, as_json)
+
+
+@table.command()
+def fuse(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of the image model")],
+    table_bundle: Annotated[
+        Path, typer.Argument(metavar="TABLE_BUNDLE", help="folder that `table train` wrote")
+    ],
+    scenes: Annotated[list[Path], typer.Option("--scenes", help="scene; may be repeated")],
+    units: Annotated[
+        list[Path],
+        typer.Option(
+            "--units", help="raster of unit numbers, one a scene, or one file of polygons with attributes"
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for map, alarms and fusion.json")],
+    rows: Annotated[Path | None, typer.Option(help="table of the units, where they are rasters")] = None,
+    key: Annotated[str, typer.Option(help="column of unit numbers")] = "unit",
+    scene_column: Annotated[
+        str | None,
+        typer.Option("--scene-column", help="column that names a row's scene (its file, without .tif)"),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="column with the truth of calibration units, empty elsewhere: fits the fusion"),
+    ] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="the label's value that is looked for (default: 1 or true)")
+    ] = None,
+    fusion: Annotated[
+        Path | None, typer.Option(help="fusion.json of an earlier run, instead of a label")
+    ] = None,
+    landslide: Annotated[str | None, typer.Option(help="class of the image model that is looked for")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="column of places for cross-fitting (default: scenes are places)")
+    ] = None,
+    double_check: Annotated[
+        bool, typer.Option("--double-check", help="alarms only where both sides exceed their thresholds")
+    ] = False,
+    prior: Annotated[float | None, typer.Option(help="share of positive units to expect")] = None,
+    top: Annotated[
+        int, typer.Option(min=1, help="a unit is scored by the mean of so many of its surest pixels")
+    ] = 4,
+    folds: Annotated[int, typer.Option(min=2, help="folds of places for cross-fitting")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="seed of folds and intervals")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    layer: LayerOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """An image model and a table's model to one map and one table of alarms; what fusion gains, with intervals.
+
+    Example: raremap table fuse runs/net/bundle runs/units/bundle --scenes april.tif --units units.gpkg --label landslide -o fused
+    """
+    from raremap.workflows.table_fuse import table_fuse
+
+    result = table_fuse(
+        bundle, table_bundle, scenes, units, out, rows=rows, key=key, scene_column=scene_column, label=label,
+        positive=positive, fusion=fusion, landslide=landslide, group=group, double_check=double_check, prior=prior,
+        top=top, folds=folds, seed=seed, device=device, layer=layer, quiet=quiet,
+    )  # fmt: skip
+    show(result, as_json)
