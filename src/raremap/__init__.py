@@ -21,6 +21,7 @@ _HOME = {
     "RaremapError": "raremap.errors",
     "RaremapWarning": "raremap.errors",
     "SamplingPlan": "raremap.balance.plan",
+    "acquire": "raremap.workflows.acquire",
     "calibrate": "raremap.workflows.calibrate",
     "census": "raremap.workflows.census",
     "compare": "raremap.workflows.compare",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from raremap.errors import RaremapWarning as RaremapWarning
     from raremap.labels import LabelScheme as LabelScheme
     from raremap.tiles.catalog import Catalog as Catalog
+    from raremap.workflows.acquire import acquire as acquire
     from raremap.workflows.calibrate import calibrate as calibrate
     from raremap.workflows.census import census as census
     from raremap.workflows.compare import compare as compare
