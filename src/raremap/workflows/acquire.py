@@ -7,7 +7,6 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -137,24 +136,23 @@ def acquire(
     )  # fmt: skip
     target = _target(Path(out), place, options)
     origin = _source(source, collection)
-    with closing(origin):
-        found = origin.overpasses(place, period, max_cloud)
-        if not found:
-            west, south, east, north = place.bounds
-            raise AcquireError(
-                f"{origin.name} has no scene of {origin.collection} at {west:.4f},{south:.4f},{east:.4f},{north:.4f} "
-                f"from {period.first} to {period.last} with up to {max_cloud:g} % cloud; widen --dates or raise --max-cloud"
-            )
-        gigabytes = _gigabytes(target, len(found))
-        if dry_run:
-            return _result(target, found, [], [], gigabytes)
-        if gigabytes > LARGE_GB and not yes:
-            raise AcquireError(
-                f"{len(found)} day(s) of {target.grid.width}x{target.grid.height} pixels are {gigabytes:.0f} GB before "
-                "compression; say --yes to fetch them, or take fewer --dates, --bands or less ground"
-            )
-        with locked(target.folder):
-            return _fetch(origin, found, target, gigabytes, quiet)
+    found = origin.overpasses(place, period, max_cloud)
+    if not found:
+        west, south, east, north = place.bounds
+        raise AcquireError(
+            f"{origin.name} has no scene of {origin.collection} at {west:.4f},{south:.4f},{east:.4f},{north:.4f} "
+            f"from {period.first} to {period.last} with up to {max_cloud:g} % cloud; widen --dates or raise --max-cloud"
+        )
+    gigabytes = _gigabytes(target, len(found))
+    if dry_run:
+        return _result(target, found, [], [], gigabytes)
+    if gigabytes > LARGE_GB and not yes:
+        raise AcquireError(
+            f"{len(found)} day(s) of {target.grid.width}x{target.grid.height} pixels are {gigabytes:.0f} GB before "
+            "compression; say --yes to fetch them, or take fewer --dates, --bands or less ground"
+        )
+    with locked(target.folder):
+        return _fetch(origin, found, target, gigabytes, quiet)
 
 
 def watch(every_s: float, rounds: int | None = None, **request: Any) -> Iterator[Acquired]:
@@ -213,7 +211,7 @@ def _terrain(source: Source, target: Target, quiet: bool) -> None:
         return
     megapixels = target.grid.height * target.grid.width / 1e6
     with progress("heights", megapixels, quiet) as bar:
-        write_terrain(source.heights(target.grid), target.grid, dem, slopes, bar)
+        write_terrain(source, target.grid, dem, slopes, bar)
 
 
 def _mosaic(days: list[Day], target: Target, quiet: bool) -> None:

@@ -99,11 +99,11 @@ def _write(source: Source, overpass: Overpass, target: Target, progress: Progres
             scl_file = CogWriter(target.folder / classes, grid, "uint8", (SCL,), nodata=0, tags=tags)
             writers.append(stack.enter_context(scl_file))
         heights = {n: stack.enter_context(open_image(p)) for n, p in target.terrain.items()}
+        read = stack.enter_context(source.day(overpass, target.optical, grid))
         outline = target.place.on(grid.crs) if o.clip and grid.crs is not None else None
         for window in windows(grid, SIDE, SIDE):
-            here = grid.shifted(window)
-            pixels, scl = source.read(overpass, target.optical, here)
-            within = _within(outline, here)
+            pixels, scl = read(window)
+            within = _within(outline, grid.shifted(window))
             there = ~np.isnan(pixels).any(0) & within
             scl[~there] = 0
             cloud = np.isin(scl, VALUES["cloud"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from raremap.scene.acquire.period import Period
     from raremap.scene.acquire.place import Place
     from raremap.scene.grid import Grid
+    from raremap.scene.window import Window
 
 T = TypeVar("T")
 
@@ -78,37 +80,41 @@ class HubSource:
                 days.setdefault(local.isoformat(), []).append((moment, item["id"], cloud))
         return [_overpass(date, items) for date, items in sorted(days.items())]
 
-    def read(self, overpass: Overpass, bands: tuple[str, ...], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-        """The pixels of a window, made by one request."""
+    @contextmanager
+    def day(
+        self, overpass: Overpass, bands: tuple[str, ...], grid: Grid
+    ) -> Iterator[Callable[[Window], tuple[np.ndarray, np.ndarray]]]:
+        """Each window is one request."""
         numbers = tuple(require_sentinel2(bands).values())
         asked = tuple(dict.fromkeys([*numbers, SCL, "dataMask"]))
+        script = evalscript(asked, "UINT16", "DN")
         first, last, cloud = overpass.items
-        data = self._process(
-            evalscript(asked, "UINT16", "DN"),
-            self._imagery,
-            grid,
-            times=(first, last),
-            maxcc=cloud / 100,
-            other={"processing": {"harmonizeValues": True}},
-        )
-        layer = dict(zip(asked, np.moveaxis(data, 2, 0), strict=True))
-        there = layer["dataMask"] > 0
-        out = np.where(there, np.stack([layer[n] for n in numbers]).astype(np.float32), np.float32(np.nan))
-        return out, np.where(there, layer[SCL], 0).astype(np.uint8)
 
-    def heights(self, grid: Grid) -> Callable[[Grid], np.ndarray]:
+        def read(window: Window) -> tuple[np.ndarray, np.ndarray]:
+            data = self._process(
+                script, self._imagery, grid.shifted(window), times=(first, last), maxcc=cloud / 100,
+                other={"processing": {"harmonizeValues": True}},
+            )  # fmt: skip
+            layer = dict(zip(asked, np.moveaxis(data, 2, 0), strict=True))
+            there = layer["dataMask"] > 0
+            values = np.stack([layer[n] for n in numbers]).astype(np.float32)
+            return np.where(there, values, np.float32(np.nan)), np.where(there, layer[SCL], 0).astype(
+                np.uint8
+            )
+
+        yield read
+
+    @contextmanager
+    def heights(self, grid: Grid) -> Iterator[Callable[[Window], np.ndarray]]:
         """Heights of Copernicus GLO-30, interpolated; Sentinel Hub gives 0 at sea."""
         other = {"processing": {"upsampling": "BILINEAR", "downsampling": "BILINEAR"}}
         script = evalscript(("DEM", "dataMask"), "FLOAT32", "METERS")
 
-        def read(window: Grid) -> np.ndarray:
-            data = self._process(script, self._elevation, window, other=other)
+        def read(window: Window) -> np.ndarray:
+            data = self._process(script, self._elevation, grid.shifted(window), other=other)
             return np.where(data[..., 1] > 0, data[..., 0], np.nan).astype(np.float32)
 
-        return read
-
-    def close(self) -> None:
-        """Nothing is held."""
+        yield read
 
     def _process(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from raremap.scene.acquire.period import Period
     from raremap.scene.acquire.place import Place
     from raremap.scene.grid import Grid
+    from raremap.scene.window import Window
 
 T = TypeVar("T")
 
@@ -45,22 +47,21 @@ class Source(Protocol):
         """The days that have imagery of a place, the earliest first. Raises `AcquireError`."""
         ...
 
-    def read(self, overpass: Overpass, bands: tuple[str, ...], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-        """Reflectance times 10000 float32 `[bands, h, w]`, NaN where there is none, and scene classes uint8 `[h, w]`.
+    def day(
+        self, overpass: Overpass, bands: tuple[str, ...], grid: Grid
+    ) -> AbstractContextManager[Callable[[Window], tuple[np.ndarray, np.ndarray]]]:
+        """What reads the windows of a day on a grid.
 
-        The grid is that of a window. Raises `AcquireError`.
+        It gives reflectance times 10000 float32 `[bands, h, w]`, NaN where there is none, and scene classes uint8
+        `[h, w]`. Raises `AcquireError`.
         """
         ...
 
-    def heights(self, grid: Grid) -> Callable[[Grid], np.ndarray]:
-        """What gives metres above the sea float32 `[h, w]` of windows of a grid, NaN where there are none.
+    def heights(self, grid: Grid) -> AbstractContextManager[Callable[[Window], np.ndarray]]:
+        """What reads metres above the sea float32 `[h, w]` of windows of a grid, NaN where there are none.
 
         Raises `AcquireError`.
         """
-        ...
-
-    def close(self) -> None:
-        """Give threads and connections back."""
         ...
 
 

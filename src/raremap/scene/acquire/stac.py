@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from raremap.scene.acquire.names import SCL, bands_of, require_asset
 from raremap.scene.acquire.options import STAC_APIS, StacApi
 from raremap.scene.acquire.place import Place, degrees_of
 from raremap.scene.acquire.source import ATTEMPTS, WAIT_S, Overpass, patiently, said
+from raremap.scene.acquire.warped import Warped
 
 if TYPE_CHECKING:
     from pystac import Item
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from raremap.scene.acquire.period import Period
     from raremap.scene.grid import Grid
+    from raremap.scene.window import Window
 
 _TIMEOUT_S = (10.0, 60.0)
 _READS = 8  # files of a window that are read at once
@@ -56,14 +60,13 @@ def stac_api(source: str, collection: str | None = None) -> StacApi:
 
 
 class StacSource:
-    """A STAC API whose scenes are read with odc-stac, window by window."""
+    """A STAC API whose scenes are read window by window."""
 
     def __init__(self, api: StacApi, name: str | None = None) -> None:
         self.name, self.collection = name or api.url, api.collection
         self._api = api
         self._client: Client | None = None
         self._patch = _signer() if api.sign else _plain_address
-        self._scaled: dict[tuple[str, str], tuple[float, float]] = {}
         if missing := [key for key in api.keys if not os.environ.get(key)]:
             raise AcquireError(
                 f"{self.name} gives its files to those with keys only; set the environment variables "
@@ -88,29 +91,37 @@ class StacSource:
                 days.setdefault(local.date().isoformat(), []).append(item)
         return [_overpass(date, items) for date, items in sorted(days.items())]
 
-    def read(self, overpass: Overpass, bands: tuple[str, ...], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-        """The pixels of a window: each from the first scene that has it, all bands of a pixel from one scene."""
-        out = np.full((len(bands), grid.height, grid.width), np.nan, np.float32)
-        classes = np.zeros((grid.height, grid.width), np.uint8)
-        for item in _touching(overpass.items, grid):
-            keys = [require_asset(item, band) for band in bands]
-            scl = require_asset(item, SCL)
-            loaded = self._load(
-                [item], list(dict.fromkeys([*keys, scl])), grid, {"*": "bilinear", scl: "nearest"}
-            )
-            part = np.empty_like(out)
-            for i, key in enumerate(keys):
-                times, plus = self._scaling(item, key)
-                stored = loaded[key]
-                part[i] = np.where(_stored(stored, item, key), stored * times + plus, np.nan)
-            fresh = np.isnan(out[0]) & ~np.isnan(part).any(0)
-            out[:, fresh] = part[:, fresh]
-            classes[fresh] = loaded[scl][fresh].astype(np.uint8)
-            if not np.isnan(out[0]).any():
-                break
-        return out, classes
+    @contextmanager
+    def day(
+        self, overpass: Overpass, bands: tuple[str, ...], grid: Grid
+    ) -> Iterator[Callable[[Window], tuple[np.ndarray, np.ndarray]]]:
+        """Each pixel is from the first scene that has it, all bands of a pixel from one scene."""
+        scenes = [_Scene(self, item, bands, grid) for item in overpass.items]
+        with ThreadPoolExecutor(_READS, thread_name_prefix="raremap-acquire") as pool:
 
-    def heights(self, grid: Grid) -> Callable[[Grid], np.ndarray]:
+            def read(window: Window) -> tuple[np.ndarray, np.ndarray]:
+                out = np.full((len(bands), window.height, window.width), np.nan, np.float32)
+                classes = np.zeros((window.height, window.width), np.uint8)
+                here = degrees_of(grid.shifted(window))
+                for scene in scenes:
+                    if not _touches(scene.item, here):
+                        continue
+                    pixels, kinds = scene.read(window, pool)
+                    fresh = np.isnan(out[0]) & ~np.isnan(pixels).any(0)
+                    out[:, fresh] = pixels[:, fresh]
+                    classes[fresh] = kinds[fresh]
+                    if not np.isnan(out[0]).any():
+                        break
+                return out, classes
+
+            try:
+                yield read
+            finally:
+                for scene in scenes:
+                    scene.close()
+
+    @contextmanager
+    def heights(self, grid: Grid) -> Iterator[Callable[[Window], np.ndarray]]:
         """Heights of the API's collection of them, interpolated."""
         around = degrees_of(grid)
         items = self._items(around, self._api.heights)
@@ -119,20 +130,36 @@ class StacSource:
                 f"{self.name} has no heights in {self._api.heights} at {_corners(around)}; "
                 "leave out --dem, or use another --source"
             )
+        tiles = [(item, self.opened(item, _height_asset(item), grid, "bilinear")) for item in items]
 
-        def read(window: Grid) -> np.ndarray:
+        def read(window: Window) -> np.ndarray:
             out = np.full((window.height, window.width), np.nan, np.float32)
-            for item in _touching(items, window):
-                key = _height_asset(item)
-                part = self._load([item], [key], window, {"*": "bilinear"})[key]
-                fresh = np.isnan(out) & _stored(part, item, key)
-                out[fresh] = part[fresh]
+            here = degrees_of(grid.shifted(window))
+            for item, tile in tiles:
+                if _touches(item, here):
+                    part, there = tile.read(window)
+                    fresh = np.isnan(out) & there
+                    out[fresh] = part[fresh]
             return out
 
-        return read
+        try:
+            yield read
+        finally:
+            for _, tile in tiles:
+                tile.close()
 
-    def close(self) -> None:
-        """Nothing is held: files are closed as soon as a window is read."""
+    def opened(self, item: Item, key: str, grid: Grid, method: Literal["bilinear", "nearest"]) -> Warped:
+        """An asset on a grid; opened when it is read. Raises `AcquireError` where its address is none."""
+        address = item.assets[key].get_absolute_href() or ""
+        if not address.startswith(("http://", "https://", "s3://")):
+            raise AcquireError(
+                f"scene {item.id} of {self.name} has its '{key}' at '{address[:80]}', expected http(s):// or s3://"
+            )
+        name = f"'{key}' of scene {item.id} of {self.name}"
+        nodata = _first(_said(item, key), "nodata")
+        if nodata is None and item.collection_id != self._api.heights:
+            nodata = 0.0
+        return Warped(lambda: self._patch(address), grid, method, nodata, {**_GDAL, **self._api.gdal}, name)
 
     def _items(
         self, geometry: BaseGeometry, collection: str, max_cloud: float | None = None, **more: Any
@@ -190,44 +217,30 @@ class StacSource:
             )
         return self._client
 
-    def _load(
-        self, items: list[Item], keys: list[str], grid: Grid, how: dict[str, str]
-    ) -> dict[str, np.ndarray]:
-        """Stored numbers `[h, w]` of assets on a grid, by key."""
-        try:
-            from odc.geo.geobox import GeoBox
-            from odc.stac import configure_rio, load
-        except ImportError:
-            raise MissingExtra("odc-stac", "acquire") from None
-        from rasterio.errors import RasterioError
 
-        assert grid.crs is not None
-        box = GeoBox((grid.height, grid.width), grid.transform, grid.crs.to_wkt())
-        # What a catalogue does not say of its files; heights are no whole numbers, classes have no need of more.
-        known = {"*": {"assets": {"*": {"data_type": "uint16", "nodata": 0}}}}
-        if items[0].collection_id == self._api.heights:
-            known = {"*": {"assets": {"*": {"data_type": "float32", "nodata": float("nan")}}}}
+class _Scene:
+    """The bands and the classes of one scene on a grid, read side by side."""
 
-        def fetch() -> dict[str, np.ndarray]:
-            configure_rio(**_GDAL, **self._api.gdal)
-            data = load(
-                items, bands=keys, geobox=box, resampling=how, stac_cfg=known, patch_url=self._patch,
-                pool=_READS, fail_on_error=True,
-            )  # fmt: skip
-            return {key: data[key].values[0] for key in keys}
+    def __init__(self, source: StacSource, item: Item, bands: tuple[str, ...], grid: Grid) -> None:
+        self.item = item
+        keys = [require_asset(item, band) for band in bands]
+        self._scalings = [scaling(item, key) for key in keys]
+        self._bands = [source.opened(item, key, grid, "bilinear") for key in keys]
+        self._classes = source.opened(item, require_asset(item, SCL), grid, "nearest")
 
-        return patiently(
-            fetch,
-            (RasterioError, OSError),
-            f"scene {items[0].id} of {self.name} cannot be read",
-            "try again later: what is finished is kept",
-        )
+    def read(self, window: Window, pool: Executor) -> tuple[np.ndarray, np.ndarray]:
+        """Reflectance times 10000 `[bands, h, w]`, NaN where there is none, and classes `[h, w]`."""
+        files = [*self._bands, self._classes]
+        *bands, (kinds, known) = pool.map(lambda file: file.read(window), files)
+        out = np.empty((len(bands), window.height, window.width), np.float32)
+        for i, ((stored, there), (times, plus)) in enumerate(zip(bands, self._scalings, strict=True)):
+            out[i] = np.where(there, stored * np.float32(times) + np.float32(plus), np.nan)
+        return out, np.where(known, kinds, 0).astype(np.uint8)
 
-    def _scaling(self, item: Item, key: str) -> tuple[float, float]:
-        """Factor and summand that make stored numbers reflectance times 10000."""
-        if (item.id, key) not in self._scaled:
-            self._scaled[item.id, key] = scaling(item, key)
-        return self._scaled[item.id, key]
+    def close(self) -> None:
+        """Close the files."""
+        for file in (*self._bands, self._classes):
+            file.close()
 
 
 def scaling(item: Item, key: str) -> tuple[float, float]:
@@ -237,23 +250,28 @@ def scaling(item: Item, key: str) -> tuple[float, float]:
     offset count (`raster:bands`, or STAC 1.1's `raster:scale`), else Sentinel-2's processing baseline: from 04.00
     on 1000 is taken off.
     """
-    properties = item.properties
-    asset = item.assets[key]
-    said = [asset.extra_fields, *asset.extra_fields.get("raster:bands", [])[:1], *bands_of(asset)[:1]]
-    scale = _first(said, "raster:scale", "scale")
-    offset = _first(said, "raster:offset", "offset")
+    told = _said(item, key)
+    scale = _first(told, "raster:scale", "scale")
+    offset = _first(told, "raster:offset", "offset")
     times = _DN * scale if scale else 1.0
-    if properties.get("earthsearch:boa_offset_applied") is True:
+    if item.properties.get("earthsearch:boa_offset_applied") is True:
         return times, 0.0
     if offset is not None:
         return times, _DN * offset
     return times, _OFFSET if _baseline(item) >= (4, 0) else 0.0
 
 
-def _first(places: Iterable[Any], *names: str) -> float | None:
+def _said(item: Item, key: str) -> list[Mapping[str, Any]]:
+    """What an item says of an asset's numbers, in STAC 1.1's places and in those of the raster extension before it."""
+    asset = item.assets[key]
+    fields = asset.extra_fields
+    return [fields, *fields.get("raster:bands", [])[:1], *bands_of(asset)[:1]]
+
+
+def _first(places: Iterable[Mapping[str, Any]], *names: str) -> float | None:
     for place in places:
         for name in names:
-            if place.get(name) is not None:
+            if isinstance(place.get(name), (int, float)):
                 return float(place[name])
     return None
 
@@ -268,18 +286,6 @@ def _baseline(item: Item) -> tuple[int, ...]:
         if len(parts) == 2 and all(part.isdigit() for part in parts):
             return tuple(map(int, parts))
     return (0,)
-
-
-def _stored(array: np.ndarray, item: Item, key: str) -> np.ndarray:
-    """Where an asset has data, by its own nodata value (imagery: 0 where it names none)."""
-    if np.issubdtype(array.dtype, np.floating):
-        present = ~np.isnan(array)
-    else:
-        present = array != 0
-    asset = item.assets[key]
-    said = [asset.extra_fields, *asset.extra_fields.get("raster:bands", [])[:1], *bands_of(asset)[:1]]
-    nodata = _first([{k: v for k, v in s.items() if v != "nan"} for s in said], "nodata")
-    return present if nodata is None or np.isnan(nodata) else present & (array != nodata)
 
 
 def _newest(items: Iterable[Item]) -> list[Item]:
@@ -314,11 +320,10 @@ def _overpass(date: str, items: list[Item]) -> Overpass:
     )
 
 
-def _touching(items: Iterable[Item], grid: Grid) -> list[Item]:
+def _touches(item: Item, outline: BaseGeometry) -> bool:
     from shapely.geometry import shape
 
-    here = degrees_of(grid)
-    return [i for i in items if i.geometry is None or shape(i.geometry).intersects(here)]
+    return item.geometry is None or shape(item.geometry).intersects(outline)
 
 
 def _height_asset(item: Item) -> str:
