@@ -198,7 +198,7 @@ def _fetch(source: Source, found: list[Overpass], target: Target, gigabytes: flo
                 new.append(day.date)
     days = [journal.days[one.date] for one in found]
     if target.options.mosaic != "none":
-        _mosaic(days, target, quiet)
+        _mosaic(days, new, target, quiet)
     return _result(target, found, days, new, gigabytes)
 
 
@@ -214,15 +214,17 @@ def _terrain(source: Source, target: Target, quiet: bool) -> None:
         write_terrain(source, target.grid, dem, slopes, bar)
 
 
-def _mosaic(days: list[Day], target: Target, quiet: bool) -> None:
-    from raremap.scene.acquire.mosaic import write_mosaic
+def _mosaic(days: list[Day], new: list[str], target: Target, quiet: bool) -> None:
+    from raremap.scene.acquire.mosaic import mosaic_is_of, write_mosaic
 
     how = target.options.mosaic
     assert how != "none"
+    if not new and mosaic_is_of(days, target, how):
+        return
     with progress(f"mosaic ({how})", target.grid.height * target.grid.width / 1e6, quiet) as bar:
         clear = write_mosaic(days, target, how, bar)
-    if clear < 1:
-        bar.note(f"{1 - clear:.1%} of the mosaic is clear on no day, and is nodata")
+        if clear < 1:
+            bar.note(f"{1 - clear:.1%} of the mosaic is clear on no day, and is nodata")
 
 
 def _place(

@@ -18,6 +18,7 @@ from raremap.scene.acquire.source import Overpass, Source
 from raremap.scene.acquire.windows import windows
 from raremap.scene.clouds import SCL as VALUES
 from raremap.scene.cog import CogWriter
+from raremap.scene.gdal import bounded_cache
 from raremap.scene.grid import Grid
 from raremap.scene.raster import open_image
 
@@ -92,6 +93,7 @@ def _write(source: Source, overpass: Overpass, target: Target, progress: Progres
     }
     seen = _Seen()
     with ExitStack() as stack:
+        stack.enter_context(bounded_cache())
         # Left in the opposite order: the image, which says that the day is there, takes its name last.
         out = stack.enter_context(target.writer(target.folder / image, target.written, tags))
         writers = [out]

@@ -15,6 +15,7 @@ from raremap.scene.acquire.journal import Day
 from raremap.scene.acquire.names import SCL
 from raremap.scene.acquire.windows import windows
 from raremap.scene.clouds import SCL as VALUES
+from raremap.scene.gdal import opened
 from raremap.scene.raster import ImageReader, open_image
 from raremap.scene.window import Window
 
@@ -43,7 +44,7 @@ def write_mosaic(
     clear = 0
     with ExitStack() as stack:
         readers = [_Reader(day, target, stack) for day in ordered]
-        tags = {"mosaic": how, "days": " ".join(sorted(d.date for d in days))}
+        tags = _tags(days, how)
         out = stack.enter_context(target.writer(target.folder / NAME, o.bands, tags))
         for window in windows(target.grid, height, _SIDE):
             image = np.full((len(o.bands), window.height, window.width), np.nan, np.float32)
@@ -68,6 +69,21 @@ def write_mosaic(
             progress.advance(window.height * window.width / 1e6)
         out.complete()
     return clear / (target.grid.height * target.grid.width)
+
+
+def mosaic_is_of(days: Sequence[Day], target: Target, how: str) -> bool:
+    """Whether the mosaic is there, and is of these days."""
+    path = target.folder / NAME
+    if not path.is_file():
+        return False
+    with opened(path) as file:
+        found = file.tags()
+    wanted = _tags([d for d in days if d.image is not None], how)
+    return {key: found.get(key) for key in wanted} == wanted
+
+
+def _tags(days: Sequence[Day], how: str) -> dict[str, str]:
+    return {"mosaic": how, "days": " ".join(sorted(d.date for d in days))}
 
 
 class _Reader:

@@ -52,7 +52,7 @@ def require_sentinel2(names: Iterable[str]) -> dict[str, str]:
         if number is None:
             known = [*NUMBERS, *(o for others in _OTHERS.values() for o in others)]
             raise AcquireError(
-                f"Sentinel-2 has no band '{name}'; {nearest(name, known)}, and dem and slope are made of heights"
+                f"Sentinel-2 has no band '{name}' (dem and slope are made of heights); {nearest(name, known)}"
             )
         found[name] = number
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
@@ -58,7 +59,6 @@ class Place:
         """The square of `buffer_m` to each side of a point; raises `AcquireError`."""
         from pyproj import Transformer
         from shapely import box, segmentize
-        from shapely.ops import transform
 
         given = f"point {lon:g},{lat:g}"
         if not (abs(lon) <= 180 and abs(lat) <= 90):
@@ -74,8 +74,7 @@ class Place:
         utm = _utm(lon, lat)
         x, y = Transformer.from_crs(_DEGREES.to_wkt(), utm.to_wkt(), always_xy=True).transform(lon, lat)
         square = segmentize(box(x - buffer_m, y - buffer_m, x + buffer_m, y + buffer_m), buffer_m / 8)
-        back = Transformer.from_crs(utm.to_wkt(), _DEGREES.to_wkt(), always_xy=True)
-        return cls(_usable(transform(back.transform, square), f"{given} with {buffer_m:g} m around it"))
+        return cls(_usable(_moved(square, utm, _DEGREES), f"{given} with {buffer_m:g} m around it"))
 
     @classmethod
     def file(cls, path: str | Path) -> Place:
@@ -125,12 +124,9 @@ class Place:
 
     def on(self, crs: CRS) -> BaseGeometry:
         """The geometry in another CRS."""
-        from pyproj import Transformer
         from shapely import segmentize
-        from shapely.ops import transform
 
-        there = Transformer.from_crs(_DEGREES.to_wkt(), crs.to_wkt(), always_xy=True)
-        return transform(there.transform, segmentize(self.geometry, 0.01))
+        return _moved(segmentize(self.geometry, 0.01), _DEGREES, crs)
 
 
 def degrees_of(grid: Grid) -> Polygon:
@@ -174,6 +170,14 @@ def _usable(geometry: BaseGeometry, given: str) -> BaseGeometry:
             "acquire it in parts"
         )
     return geometry
+
+
+def _moved(geometry: BaseGeometry, source: CRS, target: CRS) -> BaseGeometry:
+    from pyproj import Transformer
+    from shapely import transform
+
+    there = Transformer.from_crs(source.to_wkt(), target.to_wkt(), always_xy=True)
+    return transform(geometry, lambda xy: np.stack(there.transform(xy[:, 0], xy[:, 1]), 1))
 
 
 def _utm(lon: float, lat: float) -> CRS:

@@ -170,7 +170,8 @@ class StacSource:
 
         def search() -> list[Item]:
             client = self._opened()
-            asked = dict(more)
+            told = {link.extra_fields.get("method") or "GET" for link in client.get_links("search")}
+            asked = {**more, "method": "GET" if told == {"GET"} else "POST"}
             if max_cloud is not None and client.conforms_to("QUERY"):
                 asked["query"] = {"eo:cloud_cover": {"lte": max_cloud}}
             search = client.search(collections=[collection], intersects=mapping(geometry), limit=100, **asked)
@@ -293,7 +294,7 @@ def _newest(items: Iterable[Item]) -> list[Item]:
     best: dict[tuple[str, str], Item] = {}
     for item in items:
         tile = item.properties.get("grid:code") or item.properties.get("s2:mgrs_tile") or str(item.bbox)
-        key = str(tile).removeprefix("MGRS-").lstrip("T"), _moment(item).strftime("%Y%m%d%H%M")
+        key = str(tile).removeprefix("MGRS-").lstrip("T"), _moment(item).strftime("%Y%m%d%H%M%S")
         if key not in best or _age(item) > _age(best[key]):
             best[key] = item
     return sorted(best.values(), key=lambda item: (_age(item), item.id), reverse=True)

@@ -11,6 +11,7 @@ from raremap.scene.acquire.source import Source
 from raremap.scene.acquire.windows import windows
 from raremap.scene.cog import CogWriter
 from raremap.scene.features.terrain import slope, uphill
+from raremap.scene.gdal import bounded_cache
 from raremap.scene.grid import Grid
 from raremap.scene.steps import Steps
 from raremap.scene.window import Window
@@ -26,6 +27,7 @@ def write_terrain(
     wide = grid.shifted(Window(-1, -1, grid.height + 2, grid.width + 2))
     nan = float("nan")
     with (
+        bounded_cache(),
         CogWriter(slopes, grid, "float32", ("slope",), nodata=nan, overviews="average") as steep,
         CogWriter(dem, grid, "float32", ("dem",), nodata=nan, overviews="average") as high,
         source.heights(wide) as read,

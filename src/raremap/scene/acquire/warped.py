@@ -15,9 +15,10 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform
 
 from raremap.scene.acquire.source import patiently
-from raremap.scene.gdal import bounded_cache, rio_window
+from raremap.scene.gdal import rio_window
 from raremap.scene.grid import Grid
 from raremap.scene.window import Window
+
 
 class Warped:
     """The first band of a file on another grid; opened on first use, and again after a fault.
@@ -36,6 +37,9 @@ class Warped:
         settings: Mapping[str, str],
         name: str,
     ) -> None:
+        assert grid.crs is not None
+        # Text, since a CRS is no object for several threads at once.
+        self._crs = grid.crs.to_wkt()
         self._address, self._grid, self._method = address, grid, Resampling[method]
         self._nodata, self._settings, self._name = nodata, settings, name
         self._file: rasterio.DatasetReader | None = None
@@ -59,11 +63,16 @@ class Warped:
         self._file = self._vrt = None
 
     def _read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        with bounded_cache(), rasterio.Env(**self._settings):
+        with rasterio.Env(**self._settings):
             try:
                 vrt = self._opened()
                 out = vrt.read(1, window=rio_window(window))
-                return out, vrt.dataset_mask(window=rio_window(window)) > 0
+                there = (
+                    vrt.read(2, window=rio_window(window))
+                    if vrt.count > 1
+                    else vrt.read_masks(1, window=rio_window(window))
+                )
+                return out, there > 0
             except BaseException:
                 self.close()
                 raise
@@ -84,7 +93,7 @@ class Warped:
             scale = str(min(1.0, 1 / ratio))
             self._vrt = WarpedVRT(
                 file,
-                crs=self._grid.crs,
+                crs=self._crs,
                 transform=self._grid.transform,
                 width=self._grid.width,
                 height=self._grid.height,
@@ -100,6 +109,6 @@ class Warped:
     def _ratio(self, file: rasterio.DatasetReader) -> float:
         """Pixels of the file along a pixel of the grid; 1 where it is the finer one by less than a hundredth."""
         transform, _, _ = calculate_default_transform(
-            file.crs, self._grid.crs, file.width, file.height, *file.bounds
+            file.crs, self._crs, file.width, file.height, *file.bounds
         )
         return max(1.0, abs(self._grid.transform.a / transform.a))
