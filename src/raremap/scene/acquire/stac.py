@@ -97,28 +97,29 @@ class StacSource:
     ) -> Iterator[Callable[[Window], tuple[np.ndarray, np.ndarray]]]:
         """Each pixel is from the first scene that has it, all bands of a pixel from one scene."""
         scenes = [_Scene(self, item, bands, grid) for item in overpass.items]
-        with ThreadPoolExecutor(_READS, thread_name_prefix="raremap-acquire") as pool:
 
-            def read(window: Window) -> tuple[np.ndarray, np.ndarray]:
-                out = np.full((len(bands), window.height, window.width), np.nan, np.float32)
-                classes = np.zeros((window.height, window.width), np.uint8)
-                here = degrees_of(grid.shifted(window))
-                for scene in scenes:
-                    if not _touches(scene.item, here):
-                        continue
-                    pixels, kinds = scene.read(window, pool)
-                    fresh = np.isnan(out[0]) & ~np.isnan(pixels).any(0)
-                    out[:, fresh] = pixels[:, fresh]
-                    classes[fresh] = kinds[fresh]
-                    if not np.isnan(out[0]).any():
-                        break
-                return out, classes
+        def read(window: Window) -> tuple[np.ndarray, np.ndarray]:
+            out = np.full((len(bands), window.height, window.width), np.nan, np.float32)
+            classes = np.zeros((window.height, window.width), np.uint8)
+            here = degrees_of(grid.shifted(window))
+            for scene in scenes:
+                if not _touches(scene.item, here):
+                    continue
+                pixels, kinds = scene.read(window, pool)
+                fresh = np.isnan(out[0]) & ~np.isnan(pixels).any(0)
+                out[:, fresh] = pixels[:, fresh]
+                classes[fresh] = kinds[fresh]
+                if not np.isnan(out[0]).any():
+                    break
+            return out, classes
 
-            try:
+        try:
+            # The threads end first: one that still reads a file while it is closed takes the process with it.
+            with ThreadPoolExecutor(_READS, thread_name_prefix="raremap-acquire") as pool:
                 yield read
-            finally:
-                for scene in scenes:
-                    scene.close()
+        finally:
+            for scene in scenes:
+                scene.close()
 
     @contextmanager
     def heights(self, grid: Grid) -> Iterator[Callable[[Window], np.ndarray]]:
