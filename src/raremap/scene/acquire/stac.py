@@ -40,6 +40,8 @@ _GDAL = {
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "VSI_CACHE": "TRUE",
+    # GDAL would remember for good that a file could not be read once.
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/",
 }
 
 _OFFSET, _DN = -1000.0, 1e4
