@@ -22,6 +22,7 @@ _HOME = {
     "RaremapWarning": "raremap.errors",
     "SamplingPlan": "raremap.balance.plan",
     "TableModel": "raremap.tabular.model",
+    "acquire": "raremap.workflows.acquire",
     "area": "raremap.workflows.area",
     "calibrate": "raremap.workflows.calibrate",
     "census": "raremap.workflows.census",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from raremap.labels import LabelScheme as LabelScheme
     from raremap.tabular.model import TableModel as TableModel
     from raremap.tiles.catalog import Catalog as Catalog
+    from raremap.workflows.acquire import acquire as acquire
     from raremap.workflows.area import area as area
     from raremap.workflows.calibrate import calibrate as calibrate
     from raremap.workflows.census import census as census

@@ -50,6 +50,10 @@ class OutputError(RaremapError):
     """An output cannot be written where it was asked for."""
 
 
+class AcquireError(RaremapError):
+    """Imagery cannot be found or fetched from where it was asked for."""
+
+
 class MissingExtra(RaremapError):
     """An optional library is needed that is not installed.
 
