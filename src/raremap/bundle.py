@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from raremap.errors import BundleError, MissingExtra
-from raremap.files import written_folder
+from raremap.files import digest_of, sha256_of, written_folder
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
@@ -138,7 +137,7 @@ class Bundle:
             state = {k: v.detach().cpu().contiguous().clone() for k, v in self.module.state_dict().items()}
             save_file(state, fresh / _WEIGHTS)
             item = _item(self)
-            item["properties"]["raremap:weights_sha256"] = _sha256(fresh / _WEIGHTS)
+            item["properties"]["raremap:weights_sha256"] = sha256_of(fresh / _WEIGHTS)
             item["properties"]["raremap:digest"] = digest_of(item)
             (fresh / ITEM).write_text(json.dumps(item, indent=2, ensure_ascii=False), encoding="utf-8")
             (fresh / _CARD).write_text(_card(self), encoding="utf-8")
@@ -177,7 +176,7 @@ class Bundle:
             raise BundleError(
                 f"{folder / ITEM} was altered since it was written; restore it, or save the bundle again from Python"
             )
-        if own["raremap:weights_sha256"] != _sha256(folder / _WEIGHTS):
+        if own["raremap:weights_sha256"] != sha256_of(folder / _WEIGHTS):
             raise BundleError(
                 f"{folder / _WEIGHTS} was altered or cut short since it was written; copy the whole folder again"
             )
@@ -361,14 +360,3 @@ def _card(bundle: Bundle) -> str:
             "",
         ]
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_of(item: dict[str, Any]) -> str:
-    """Checksum of the item without its own digest, independent of layout."""
-    bare = {**item, "properties": {k: v for k, v in item["properties"].items() if k != "raremap:digest"}}
-    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
