@@ -292,11 +292,11 @@ def _wanted(
     from raremap.scene.acquire.fit import scale_of
 
     bundle = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
-    one = getattr(bundle, "members", (bundle,))[0]
-    nodata = bundle.nodata
+    one: Bundle = getattr(bundle, "members", (bundle,))[0]
+    nodata = one.nodata
     return {
         "bands": tuple(bands or bundle.bands),
-        "scale": scale or scale_of(one.normalization, bundle.bands, bundle.name) or "dn",
+        "scale": scale or scale_of(one.normalization, one.bands, bundle.name) or "dn",
         "nodata": None if nodata is None or math.isnan(nodata) else nodata,
     }
 

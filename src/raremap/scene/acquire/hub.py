@@ -34,7 +34,8 @@ class HubSource:
 
     def __init__(self) -> None:
         try:
-            from sentinelhub import DataCollection, SHConfig
+            from sentinelhub.config import SHConfig
+            from sentinelhub.data_collections import DataCollection
         except ImportError:
             raise MissingExtra("sentinelhub", "acquire") from None
         self._config = SHConfig()
@@ -52,7 +53,9 @@ class HubSource:
 
     def overpasses(self, place: Place, period: Period, max_cloud: float) -> list[Overpass]:
         """The days that have imagery of a place, by the catalog; scenes with more clouds are left out."""
-        from sentinelhub import CRS, Geometry, SentinelHubCatalog
+        from sentinelhub.api.catalog import SentinelHubCatalog
+        from sentinelhub.constants import CRS
+        from sentinelhub.geometry import Geometry
 
         day = timedelta(days=1)  # of the sun there: the search is wider, what is too much is left out
         found = self._told(
@@ -126,7 +129,9 @@ class HubSource:
         other: dict[str, Any] | None = None,
     ) -> np.ndarray:
         """The answer `[h, w, bands]` to one request of the process API."""
-        from sentinelhub import CRS, BBox, MimeType, SentinelHubRequest
+        from sentinelhub.api.process import SentinelHubRequest
+        from sentinelhub.constants import CRS, MimeType
+        from sentinelhub.geometry import BBox
 
         assert grid.crs is not None
         request = SentinelHubRequest(

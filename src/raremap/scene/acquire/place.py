@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
@@ -93,7 +93,7 @@ class Place:
             raise AcquireError(f"polygon {path} has no feature; draw the ground that is wanted")
         if layer.crs is None:
             raise AcquireError(f"polygon {path} does not say its CRS; save it again with one")
-        shapes = layer.geometry[layer.geometry.notna() & ~layer.geometry.is_empty]
+        shapes: Any = layer.geometry[layer.geometry.notna() & ~layer.geometry.is_empty]
         odd = sorted({str(t) for t in shapes.geom_type if t not in ("Polygon", "MultiPolygon")})
         if odd or shapes.empty:
             raise AcquireError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -34,7 +34,7 @@ class Warped:
         grid: Grid,
         method: Literal["bilinear", "nearest"],
         nodata: float | None,
-        settings: Mapping[str, str],
+        settings: Mapping[str, Any],
         name: str,
     ) -> None:
         assert grid.crs is not None
