@@ -170,6 +170,8 @@ def _write_strips(
     values, nodata = np.array(scheme.values, np.uint8), np.uint8(scheme.map_nodata)
     with closing(strips), ThreadPoolExecutor(_THREADS, "raremap-decide") as pool:
         for strip in strips:
+            if strip.blank:  # what is never written is nodata
+                continue
             index = _decided(strip, decide, pool)
             probs = strip.probs if soften is None or not (soft or quantities) else soften(strip.probs)
             for name, writer in quantities.items():

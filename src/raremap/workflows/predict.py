@@ -11,7 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raremap.errors import BundleError, ConfigError, OutputError, RaremapWarning, SceneError, nearest
+from raremap.errors import (
+    BundleError,
+    ConfigError,
+    OutputError,
+    RaremapError,
+    RaremapWarning,
+    SceneError,
+    nearest,
+)  # fmt: skip
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
@@ -75,8 +83,8 @@ def predict(
     probabilities of a group's classes are summed, and the most probable group is mapped; the bias, which
     belongs to the classes, is left aside.
 
-    Raises `BundleError` where a scene lacks the bundle's bands, `OutputError` where two scenes would
-    write one map.
+    Raises `BundleError` where a scene lacks the bundle's bands, before anything is mapped, `OutputError` where two
+    scenes would write one map. Where a scene fails in the middle its map is not there; those before it stay.
     """
     from raremap.ensembles import load_bundle
     from raremap.maps.export import write_map
@@ -99,14 +107,25 @@ def predict(
     network = bundle.network(device=device, precision=precision)
     done = []
     for path, target in zip(paths, targets, strict=True):
-        with open_for(bundle, path, nodata) as reader, progress(path.name, reader.grid.height, quiet) as bar:
-            done.append(
-                write_map(
-                    reader, network, target, scheme, bundle.predict, decide=decide, soften=soften,
-                    probabilities=probabilities, tags=tags_of(bundle, decision, level), progress=bar,
-                    quantities=quantities, network_classes=bundle.scheme.num_classes,
-                )
-            )  # fmt: skip
+        try:
+            with (
+                open_for(bundle, path, nodata) as reader,
+                progress(path.name, reader.grid.height, quiet) as bar,
+            ):
+                done.append(
+                    write_map(
+                        reader, network, target, scheme, bundle.predict, decide=decide, soften=soften,
+                        probabilities=probabilities, tags=tags_of(bundle, decision, level), progress=bar,
+                        quantities=quantities, network_classes=bundle.scheme.num_classes,
+                    )
+                )  # fmt: skip
+        except RaremapError as error:
+            if not done:
+                raise
+            left = len(paths) - len(done) - 1
+            raise type(error)(
+                f"{error}; maps finished before and kept: {len(done)}, scenes not begun: {left}"
+            ) from None
     return Maps(tuple(done))
 
 
@@ -183,10 +202,12 @@ def tags_of(bundle: Bundle | Ensemble, decision: Decision | None, level: int = 0
     averaged = bundle.predict.averaged
     if members := getattr(bundle, "members", ()):
         averaged = f"{len(members)} networks" + (f", {averaged}" if averaged else "")
+    way = bundle.predict
     return {
         "TIFFTAG_SOFTWARE": f"raremap {version('raremap')}",
         "raremap_model": bundle.name,
         "raremap_decision": how,
+        "raremap_windows": f"{way.window} pixels, overlap {way.overlap:g}, {way.blend}",
         **({"raremap_averaged": averaged} if averaged else {}),
     }
 
