@@ -67,6 +67,10 @@ class MissingExtra(RaremapError):
         )
 
 
+class ClusterError(RaremapError):
+    """A cluster does not answer, or loses its workers again and again."""
+
+
 class TrainingError(RaremapError):
     """A training cannot go on."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import sys
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import islice
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from raremap.errors import OutputError
+from raremap.files import written
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -125,10 +128,13 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-def in_threads(items: Iterable[T], work: Callable[[T], R], threads: int) -> Iterator[tuple[T, R]]:
+def in_threads(
+    items: Iterable[T], work: Callable[[T], R], threads: int, stop: Callable[[], None] | None = None
+) -> Iterator[tuple[T, R]]:
     """Each item with its result, as they are done; few are under way.
 
-    After a fault no other is begun, those that were come to their end, and then it is raised.
+    After a fault no other is begun, those that were come to their end, and then it is raised. Where the consumer
+    stops, `stop` is called to end those under way.
     """
     left = iter(items)
     under_way: dict[Future[R], T] = {}
@@ -155,6 +161,19 @@ def in_threads(items: Iterable[T], work: Callable[[T], R], threads: int) -> Iter
         finally:
             for future in under_way:
                 future.cancel()
+            if under_way and stop is not None:
+                stop()
+
+
+def in_order(pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """Results in the order of the items, of at most `ahead` of them at a time."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 _HEAD = struct.Struct("<4sHII")
@@ -221,3 +240,39 @@ class Journal:
         """Delete the file: the whole is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+class PartFiles:
+    """Finished parts of a job as files of a folder, by key, for parts too large to be kept in memory.
+
+    Like `Journal` otherwise: keys say all that a part follows from, and a file that is not whole is no part.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.part"
+
+    def get(self, key: str) -> bytes | None:
+        """What was put in under a key, or None."""
+        try:
+            data = self._path(key).read_bytes()
+        except OSError:
+            return None
+        if len(data) < _HEAD.size:
+            return None
+        magic, _, size, check = _HEAD.unpack_from(data)
+        body = data[_HEAD.size :]
+        whole = magic == _MAGIC and len(body) == size and zlib.crc32(key.encode() + body) == check
+        return body if whole else None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep a finished part; raises `OutputError` where it cannot be written."""
+        check = zlib.crc32(key.encode() + data)
+        with written(self._path(key)) as fresh:
+            fresh.write_bytes(_HEAD.pack(_MAGIC, len(key.encode()), len(data), check) + data)
+
+    def remove(self) -> None:
+        """Delete the folder: the whole is done."""
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -16,7 +16,7 @@ from tests.rasters import write
 
 from raremap.errors import LabelError, OutputError, SceneError
 from raremap.labels import LabelScheme
-from raremap.maps import export as export_module
+from raremap.maps import drawing as drawing_module
 from raremap.maps.export import write_map
 from raremap.maps.options import PredictOptions
 from raremap.scene.raster import open_image
@@ -113,7 +113,7 @@ def test_probabilities_are_a_band_a_class(tmp_path, kind):
 
 def test_a_rule_decides_in_place_of_the_most_probable_class(tmp_path, monkeypatch):
     _, path = scene(tmp_path, 200, 300)
-    monkeypatch.setattr(export_module, "_PIECE", 1000)
+    monkeypatch.setattr(drawing_module, "_PIECE", 1000)
     shapes = set()
 
     def rule(probs):

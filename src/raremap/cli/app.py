@@ -37,6 +37,12 @@ TtaOption = Annotated[
 ]
 FlipsOption = Annotated[bool, typer.Option("--flips", help="average over the flips only, four of the eight")]
 ScalesOption = Annotated[str, typer.Option(help="average over resolutions, such as 1,0.5")]
+RayOption = Annotated[
+    str | None, typer.Option("--ray", metavar="ADDRESS", help="share the work on a Ray cluster, or local")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="--ray: so many workers (default: one a processor or GPU)")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, mps")]
 
 

@@ -11,8 +11,10 @@ from raremap.cli.app import (
     ExperimentArg,
     JsonOption,
     QuietOption,
+    RayOption,
     RootOption,
     SetOption,
+    WorkersOption,
     app,
     numbers,
     read_experiment,
@@ -49,6 +51,8 @@ def rescale(
         float | None, typer.Option(help="weighted: power of the inverse class frequency, 0 to 1 (0)")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="threads (default: all cores)")] = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -62,7 +66,21 @@ def rescale(
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if ignore:
         options["ignore"] = tuple(numbers(ignore, "--ignore", int))
-    show(run(labels, like, out, method, scheme, threads=threads, quiet=quiet, **options), as_json)
+    show(
+        run(
+            labels,
+            like,
+            out,
+            method,
+            scheme,
+            threads=threads,
+            quiet=quiet,
+            ray=ray,
+            workers=workers,
+            **options,
+        ),
+        as_json,
+    )
 
 
 @app.command()
@@ -70,6 +88,8 @@ def prepare(
     experiment: ExperimentArg,
     overrides: SetOption = None,
     root: RootOption = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -80,7 +100,7 @@ def prepare(
     from raremap.workflows.prepare import prepare as run
 
     exp = read_experiment(experiment, overrides, root)
-    catalog = run(exp, quiet=quiet)
+    catalog = run(exp, quiet=quiet, ray=ray, workers=workers)
     show(catalog.summary(), as_json)
 
 

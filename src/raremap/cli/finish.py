@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raremap.cli.app import JsonOption, QuietOption, app, show
+from raremap.cli.app import JsonOption, QuietOption, RayOption, WorkersOption, app, show
 
 SchemeOption = Annotated[
     str | None, typer.Option("--labels", help="classes where the map does not name them: catalonia …")
@@ -68,6 +68,8 @@ def clean(
     ] = None,
     level: Annotated[int | None, typer.Option(help="steps up the tree of classes, before all else")] = None,
     scheme: SchemeOption = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -87,7 +89,7 @@ def clean(
         "connectivity": connectivity,
         "level": level,
     }
-    show(run(source, out, options, probabilities, scheme, quiet, **given), as_json)
+    show(run(source, out, options, probabilities, scheme, quiet, ray, workers, **given), as_json)
 
 
 @app.command()

@@ -12,8 +12,10 @@ from raremap.cli.app import (
     FlipsOption,
     JsonOption,
     QuietOption,
+    RayOption,
     ScalesOption,
     TtaOption,
+    WorkersOption,
     app,
     averaging,
     numbers,
@@ -62,6 +64,8 @@ def predict(
         Path | None, typer.Option(metavar="FOLDER", help="--update: by the scenes that come into this folder")
     ] = None,
     every: Annotated[float, typer.Option(min=0.1, help="--watch: seconds between two looks")] = 60,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -71,11 +75,11 @@ def predict(
     Example: raremap predict runs/naip/bundle scene.tif -o map.tif
     """
     if update is not None or watch is not None:
-        beside = probabilities is not None or confidence or entropy or level
+        beside = probabilities is not None or confidence or entropy or level or ray is not None
         if update is None or beside or bool(scenes) == (watch is not None):
             raise typer.BadParameter(
                 "give --update MAP with scenes or with --watch FOLDER, and without --probabilities, --confidence, "
-                "--entropy and --level"
+                "--entropy, --level and --ray"
             )
         given: dict[str, Any] = dict(
             margin=margin, date=date, clouds=clouds, argmax=argmax,
@@ -97,6 +101,6 @@ def predict(
     result = run(
         bundle, scenes, out, probabilities=probabilities, argmax=argmax, window=window, overlap=overlap,
         device=device, prior=prior, nodata=nodata, quiet=quiet, confidence=confidence, entropy=entropy,
-        level=level, **averaging(tta, flips, scales),
+        level=level, ray=ray, workers=workers, **averaging(tta, flips, scales),
     )  # fmt: skip
     show(result, as_json)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import shutil
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+from raremap.cluster import connect
 from raremap.errors import MissingExtra, RaremapError, TrainingError
 from raremap.learn.several import leave, raised
 from raremap.learn.team import Team
@@ -32,12 +31,11 @@ def train_on_ray(given: dict[str, Any], on_gpu: bool) -> None:
     told = {"given": pickle.dumps(given), "folder": str(folder), "place": str(Path.cwd())}
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    started = not ray.is_initialized()
+    started = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray's parts about each other
         try:
-            if started:
-                _connect(ray, train.ray, train.devices)
+            started = connect(train.ray, max(train.devices, os.cpu_count() or 1))
             TorchTrainer(
                 _work,
                 train_loop_config=told,
@@ -56,27 +54,6 @@ def train_on_ray(given: dict[str, Any], on_gpu: bool) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             if started:
                 ray.shutdown()
-
-
-def _connect(ray: Any, address: str, workers: int) -> None:
-    path = os.pathsep.join(p for p in sys.path if p)
-    of_here = {
-        "num_cpus": max(workers, os.cpu_count() or 1),
-        "runtime_env": {"env_vars": {"PYTHONPATH": path}},
-        "include_dashboard": False,
-    }
-    try:
-        ray.init(
-            address=None if address == "local" else address,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **(of_here if address == "local" else {}),
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TrainingError(
-            f"no Ray cluster answers at train.ray '{address}' ({first[:120]}); start one there, or use local"
-        ) from None
 
 
 def _work(told: dict[str, Any]) -> None:

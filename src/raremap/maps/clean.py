@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
 from raremap.errors import ConfigError, OutputError
 from raremap.files import written
-from raremap.jobs import Progress
+from raremap.jobs import Progress, in_order
 from raremap.maps.classmap import ClassMap
 from raremap.maps.cleaning import BySize, CleanOptions
 from raremap.maps.components import Limits, Relabelling, SmallComponents
@@ -20,11 +23,14 @@ from raremap.maps.exact import ExactAreas
 from raremap.maps.filters import Step, closing, disc, majority, opening
 from raremap.maps.legend import Legend
 from raremap.maps.probabilities import UNIT, Probabilities
-from raremap.maps.strips import filtered, read_index, strips
+from raremap.maps.strips import Filtered, read_index, strips
 from raremap.maps.style import paletted
 from raremap.scene.grid import Grid
 from raremap.scene.steps import Steps
 from raremap.scene.window import Window
+
+if TYPE_CHECKING:
+    from raremap.cluster import Cluster
 
 _ENOUGH = 0.995  # of a minimum mapping unit
 Index = Callable[[Window], np.ndarray]
@@ -46,11 +52,13 @@ def clean_map(
     probabilities: Probabilities | None,
     progress: Progress,
     tags: dict[str, str],
+    cluster: Cluster | None = None,
 ) -> Cleaned:
     """Write the cleaned map with its style beside it; the result depends on no strip.
 
     Memory is that of a strip and of the small components that are not settled yet, with 9 bytes for
-    each that was met. Raises `ConfigError` or `LabelError` for options that do not fit the map.
+    each that was met. With a `cluster` its workers filter; small components, which reach from strip to strip, are
+    settled here. Raises `ConfigError` or `LabelError` for options that do not fit the map.
     """
     grid, legend = source.grid, Legend.of(source)
     if grid.crs is None:
@@ -72,7 +80,7 @@ def clean_map(
     result = Cleaned(len(legend.names))
     with ExitStack() as files:
         writer = files.enter_context(legend.writer(out, grid, {**source.tags, **tags}))
-        read = files.enter_context(_filtered(source, windows, _steps(options, legend, grid), out))
+        read = files.enter_context(_filtered(source, windows, _steps(options, legend, grid), out, cluster))
         again: Callable[[np.ndarray], np.ndarray] | None = None
         if limits.any.any():
             small = SmallComponents(grid.width, limits, eight, probabilities is not None)
@@ -98,6 +106,22 @@ def clean_map(
     return result
 
 
+def _each(strip: Filtered, windows: list[Window], cluster: Cluster | None) -> Iterator[np.ndarray]:
+    """The filtered strips in order, here or by the workers of a cluster."""
+    if cluster is None:
+        yield from map(strip, windows)
+        return
+    with (
+        cluster.team(partial(_same, strip), lambda w: f"clean, rows {w.row_off}-{w.row_end}") as team,
+        ThreadPoolExecutor(team.size, "raremap-clean") as pool,
+    ):
+        yield from in_order(pool, team, windows, 2 * team.size)
+
+
+def _same(strip: Filtered) -> Filtered:
+    return strip
+
+
 def _limits(exact: ExactAreas, sizes: BySize, legend: Legend) -> np.ndarray:
     """Square metres by class as whole numbers `[K]`, a little less."""
     given = [sizes.get(name, 0.0) if isinstance(sizes, dict) else sizes for name in legend.names]
@@ -119,14 +143,16 @@ def _steps(options: CleanOptions, legend: Legend, grid: Grid) -> list[Step]:
 
 
 @contextmanager
-def _filtered(source: ClassMap, windows: list[Window], steps: list[Step], out: Path) -> Iterator[Index]:
+def _filtered(
+    source: ClassMap, windows: list[Window], steps: list[Step], out: Path, cluster: Cluster | None
+) -> Iterator[Index]:
     """How to read the map after the filters; they are done once, into a scratch file beside the result."""
     if not steps:
         yield lambda window: read_index(source, window)
         return
     try:
         scratch = tempfile.TemporaryFile(dir=out.parent)  # noqa: SIM115 closed below
-        for index in filtered(source, windows, steps):
+        for index in _each(Filtered(source, tuple(steps)), windows, cluster):
             scratch.write(index.tobytes())
     except OSError as error:
         raise OutputError(f"{out} cannot be written ({error.strerror}); nothing was changed") from None

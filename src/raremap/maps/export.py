@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from raremap.errors import SceneError
+from raremap.errors import OutputError, SceneError
 from raremap.files import written
 from raremap.jobs import Progress
 from raremap.labels import LabelScheme
-from raremap.maps import blend
+from raremap.maps.drawing import CLASS, PROBS, Decide, Drawing, Drawn, Soften
 from raremap.maps.levelmap import TAG as TREE
 from raremap.maps.options import PredictOptions
-from raremap.maps.quantities import STYLES, quantity_path, quantity_writer, stored
-from raremap.maps.stream import Network, Strip, stream
+from raremap.maps.quantities import STYLES, quantity_path, quantity_writer
+from raremap.maps.stream import Network, stream
 from raremap.maps.style import qml
 from raremap.scene.cog import CogWriter
 from raremap.scene.grid import Grid
 from raremap.scene.raster import Image
-
-Decide = Callable[[np.ndarray], np.ndarray]
-# Probabilities of the network to those that are written.
-Soften = Callable[[np.ndarray], np.ndarray]
-"""Probs float32 `[K, h, w]` → class index uint8 `[h, w]`, pixel by pixel; called from several threads."""
-
-_THREADS = 2
-_PIECE = 1 << 18  # pixels that are decided at once, so that a rule's own arrays stay small
 
 
 @dataclass(frozen=True)
@@ -109,97 +100,93 @@ def write_map(
     Raises `SceneError` for a scene that cannot be read or holds no valid pixel, `OutputError` where the
     files cannot be written.
     """
-    started = time.perf_counter()
-    out_path = Path(out_path)
-    beside = out_path.with_name(f"{out_path.stem}.probs.tif") if probabilities else None
-    nodata = scheme.map_nodata
-    grid = reader.grid
-    with ExitStack() as files:
-        soft = (
-            files.enter_context(_probability_writer(beside, grid, scheme, probabilities, tags))
-            if beside
-            else None
-        )
-        hard = files.enter_context(
-            CogWriter(
-                out_path, grid, "uint8", bands=("class",), nodata=nodata,
+    drawing = Drawing(scheme, decide, soften, probabilities, tuple(quantities))
+    with MapFiles(out_path, reader.grid, drawing, tags) as files:
+        strips = stream(reader, network, network_classes or scheme.num_classes, options, progress=progress)
+        for drawn in drawing(strips):
+            files.write(drawn)
+        return files.finish(reader.paths[0], reader.nodata)
+
+
+class MapFiles:
+    """The files of a map, written rectangle by rectangle in any order; they take their names together, by `finish`.
+
+    Where the block ends without it nothing is left.
+    """
+
+    def __init__(
+        self, path: str | Path, grid: Grid, drawing: Drawing, tags: Mapping[str, str] | None = None
+    ) -> None:
+        self.path, self.grid, self._drawing, self._tags = Path(path), grid, drawing, tags
+        self.counts = np.zeros(drawing.scheme.num_classes, np.int64)
+        self._files = ExitStack()
+        self._writers: dict[str, CogWriter] = {}
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> MapFiles:
+        try:
+            for name, writer in self._made().items():
+                self._writers[name] = self._files.enter_context(writer)
+        except BaseException as error:
+            self.__exit__(type(error), error)
+            raise
+        return self
+
+    def _made(self) -> dict[str, CogWriter]:
+        """A writer for each file."""
+        scheme, tags, kind = self._drawing.scheme, self._tags, self._drawing.probabilities
+        out = {
+            CLASS: CogWriter(
+                self.path, self.grid, "uint8", bands=("class",), nodata=scheme.map_nodata,
                 colors=dict(zip(scheme.values, map(tuple, scheme.rgb.tolist()), strict=True)),
                 tags={**(tags or {}), **_class_tags(scheme)},
             )
-        )  # fmt: skip
-        more = {
-            name: files.enter_context(quantity_writer(quantity_path(out_path, name), name, grid, tags))
-            for name in quantities
-        }
-        strips = stream(reader, network, network_classes or scheme.num_classes, options, progress=progress)
-        counts = _write_strips(strips, scheme, decide, soften, hard, soft, more)
+        }  # fmt: skip
+        if kind is not None:
+            out[PROBS] = _probability_writer(self._probabilities, self.grid, scheme, kind, tags)
+        for name in self._drawing.quantities:
+            out[name] = quantity_writer(quantity_path(self.path, name), name, self.grid, tags)
+        return out
+
+    @property
+    def _probabilities(self) -> Path:
+        return self.path.with_name(f"{self.path.stem}.probs.tif")
+
+    def write(self, drawn: Drawn) -> None:
+        """Hand over a rectangle; raises `OutputError` where the disk fails."""
+        self.counts += drawn.counts
+        for name, array in drawn.layers.items():
+            self._writers[name].write(drawn.window, array)
+
+    def finish(self, source: str, nodata: float | None) -> MapSummary:
+        """Complete and name the files; raises `SceneError` where no pixel of the scene `source` was valid."""
+        scheme, grid, counts = self._drawing.scheme, self.grid, self.counts
         if not counts.any():
             raise SceneError(
-                f"{reader.paths[0]} holds no valid pixel: all of it is nodata"
-                f"{f' ({reader.nodata:g})' if reader.nodata is not None else ''}; nothing was written"
+                f"{source} holds no valid pixel: all of it is nodata"
+                f"{f' ({nodata:g})' if nodata is not None else ''}; nothing was written"
             )
-        for writer in (hard, soft, *more.values()):
-            if writer is not None:
-                writer.complete()
-        style = files.enter_context(written(out_path.with_suffix(".qml")))
-        style.write_text(qml(scheme), encoding="utf-8")
-        for name in quantities:
-            style = files.enter_context(written(quantity_path(out_path, name).with_suffix(".qml")))
-            style.write_text(STYLES[name], encoding="utf-8")
-    return MapSummary(
-        path=out_path,
-        probabilities=beside,
-        pixels=dict(zip(scheme.names, counts.tolist(), strict=True)),
-        nodata_pixels=grid.height * grid.width - int(counts.sum()),
-        pixel_ha=_pixel_hectares(grid),
-        seconds=time.perf_counter() - started,
-    )
+        for writer in self._writers.values():
+            writer.complete()
+        styles = {self.path: qml(scheme)}
+        styles |= {quantity_path(self.path, name): STYLES[name] for name in self._drawing.quantities}
+        for path, text in styles.items():
+            style = self._files.enter_context(written(path.with_suffix(".qml")))
+            style.write_text(text, encoding="utf-8")
+        self._files.close()
+        return MapSummary(
+            path=self.path,
+            probabilities=self._probabilities if self._drawing.probabilities else None,
+            pixels=dict(zip(scheme.names, counts.tolist(), strict=True)),
+            nodata_pixels=grid.height * grid.width - int(counts.sum()),
+            pixel_ha=_pixel_hectares(grid),
+            seconds=time.perf_counter() - self._started,
+        )
 
-
-def _write_strips(
-    strips: Generator[Strip],
-    scheme: LabelScheme,
-    decide: Decide | None,
-    soften: Soften | None,
-    hard: CogWriter,
-    soft: CogWriter | None,
-    quantities: Mapping[str, CogWriter],
-) -> np.ndarray:
-    """Decide and hand over strip after strip; gives the pixels of each class."""
-    counts = np.zeros(scheme.num_classes, np.int64)
-    values, nodata = np.array(scheme.values, np.uint8), np.uint8(scheme.map_nodata)
-    with closing(strips), ThreadPoolExecutor(_THREADS, "raremap-decide") as pool:
-        for strip in strips:
-            if strip.blank:  # what is never written is nodata
-                continue
-            index = _decided(strip, decide, pool)
-            probs = strip.probs if soften is None or not (soft or quantities) else soften(strip.probs)
-            for name, writer in quantities.items():
-                writer.write(strip.window, stored(name, probs, index, strip.valid))
-            blend.to_values(index, strip.valid, values, nodata, counts)
-            hard.write(strip.window, index)
-            if soft is not None:
-                soft.write(strip.window, _stored(probs, strip.valid, soft.dtype))
-            del strip, index, probs  # the swath's buffers go before those of the next are filled
-    return counts
-
-
-def _decided(strip: Strip, decide: Decide | None, pool: ThreadPoolExecutor) -> np.ndarray:
-    """Class index uint8 `[h, w]` of a strip, in pieces of rows and in several threads."""
-    height, width = strip.valid.shape
-    index = np.empty((height, width), np.uint8)
-    rows = max(1, _PIECE // width)
-
-    def part(top: int) -> None:
-        piece = slice(top, top + rows)
-        if decide is None:
-            blend.argmax(strip.probs[:, piece], index[piece])
-        else:
-            index[piece] = decide(strip.probs[:, piece])
-
-    for _ in pool.map(part, range(0, height, rows)):  # which raises what a part raised
-        pass
-    return index
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        # Not finished is a fault, too: the writers would name what they have.
+        error = error or OutputError(f"{self.path} was not finished")
+        self._files.__exit__(type(error), error, error.__traceback__)
 
 
 def _probability_writer(
@@ -212,15 +199,6 @@ def _probability_writer(
         tags={**(tags or {}), **_class_tags(scheme), **{f"probability_{k}": v for k, v in scaled.items()}},
         scale=0.004 if kind == "uint8" else None, overviews="average",
     )  # fmt: skip
-
-
-def _stored(probs: np.ndarray, valid: np.ndarray, kind: str) -> np.ndarray:
-    """Probabilities as they are written, nodata where not valid; a copy."""
-    if kind == "uint8":
-        scaled = np.rint(probs * 250).astype(np.uint8)
-        scaled[:, ~valid] = 255
-        return scaled
-    return np.where(valid, probs, np.float32(np.nan))
 
 
 def _class_tags(scheme: LabelScheme) -> dict[str, str]:

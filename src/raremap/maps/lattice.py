@@ -112,6 +112,17 @@ class Lattice:
                 out.append(Row(i, (row, ends[i]), needed))
         return out
 
+    def parts(self, swath: Swath, rows: int) -> list[Window]:
+        """A swath in pieces of about `rows` rows of windows, each to be computed by itself to the same values.
+
+        They end where a window begins, so that few windows (one in each column where the overlap is up to
+        half) meet two of them; those are computed twice.
+        """
+        count = -(-len(self.row_starts) // rows)
+        cuts = [self.row_starts[round(i * len(self.row_starts) / count)] for i in range(1, count)]
+        ends = pairwise([0, *cuts, self.scene.height])
+        return [Window(top, swath.start, bottom - top, swath.width) for top, bottom in ends]
+
 
 def pieces(window: Window, wanted: Sequence[Window]) -> list[Window]:
     """What lies in `window` and in any of `wanted`, as disjoint rectangles.

@@ -100,8 +100,7 @@ def stream(
     lattice = Lattice.of(grid.height, grid.width, options)
     if wanted is not None:
         wanted = [w for w in (w.intersect(grid.window) for w in wanted) if not w.empty]
-    pixel_bytes = 4 * num_classes + 3 * (len(reader.bands) * reader.dtype.itemsize + 1)
-    swaths = lattice.swaths(_SWATH_BYTES // (pixel_bytes * lattice.height), wanted)
+    swaths = _swaths(reader, num_classes, lattice, wanted)
     batch = options.batch or max(1, _BATCH_PIXELS // (lattice.height * lattice.width))
     lanes, prepare = (network.lanes, network.enter_lane) if isinstance(network, LanedNetwork) else (1, None)
     with ThreadPoolExecutor(lanes, "raremap-network", initializer=prepare) as pool:
@@ -124,6 +123,25 @@ def stream(
                     del strip
             report.advance((grid.height - shown) * share)
             del ring, rows, answers, strips  # or two swaths would be in memory at once
+
+
+def parts_of(reader: Image, num_classes: int, options: PredictOptions, rows: int) -> list[Window]:
+    """Rectangles that cover the scene, each of about `rows` rows of windows of a swath.
+
+    Each of them `wanted` by itself, on the same kind of processor, has the values of a whole run to the last
+    bit: the same windows come to the network in the same batches, and are added in the same order.
+    """
+    lattice = Lattice.of(reader.grid.height, reader.grid.width, options)
+    swaths = _swaths(reader, num_classes, lattice, None)
+    return [part for swath in swaths for part in lattice.parts(swath, rows)]
+
+
+def _swaths(
+    reader: Image, num_classes: int, lattice: Lattice, wanted: Sequence[Window] | None
+) -> list[Swath]:
+    """Swaths whose buffers have room in memory."""
+    pixel_bytes = 4 * num_classes + 3 * (len(reader.bands) * reader.dtype.itemsize + 1)
+    return lattice.swaths(_SWATH_BYTES // (pixel_bytes * lattice.height), wanted)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,13 +27,19 @@ def read_index(source: ClassMap, window: Window) -> np.ndarray:
     return source.read(window).astype(np.uint8)  # the map's -1 becomes 255
 
 
-def filtered(source: ClassMap, windows: Sequence[Window], steps: Sequence[Step]) -> Iterator[np.ndarray]:
-    """Class index uint8 of each strip after the steps; what the steps see beyond the strip is read with it."""
-    reach = sum(step.reach for step in steps)
-    for window in windows:
-        top, end = max(0, window.row_off - reach), min(source.grid.height, window.row_end + reach)
+@dataclass(frozen=True)
+class Filtered:
+    """Class index uint8 of a strip after the steps; what the steps see beyond the strip is read with it."""
+
+    source: ClassMap
+    steps: tuple[Step, ...]
+
+    def __call__(self, window: Window) -> np.ndarray:
+        """The strip; the same whatever strips the map is cut into."""
+        reach = sum(step.reach for step in self.steps)
+        top, end = max(0, window.row_off - reach), min(self.source.grid.height, window.row_end + reach)
         with bounded_cache():
-            index = read_index(source, Window(top, 0, end - top, window.width))
-        for step in steps:
+            index = read_index(self.source, Window(top, 0, end - top, window.width))
+        for step in self.steps:
             index = step(index)
-        yield index[window.row_off - top : window.row_end - top]
+        return index[window.row_off - top : window.row_end - top]

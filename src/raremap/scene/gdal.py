@@ -99,10 +99,45 @@ def opened(path: Path_, **options: Any) -> Iterator[rasterio.DatasetReader]:
         file.close()
 
 
-def open_file(path: Path_, **options: Any) -> rasterio.DatasetReader:
-    """Open with rasterio; a fault is a `SceneError`, one line that names the file."""
+_STORES = {
+    "s3": ("/vsis3/", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_NO_SIGN_REQUEST=YES for public files"),
+    "gs": (
+        "/vsigs/",
+        "set GOOGLE_APPLICATION_CREDENTIALS to a key file, or GS_NO_SIGN_REQUEST=YES for public files",
+    ),
+}  # fmt: skip
+
+
+def is_remote(path: Path_) -> bool:
+    """Whether a path is of GDAL's own file systems, such as an object store, or a URL."""
     text = str(path)
-    local = "://" not in text and not text.startswith("/vsi")
+    return "://" in text or text.startswith("/vsi")
+
+
+def gdal_path(path: Path_) -> str:
+    """A path as GDAL opens it: `s3://` and `gs://` are its file systems `/vsis3/` and `/vsigs/`.
+
+    >>> gdal_path("s3://bucket/scene.tif"), gdal_path("scene.tif")
+    ('/vsis3/bucket/scene.tif', 'scene.tif')
+    """
+    text = str(path)
+    scheme, sep, rest = text.partition("://")
+    return _STORES[scheme][0] + rest if sep and scheme in _STORES else text
+
+
+def _credentials(path: str) -> str:
+    """What to do where an object store does not open a file."""
+    name = next((s for s, (prefix, _) in _STORES.items() if gdal_path(path).startswith(prefix)), None)
+    return f"check the path, and {_STORES[name][1]}" if name else "is it complete?"
+
+
+def open_file(path: Path_, **options: Any) -> rasterio.DatasetReader:
+    """Open with rasterio; a fault is a `SceneError`, one line that names the file.
+
+    Files of `s3://` and `gs://` are read through GDAL, with its own settings for credentials.
+    """
+    text = str(path)
+    local = not is_remote(text)
     if local and not Path(text).exists():
         raise SceneError(f"{text} does not exist; check the path")
     if local and Path(text).is_dir():
@@ -110,9 +145,15 @@ def open_file(path: Path_, **options: Any) -> rasterio.DatasetReader:
     if (driver := _driver.get()) is not None:
         options = {"driver": driver, **options}
     try:
-        return rasterio.open(text, **options)
+        if local:
+            return rasterio.open(text, **options)
+        # Neighbouring files are not looked for: a folder of an object store may hold millions.
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+            return rasterio.open(gdal_path(text), **options)
     except (RasterioError, RasterioIOError) as error:
-        raise SceneError(f"{text} cannot be opened as a raster ({short(error)}); is it complete?") from None
+        raise SceneError(
+            f"{text} cannot be opened as a raster ({short(error)}); {_credentials(text)}"
+        ) from None
 
 
 def short(error: BaseException) -> str:
@@ -143,7 +184,12 @@ def grid_of(file: rasterio.DatasetReader) -> Grid:
 
 
 def fingerprint(path: Path_) -> str:
-    """A short checksum of a file: its size and its first and last MiB; raises `SceneError`."""
+    """A short checksum of a file: its size and its first and last MiB; raises `SceneError`.
+
+    Of a file in an object store its header and its first and last block are taken.
+    """
+    if is_remote(path):
+        return _remote_fingerprint(str(path))
     try:
         size = Path(path).stat().st_size
         digest = hashlib.sha256(str(size).encode())
@@ -155,3 +201,17 @@ def fingerprint(path: Path_) -> str:
     except OSError as error:
         raise SceneError(f"{path} cannot be read ({error.strerror}); check the path") from None
     return digest.hexdigest()[:16]
+
+
+def _remote_fingerprint(path: str) -> str:
+    with opened(path) as file:
+        said = (dict(file.profile), file.tags(), file.descriptions, file.block_shapes)
+        digest = hashlib.sha256(repr(said).encode())
+        for row, col in ((0, 0), (file.height - 1, file.width - 1)):
+            digest.update(read_window(file, None, Window(row, col, 1, 1)).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def modified(path: Path_) -> int:
+    """When a file was last changed, in nanoseconds; 0 in an object store, whose files GDAL gives no time for."""
+    return 0 if is_remote(path) else Path(path).stat().st_mtime_ns

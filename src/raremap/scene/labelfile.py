@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,11 @@ class LabelFile:
     known: bool
     _local: threading.local = field(default_factory=threading.local, repr=False, compare=False)
     _open: list[rasterio.DatasetReader] = field(default_factory=list, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type[LabelFile], tuple[object, ...]]:
+        """What it is made of, without the files that are open here: another process opens its own."""
+        told = [f.name for f in fields(self) if not f.name.startswith("_")]
+        return LabelFile, tuple(getattr(self, name) for name in told)
 
     @property
     def striped(self) -> bool:

@@ -9,19 +9,19 @@ Labels whose blocks are whole rows are read in windows as wide as the grid, so t
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raremap.errors import LabelError, OutputError, SceneError
-from raremap.jobs import Progress, Silent
+from raremap.jobs import Progress, Silent, in_order
 from raremap.labels import LabelScheme
 from raremap.scene.alignment import Aligned, Warped, align
 from raremap.scene.cog import CogWriter
@@ -35,8 +35,9 @@ from raremap.scene.shares import STEPS
 from raremap.scene.window import Window
 from raremap.scene.windowing import ROOM, Held, Made, Windowing, divided
 
-A = TypeVar("A")
-B = TypeVar("B")
+if TYPE_CHECKING:
+    from raremap.cluster import Cluster
+
 
 _CELLS = 512  # cells a side of a window, about
 _PIXELS = 16384  # fine pixels a side of a window, at most (but a block at least)
@@ -82,13 +83,15 @@ def rescale_labels(
     threads: int | None = None,
     progress: Progress | None = None,
     tags: Mapping[str, str] | None = None,
+    cluster: Cluster | None = None,
 ) -> Rescaled:
     """Write the classes of a fine raster on a coarser grid; the source's values are kept.
 
     The result is a COG with the classes' colours and tags `class_7=landslide`, nodata 255 (or the highest
     free value where the scheme uses 255); with fractions a band a class of uint8, 200 for all of a cell and
     nodata 255. `like` names the grid in errors. The file takes its name at the end; after a fault or an
-    interruption nothing is left. Raises `SceneError`, `LabelError`, `OutputError`.
+    interruption nothing is left. With a `cluster` its workers read and count, and the result is the same.
+    Raises `SceneError`, `LabelError`, `OutputError`.
     """
     options, progress = options or Area(), progress or Silent()
     source, out = open_labels(labels, scheme, options.ignore), Path(out)
@@ -100,14 +103,36 @@ def rescale_labels(
     try:
         with bounded_cache(), _workers(workers) as pool:
             work = _windowing(source, alignment, options, scheme, pool, workers)
-            return _write(work, out, pool, workers, progress, tags or {})
+            if cluster is None:
+                return _write(work, out, _Step(work), pool, workers, progress, tags or {})
+        with cluster.team(partial(_Step, work), _told) as team, _workers(team.size) as pool:
+            return _write(work, out, team, pool, team.size, progress, tags or {})
     finally:
         source.close()
+
+
+_Filling = tuple[Held, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is done to a window: it is counted, or filled once its quotas are known."""
+
+    work: Windowing
+
+    def __call__(self, item: Window | _Filling) -> Made | Held:
+        return self.work(item) if isinstance(item, Window) else self.work.filled(*item)
+
+
+def _told(item: Window | _Filling) -> str:
+    w = item if isinstance(item, Window) else item[0].window
+    return f"rescale, rows {w.row_off}-{w.row_end}, columns {w.col_off}-{w.col_end}"
 
 
 def _write(
     work: Windowing,
     out: Path,
+    step: Callable[[Window | _Filling], Made | Held],
     pool: ThreadPoolExecutor,
     workers: int,
     progress: Progress,
@@ -119,9 +144,9 @@ def _write(
     tally = _Tally(work)
     with _writer(work, out, tags) as writer:
         made = (
-            _area(work, windows, pool, ahead)
+            _area(work, windows, step, pool, ahead)
             if isinstance(options, Area)
-            else _ahead(pool, work, windows, ahead)
+            else in_order(pool, step, windows, ahead)
         )
         for one in made:
             assert isinstance(one, Made)
@@ -155,28 +180,18 @@ def _bytes(window: Window, source: LabelFile) -> int:
     return window.height * window.width * max(ROOM, len(source.names)) * 4
 
 
-def _area(work: Windowing, windows: list[Window], pool: ThreadPoolExecutor, ahead: int) -> Iterator[Made]:
+def _area(
+    work: Windowing, windows: list[Window], step: Callable[[Window | _Filling], Made | Held],
+    pool: ThreadPoolExecutor, ahead: int,
+) -> Iterator[Made | Held]:  # fmt: skip
     """Bands of windows: counted in parallel, quotas one after the other, filled in parallel."""
     carry, slots = np.zeros(254), dict[int, int]()
     blocks_across = -(-work.alignment.coarse.width // work.block)
-    counted = _ahead(pool, work, windows, ahead)
+    counted = in_order(pool, step, windows, ahead)
     for _, band in groupby(counted, key=lambda held: held.window.row_off):
         held = [one for one in band if isinstance(one, Held)]
         share = divided(held, carry, slots, blocks_across, work.block)
-        yield from _ahead(pool, lambda pair: work.filled(*pair), list(zip(held, share, strict=True)), ahead)
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[A], ahead: int
-) -> Iterator[B]:
-    """Results in order, of at most `ahead` items at a time."""
-    waiting: deque[Future[B]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        yield from in_order(pool, step, list(zip(held, share, strict=True)), ahead)
 
 
 @contextmanager
@@ -253,7 +268,7 @@ def _histogram(
         return out
 
     total = np.zeros(1 << 16, np.int64)
-    for one in _ahead(pool, count, parts, 2 * workers):
+    for one in in_order(pool, count, parts, 2 * workers):
         total += one
     total[[v % (1 << 16) for v in source.unlabelled]] = 0
     met = np.flatnonzero(total)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raremap.jobs import Progress, Silent
 from raremap.labels import LabelScheme
@@ -15,6 +16,9 @@ from raremap.scene.grid import Grid
 from raremap.scene.options import RescaleOptions
 from raremap.scene.raster import open_image
 from raremap.scene.sources import SceneSource
+
+if TYPE_CHECKING:
+    from raremap.cluster import Cluster
 
 _STAMP = "raremap_rescaled_from"
 
@@ -25,6 +29,7 @@ def on_image_grids(
     scheme: LabelScheme,
     folder: Path,
     progress: Progress | None = None,
+    cluster: Cluster | None = None,
 ) -> list[SceneSource]:
     """The scenes with every mask on its image's grid: `folder`/NAME.tif where it was on another.
 
@@ -34,12 +39,14 @@ def on_image_grids(
     progress = progress or Silent()
     out = []
     for source in sources:
-        out.append(_settled(source, options, scheme, folder))
+        out.append(_settled(source, options, scheme, folder, cluster))
         progress.advance()
     return out
 
 
-def _settled(source: SceneSource, options: RescaleOptions, scheme: LabelScheme, folder: Path) -> SceneSource:
+def _settled(
+    source: SceneSource, options: RescaleOptions, scheme: LabelScheme, folder: Path, cluster: Cluster | None
+) -> SceneSource:
     assert source.mask is not None, "training scenes have masks"
     with open_image(source.images, names=source.bands) as image:
         grid = image.grid
@@ -50,7 +57,9 @@ def _settled(source: SceneSource, options: RescaleOptions, scheme: LabelScheme, 
     if not path.exists() or _stamped(path) != stamp:
         from raremap.scene.resample import rescale_labels
 
-        rescale_labels(source.mask, grid, path, options, scheme, source.images[0], tags={_STAMP: stamp})
+        rescale_labels(
+            source.mask, grid, path, options, scheme, source.images[0], tags={_STAMP: stamp}, cluster=cluster
+        )
     return replace(source, mask=str(path))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
@@ -20,6 +22,9 @@ from raremap.scene.window import Window
 from raremap.tiles.catalog import SceneRecord
 from raremap.tiles.options import TileOptions
 from raremap.tiles.windows import tile_windows
+
+if TYPE_CHECKING:
+    from raremap.cluster import Cluster
 
 _VERSION = 1
 # Rows of a strip (more where the file's blocks are higher), and pixels of a scene held at a time by a thread.
@@ -115,6 +120,9 @@ class _Part:
     top: int
     bottom: int
 
+    def __str__(self) -> str:
+        return f"scene {self.scene.name}, rows {self.top}-{self.bottom}"
+
     @property
     def key(self) -> str:
         return f"{self.scene.key}:{self.top}:{self.bottom}"
@@ -133,11 +141,12 @@ def count(
     journal: Journal,
     threads: int,
     bar: Progress,
+    cluster: Cluster | None = None,
 ) -> Iterator[tuple[str, Counted]]:
     """Every scene's tiles with what they hold, in the order of `records`.
 
     Every block of the files is read once. Strips of scenes are counted in `threads` at a time and kept in the
-    journal, so that a stopped count goes on. Reports a unit for each scene. Raises `SceneError`, `LabelError`.
+    journal, so that a stopped count goes on; with a `cluster` its workers count them. Reports a unit for each scene. Raises `SceneError`, `LabelError`.
     """
     order = list(records)
     scenes = {name: _Scene(name, record, scheme, tiles) for name, record in records.items()}
@@ -156,9 +165,15 @@ def count(
         kept = journal.get(part.key)
         if kept is not None and len(kept) == len(part.met) * k * 8:
             return np.frombuffer(kept, np.int64).reshape(-1, k)
-        return _count_part(part)
+        return counted(part)
 
-    with bounded_cache(128):
+    with ExitStack() as stack:
+        counted: Callable[[_Part], np.ndarray] = _count_part
+        if cluster is None:
+            stack.enter_context(bounded_cache(128))
+        else:
+            team = stack.enter_context(cluster.team(_Counter))
+            counted, threads = team, team.size
         for part, found in in_threads(parts(), result, threads):
             name = part.scene.name
             if journal.get(part.key) is None:
@@ -172,6 +187,14 @@ def count(
                 ready[name] = Counted(part.scene.windows, totals.pop(name), steps)
             while order and order[0] in ready:
                 yield order[0], ready.pop(order.pop(0))
+
+
+class _Counter:
+    """`_count_part` as a worker of a cluster does it."""
+
+    def __call__(self, part: _Part) -> np.ndarray:
+        with bounded_cache(128):
+            return _count_part(part)
 
 
 def _count_part(part: _Part) -> np.ndarray:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
     import pandas as pd
 
+    from raremap.cluster import Cluster
     from raremap.scene.grid import Grid
 
 
@@ -36,12 +37,13 @@ def prepare(
     quiet: bool = False,
     work: Path | None = None,
     folder: Path | None = None,
+    cluster: Cluster | None = None,
 ) -> Catalog:
     """The catalog of all tiles that hold enough valid and any labelled pixels, with places and folds.
 
     `work` is a file for what is counted, so that a stopped job goes on where it was; `prepare` leaves it to
     the caller to delete it once the catalog is safe. `folder` keeps the masks that `scenes.rescale` brings to
-    their images' grids. Raises `SceneError` and `LabelError` naming the file, and `SceneError` where no tile is
+    their images' grids. With a `cluster` its workers read. Raises `SceneError` and `LabelError` naming the file, and `SceneError` where no tile is
     left.
     """
     for name in tiles.drop_only:
@@ -50,13 +52,13 @@ def prepare(
                 f"tiles.drop_only has '{name}', which is no class; {nearest(name, scheme.names)}"
             )
     only = [scheme.index(name) for name in tiles.drop_only]
-    sources = settled_scenes(scenes, scheme, folder, quiet)
+    sources = settled_scenes(scenes, scheme, folder, quiet, cluster)
     records = _open_all(sources, scenes, scheme)
     _check_sizes(records, tiles)
     frames: list[pd.DataFrame] = []
     dropped: Counter[str] = Counter()
     with progress("prepare", len(sources), quiet) as bar:
-        for name, found in count(records, scheme, tiles, Journal(work), cores(), bar):
+        for name, found in count(records, scheme, tiles, Journal(work), cores(), bar, cluster):
             lost = reasons(found, tiles, only)
             dropped.update({reason: int(which.sum()) for reason, which in lost.items() if which.any()})
             kept = ~np.any(list(lost.values()), axis=0)
@@ -85,8 +87,9 @@ def _check_sizes(records: dict[str, SceneRecord], tiles: TileOptions) -> None:
 
 
 def settled_scenes(
-    scenes: ScenesOptions, scheme: LabelScheme, folder: Path | None, quiet: bool = False
-) -> list[SceneSource]:
+    scenes: ScenesOptions, scheme: LabelScheme, folder: Path | None, quiet: bool = False,
+    cluster: Cluster | None = None,
+) -> list[SceneSource]:  # fmt: skip
     """The scenes with their masks on the images' grids, rescaled into `folder` where that is asked for."""
     sources = find_scenes(scenes)
     if scenes.rescale is None:
@@ -96,7 +99,7 @@ def settled_scenes(
     from raremap.scene.rescaled import on_image_grids
 
     with progress("rescale", len(sources), quiet) as bar:
-        return on_image_grids(sources, scenes.rescale, scheme, folder, bar)
+        return on_image_grids(sources, scenes.rescale, scheme, folder, bar, cluster)
 
 
 def _open_all(

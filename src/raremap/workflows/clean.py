@@ -69,16 +69,20 @@ def clean(
     probabilities: str | Path | None = None,
     scheme: LabelScheme | str | None = None,
     quiet: bool = False,
+    ray: str | None = None,
+    workers: int | None = None,
     **more: Any,
 ) -> CleanSummary:
     """Clean a map: `options` are `CleanOptions`, or a mapping or YAML file of them; `more` go before.
 
-    `probabilities` is the file that was written with the map. `scheme` is the legend of a map that has none.
+    `probabilities` is the file that was written with the map. `scheme` is the legend of a map that has none. `ray` is the
+    address of a Ray cluster whose `workers` do the filters, or "local".
 
         clean("map.tif", "clean.tif", mmu={"house": 400, "forest": 5000}, probabilities="map.probs.tif")
 
     Raises `ConfigError`, `LabelError`, `SceneError` or `OutputError`, in one line.
     """
+    from raremap.cluster import maybe_joined
     from raremap.labels import LabelScheme
     from raremap.maps.classmap import open_classmap
     from raremap.maps.clean import clean_map
@@ -95,9 +99,12 @@ def clean(
         if out.exists() and out.samefile(source):
             raise OutputError(f"{out} would overwrite the map that is cleaned; choose another -o")
         probs = open_probabilities(probabilities, opened) if probabilities else None
-        with progress(f"clean {source.name}", opened.grid.height, quiet) as bar:
+        with (
+            maybe_joined(ray, workers) as cluster,
+            progress(f"clean {source.name}", opened.grid.height, quiet) as bar,
+        ):
             tags = {"raremap_clean": chosen.model_dump_json(exclude_defaults=True)}
-            done = clean_map(opened, out, chosen, probs, bar, tags)
+            done = clean_map(opened, out, chosen, probs, bar, tags, cluster)
         names = opened.names
     return CleanSummary(
         path=out,

@@ -65,6 +65,8 @@ def predict(
     confidence: bool = False,
     entropy: bool = False,
     level: int = 0,
+    ray: str | None = None,
+    workers: int | None = None,
 ) -> Maps:
     """Map scenes with a bundle or an ensemble: for one scene `out` is the map's file, for several a folder.
 
@@ -83,17 +85,22 @@ def predict(
     probabilities of a group's classes are summed, and the most probable group is mapped; the bias, which
     belongs to the classes, is left aside.
 
+    `ray` is the address of a Ray cluster whose `workers` map strips of the scenes, or "local"; see
+    `workflows.predict_on_ray`.
+
     Raises `BundleError` where a scene lacks the bundle's bands, before anything is mapped, `OutputError` where two
     scenes would write one map. Where a scene fails in the middle its map is not there; those before it stay.
     """
+    from raremap.cluster import maybe_joined
     from raremap.ensembles import load_bundle
     from raremap.maps.export import write_map
     from raremap.ways import predicting, unfitted
 
     own = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
     bundle = predicting(own, window, overlap, tta, scales)
-    paths = [Path(scenes)] if isinstance(scenes, (str, Path)) else [Path(s) for s in scenes]
-    targets = _targets(paths, Path(out))
+    # Not as Path, which makes s3:/ of s3://.
+    paths = [str(s) for s in ([scenes] if isinstance(scenes, (str, Path)) else scenes)]
+    targets = _targets([Path(p) for p in paths], Path(out))
     if not argmax and prior is None and not level and (told := unfitted(bundle)):
         warnings.warn(told, RaremapWarning, stacklevel=2)
     decision = moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
@@ -104,18 +111,28 @@ def predict(
     for path in paths:
         with open_for(bundle, path, nodata):
             pass
+    tags = tags_of(bundle, decision, level)
+    with maybe_joined(ray, workers) as cluster:
+        if cluster is not None:
+            from raremap.workflows.predict_on_ray import Drawing, Given, map_on
+
+            drawing = Drawing(scheme, decide, soften, probabilities, tuple(quantities))
+            given = Given(bundle, drawing, nodata, device)
+            rule = repr((decision, level))
+            pairs = list(zip(paths, targets, strict=True))
+            return Maps(tuple(map_on(cluster, given, pairs, rule, tags, precision, quiet)))
     network = bundle.network(device=device, precision=precision)
     done = []
     for path, target in zip(paths, targets, strict=True):
         try:
             with (
                 open_for(bundle, path, nodata) as reader,
-                progress(path.name, reader.grid.height, quiet) as bar,
+                progress(Path(path).name, reader.grid.height, quiet) as bar,
             ):
                 done.append(
                     write_map(
                         reader, network, target, scheme, bundle.predict, decide=decide, soften=soften,
-                        probabilities=probabilities, tags=tags_of(bundle, decision, level), progress=bar,
+                        probabilities=probabilities, tags=tags, progress=bar,
                         quantities=quantities, network_classes=bundle.scheme.num_classes,
                     )
                 )  # fmt: skip
@@ -145,12 +162,12 @@ def _deciding(scheme: LabelScheme, decision: Decision | None, level: int) -> tup
     return up.scheme, lambda probs: most_likely(summed(probs)), summed
 
 
-def open_for(bundle: Bundle | Ensemble, path: Path, nodata: float | None) -> Image:
+def open_for(bundle: Bundle | Ensemble, path: str | Path, nodata: float | None) -> Image:
     """The bundle's bands of a scene (`open_bands`), with its features."""
     return bundle.opened(open_bands(bundle.bands, path, nodata))
 
 
-def open_bands(bands: tuple[str, ...], path: Path, nodata: float | None) -> ImageReader:
+def open_bands(bands: tuple[str, ...], path: str | Path, nodata: float | None) -> ImageReader:
     """The bands that a bundle needs of a scene, by name; by order where the scene names none and has as many.
 
     `nodata` counts where the scene's file names no such value.

@@ -8,20 +8,26 @@ from typing import TYPE_CHECKING
 from raremap.errors import CatalogError
 
 if TYPE_CHECKING:
+    from raremap.cluster import Cluster
     from raremap.config import Experiment
     from raremap.scene.sources import ScenesOptions, SceneSource
     from raremap.tiles.catalog import Catalog
 
 
-def prepare(experiment: Experiment, quiet: bool = False) -> Catalog:
+def prepare(
+    experiment: Experiment, quiet: bool = False, ray: str | None = None, workers: int | None = None
+) -> Catalog:
     """Read all scenes and masks of an experiment; write and give the catalog `OUT/catalog.parquet`.
 
     Stopped and started again it goes on: what is counted stands in `OUT/catalog.counts` until the catalog does.
+    `ray` is the address of a Ray cluster whose `workers` read the scenes, or "local" (`raremap.cluster`).
     """
+    from raremap.cluster import maybe_joined
     from raremap.jobs import Journal
 
     work = Path(experiment.out) / "catalog.counts"
-    catalog = _read(experiment, quiet, work)
+    with maybe_joined(ray, workers) as cluster:
+        catalog = _read(experiment, quiet, work, cluster)
     catalog.save(_path(experiment))
     Journal(work).remove()
     return catalog
@@ -46,11 +52,13 @@ def _labels_folder(experiment: Experiment) -> Path:
     return Path(experiment.out) / "labels"
 
 
-def _read(experiment: Experiment, quiet: bool, work: Path | None = None) -> Catalog:
+def _read(
+    experiment: Experiment, quiet: bool, work: Path | None = None, cluster: Cluster | None = None
+) -> Catalog:
     from raremap.tiles.prepare import prepare as run
 
     e = experiment
-    return run(e.scenes, e.labels, e.tiles, e.split, quiet, work, _labels_folder(e))
+    return run(e.scenes, e.labels, e.tiles, e.split, quiet, work, _labels_folder(e), cluster)
 
 
 def _kept(experiment: Experiment, quiet: bool) -> Catalog | None:

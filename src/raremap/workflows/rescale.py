@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from raremap.cluster import maybe_joined
 from raremap.errors import ConfigError
 from raremap.jobs import progress
 from raremap.scene.options import METHODS, RescaleOptions
@@ -69,13 +70,16 @@ def rescale(
     scheme: LabelScheme | str | None = None,
     threads: int | None = None,
     quiet: bool = False,
+    ray: str | None = None,
+    workers: int | None = None,
     **options: Any,
 ) -> RescaleSummary:
     """Write the classes of a fine raster on the grid of the image `like`.
 
     `method` is `area`, `mode`, `nearest`, `weighted` or `fractions`; `options` are those of the method
     (`min_cover`, `ignore`, `block`, `block_m`, `sigma`, `inverse`). `scheme` names the classes where the
-    file does not: a LabelScheme, or the name of a built-in one. Raises `ConfigError`, `SceneError`,
+    file does not: a LabelScheme, or the name of a built-in one. `ray` is the address of a Ray cluster whose `workers` share the
+    work, or "local" (`raremap.cluster`). Raises `ConfigError`, `SceneError`,
     `LabelError` or `OutputError`, in one line.
     """
     from raremap.labels import LabelScheme
@@ -87,8 +91,8 @@ def rescale(
     with open_image(like) as image:
         grid = image.grid
     scheme = LabelScheme.named(scheme) if isinstance(scheme, str) else scheme
-    with progress("rescale", 1, quiet) as bar:
-        result = rescale_labels(labels, grid, out, chosen, scheme, str(like), threads, bar)
+    with maybe_joined(ray, workers) as cluster, progress("rescale", 1, quiet) as bar:
+        result = rescale_labels(labels, grid, out, chosen, scheme, str(like), threads, bar, cluster=cluster)
     return RescaleSummary(result, time.perf_counter() - started)
 
 

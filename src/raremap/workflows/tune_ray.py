@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raremap.cluster import connect
 from raremap.errors import ConfigError, MissingExtra
-from raremap.jobs import Progress, cores
+from raremap.jobs import Progress
 from raremap.workflows.trials import Trial, curve_in, run_trial
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def on_ray(job: Job, address: str, quiet: bool) -> None:
     """Make the trials that are left on Ray: "local" starts it on this machine, else the address of a cluster.
 
     Which values are proposed and which trials go on is decided here, by the same rules as without Ray, and this
-    process alone writes the table. Raises `ConfigError` where no cluster answers.
+    process alone writes the table. Raises `ClusterError` where none answers.
     """
     if find_spec("ray") is None:
         raise MissingExtra("ray", "tune")
@@ -41,9 +42,7 @@ def on_ray(job: Job, address: str, quiet: bool) -> None:
     import ray
     from ray import tune
 
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(address)
+    ours = connect(address, extra="tune")
     try:
         resources: dict[str, float] = {"cpu": job.experiment.train.threads or 1}
         if job.experiment.train.device in ("auto", "cuda") and ray.cluster_resources().get("GPU"):
@@ -70,21 +69,6 @@ def on_ray(job: Job, address: str, quiet: bool) -> None:
         if ours:
             ray.shutdown()
         shutil.rmtree(job.folder / "ray", ignore_errors=True)
-
-
-def _connect(address: str) -> None:
-    import logging
-
-    import ray
-
-    own = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise ConfigError(
-            f"no Ray cluster answers at '{address}' ({said}); start one, or give --ray local"
-        ) from None
 
 
 def _parcel(job: Job) -> dict[str, Any]:

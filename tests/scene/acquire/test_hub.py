@@ -189,9 +189,7 @@ def test_heights_come_from_sentinel_hub_as_well(hub, tmp_path):
 
 def test_without_credentials_it_says_where_they_go(hub, tmp_path, monkeypatch):
     (tmp_path / "sentinelhub" / "config.toml").write_text("[default-profile]\n")
-    with pytest.raises(
-        AcquireError, match="set SH_CLIENT_ID and SH_CLIENT_SECRET, or run: sentinelhub"
-    ):
+    with pytest.raises(AcquireError, match="set SH_CLIENT_ID and SH_CLIENT_SECRET, or run: sentinelhub"):
         _run(tmp_path / "out")
 
 

@@ -1,0 +1,204 @@
+"""Scenes mapped in strips by the workers of a Ray cluster, to the same classes as by one machine."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raremap.cluster import Cluster
+from raremap.files import locked
+from raremap.jobs import PartFiles, in_threads, progress
+from raremap.maps.drawing import Drawing
+from raremap.maps.export import MapFiles, MapSummary
+from raremap.maps.parcel import packed, unpacked
+from raremap.maps.stream import parts_of, stream
+from raremap.scene.gdal import fingerprint
+from raremap.scene.window import Window
+
+if TYPE_CHECKING:
+    from raremap.bundle import Bundle
+    from raremap.ensembles import Ensemble
+    from raremap.maps.stream import Network
+
+log = logging.getLogger("raremap")
+
+_VERSION = 1
+_ROWS = 8
+"""Rows of windows in a strip: the one above it is computed again, an eighth more at the usual overlap."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a worker needs to map any strip: the bundle, how its probabilities are drawn, and where it computes."""
+
+    bundle: Bundle | Ensemble
+    drawing: Drawing
+    nodata: float | None
+    device: str
+
+    def __call__(self) -> Callable[[Task], bytes]:
+        """The function that maps strips in a worker, with the bundle loaded."""
+        return _Mapper(self)
+
+    def digest(self, rule: str) -> str:
+        """A checksum of all that a map follows from, beside its scene and precision; `rule` names how classes are decided."""
+        b, d = self.bundle, self.drawing
+        said = hashlib.sha256(
+            repr((_VERSION, _ROWS, rule, d.scheme, d.probabilities, d.quantities, self.nodata, self.device, b.predict)).encode()
+        )  # fmt: skip
+        for member in _members(b):
+            told = (member.bands, member.features, member.normalization, member.prior, str(member.module))
+            said.update(repr(told).encode())
+            for name, tensor in member.module.state_dict().items():
+                said.update(name.encode())
+                said.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).tobytes())
+        return said.hexdigest()[:24]
+
+
+def _members(bundle: Bundle | Ensemble) -> Sequence[Bundle]:
+    return getattr(bundle, "members", (bundle,))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A rectangle of a scene to be mapped in a precision; an empty one asks which precision "auto" takes there."""
+
+    path: str
+    window: Window
+    precision: str
+    scene: int = 0
+
+    def __str__(self) -> str:
+        w = self.window
+        return f"{self.path}, rows {w.row_off}-{w.row_end}, columns {w.col_off}-{w.col_end}"
+
+
+@dataclass
+class _Mapper:
+    given: Given
+    networks: dict[str, Network] = field(default_factory=dict)
+
+    def __call__(self, strip: Task) -> bytes:
+        from raremap.workflows.predict import open_for
+
+        g = self.given
+        if strip.precision not in self.networks:
+            self.networks[strip.precision] = g.bundle.network(device=g.device, precision=strip.precision)
+        network = self.networks[strip.precision]
+        with open_for(g.bundle, strip.path, g.nodata) as reader:
+            wanted = None if strip.window.empty else [strip.window]
+            strips = stream(reader, network, g.bundle.scheme.num_classes, g.bundle.predict, wanted)
+            if wanted is not None:
+                return packed(g.drawing(strips))
+            with closing(strips):
+                for _ in strips:
+                    if getattr(network, "precision", "float32") != "auto":
+                        break
+            return getattr(network, "precision", "float32").encode()
+
+
+def map_on(
+    cluster: Cluster,
+    given: Given,
+    scenes: Sequence[tuple[str | Path, Path]],
+    rule: str,
+    tags: dict[str, str],
+    precision: str = "auto",
+    quiet: bool = False,
+) -> list[MapSummary]:
+    """The maps of `scenes` (path and file to write), in their order; `rule` is as in `Given.digest`.
+
+    Strips that are done stand in a folder beside each map until it is complete, so that a stopped job goes on.
+    Raises what mapping here raises, and `ClusterError`.
+    """
+    from raremap.workflows.predict import open_for
+
+    on_gpu = given.device in ("auto", "cuda") and cluster.has_gpu
+    given = replace(given, device="cuda" if on_gpu else "cpu")
+    jobs: list[_Scene] = []
+    with ExitStack() as stack:
+        for path, target in scenes:
+            folder = target.with_name(f".{target.stem}.parts")
+            stack.enter_context(locked(folder))
+            with open_for(given.bundle, path, given.nodata) as reader:
+                cut = parts_of(reader, given.bundle.scheme.num_classes, given.bundle.predict, _ROWS)
+                made = hashlib.sha256(repr((given.digest(rule), _stamp(reader.paths))).encode()).hexdigest()
+                about = (reader.paths[0], reader.nodata)
+                files = MapFiles(target, reader.grid, given.drawing, tags)
+            jobs.append(_Scene(str(path), cut, PartFiles(folder), made[:24], files, about, len(cut)))
+        team = stack.enter_context(cluster.team(given, on_gpu=on_gpu))
+        if precision == "auto":
+            precision = _settled(jobs[0], team)
+        title = jobs[0].path if len(jobs) == 1 else f"{len(jobs)} scenes"
+        bar = stack.enter_context(progress(title, sum(job.files.grid.height for job in jobs), quiet))
+
+        def strips() -> Iterator[Task]:
+            for number, job in enumerate(jobs):
+                for window in job.cut:
+                    yield Task(job.path, window, precision, number)
+
+        def mapped(strip: Task) -> bytes:
+            job, w = jobs[strip.scene], strip.window
+            key = f"{job.key}-{precision}-{w.row_off}-{w.col_off}-{w.height}-{w.width}"
+            data = job.kept.get(key)
+            if data is None:
+                data = team(strip)
+                job.kept.put(key, data)
+            return data
+
+        done: dict[int, MapSummary] = {}
+        for strip, data in in_threads(strips(), mapped, team.size, team.close):
+            job = jobs[strip.scene]
+            if job.left == len(job.cut):
+                stack.enter_context(job.files)
+            for drawn in unpacked(data):
+                job.files.write(drawn)
+            bar.advance(strip.window.height * strip.window.width / job.files.grid.width)
+            job.left -= 1
+            if not job.left:
+                done[strip.scene] = job.files.finish(*job.about)
+                job.kept.remove()
+        return [done[number] for number in range(len(jobs))]
+
+
+@dataclass
+class _Scene:
+    """A scene on its way: its strips, those that are done, and the files they go into."""
+
+    path: str
+    cut: list[Window]
+    kept: PartFiles
+    key: str
+    files: MapFiles
+    about: tuple[str, float | None]
+    left: int
+
+
+def _settled(job: _Scene, team: Callable[[Task], bytes]) -> str:
+    """The precision that "auto" takes on the first windows of the first scene, kept for when the job goes on."""
+    kept = job.kept.get(f"{job.key}-precision")
+    if kept is not None:
+        return kept.decode()
+    found = team(Task(job.path, Window(0, 0, 0, 0), "auto")).decode()
+    if found not in (
+        "float32",
+        "bf16",
+    ):  # members of an ensemble that differ, or a scene without a valid pixel
+        log.info("precision %s on the first windows; float32 is used for all", found)
+        found = "float32"
+    job.kept.put(f"{job.key}-precision", found.encode())
+    return found
+
+
+def _stamp(paths: Sequence[str]) -> list[tuple[str, str, int]]:
+    """What tells whether the files of a scene are the same as before."""
+    from raremap.scene.gdal import modified
+
+    return [(str(path), fingerprint(path), modified(path)) for path in paths]
