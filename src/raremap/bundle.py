@@ -164,7 +164,7 @@ class Bundle:
                 raise BundleError(
                     f"bundle {folder} has no {name}; it is incomplete, copy the whole folder again"
                 )
-        own = read_item(folder / ITEM, "bundle")["properties"]
+        own = read_item(folder / ITEM, "a bundle")["properties"]
         if own["raremap:weights_sha256"] != sha256_of(folder / _WEIGHTS):
             raise BundleError(
                 f"{folder / _WEIGHTS} was altered or cut short since it was written; copy the whole folder again"
@@ -194,19 +194,17 @@ class Bundle:
 
 
 def read_item(path: Path, what: str) -> dict[str, Any]:
-    """The description of a bundle or of another `what`, looked at; raises `BundleError`."""
+    """The description of `what`, such as "a bundle", looked at; raises `BundleError`."""
     try:
         item = json.loads(path.read_text(encoding="utf-8"))
         own = item["properties"]
         number, digest = own.get("raremap:format", 0), own.get("raremap:digest")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise BundleError(f"{path} is not a {what}'s description; copy the whole {what} again") from None
+        raise BundleError(f"{path} is not {what}'s description; copy the whole of it again") from None
     if number > FORMAT:
         raise BundleError(f"{path} has format {number}, this raremap reads up to {FORMAT}; update raremap")
     if digest != digest_of(item):
-        raise BundleError(
-            f"{path} was altered since it was written; restore it, or write the {what} anew"
-        )
+        raise BundleError(f"{path} was altered since it was written; restore it, or write it anew")
     return item
 
 

@@ -3,7 +3,7 @@
     model.onnx        bands and validity in; probabilities and classes out
     model.onnx.json   a STAC item with the MLM extension, as a bundle's, and what the graph holds
 
-It is used where a bundle is: `predict` and `evaluate` take either.
+`predict` takes it where it takes a bundle.
 """
 
 from __future__ import annotations
@@ -84,7 +84,11 @@ class Exported:
 
         fixed = self.graph["fixed"]
         network = RuntimeNetwork(
-            self.path, self.graph["temperature"], tuple(fixed) if fixed else None, device, self.graph["precision"]
+            self.path,
+            self.graph["temperature"],
+            tuple(fixed) if fixed else None,
+            device,
+            self.graph["precision"],
         )
         return averaged([Voice(network, self.before)], self.bands, self.predict)
 
@@ -102,14 +106,16 @@ class Exported:
         """
         path = Path(path)
         if not path.is_file():
-            raise BundleError(f"exported model {path} does not exist; make it: raremap export BUNDLE -o {path}")
+            raise BundleError(
+                f"exported model {path} does not exist; make it: raremap export BUNDLE -o {path}"
+            )
         beside = sidecar(path)
         if not beside.is_file():
             raise BundleError(
                 f"{path} has no {beside.name} beside it, which says its bands and classes; copy both files, "
                 "or export the bundle again"
             )
-        own = read_item(beside, "exported model")["properties"]
+        own = read_item(beside, "an exported model")["properties"]
         if "raremap:onnx" not in own:
             raise BundleError(f"{beside} is not an exported model's description; export the bundle again")
         graph = own["raremap:onnx"]

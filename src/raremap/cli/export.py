@@ -13,10 +13,13 @@ from raremap.cli.app import JsonOption, QuietOption, app, numbers, show
 @app.command()
 def export(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of a trained model")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="model.onnx; model.onnx.json is written beside it")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="model.onnx; model.onnx.json is written beside it")
+    ],
     int8: Annotated[bool, typer.Option("--int8", help="eight bits, with ranges from training tiles")] = False,
     calibrate: Annotated[
-        Path | None, typer.Option(metavar="CATALOG", help="catalog whose training tiles give the ranges of int8")
+        Path | None,
+        typer.Option(metavar="CATALOG", help="catalog whose training tiles give the ranges of int8"),
     ] = None,
     evaluate: Annotated[
         Path | None, typer.Option(metavar="CATALOG", help="catalog on whose test places both are scored")
@@ -35,7 +38,9 @@ def export(
 
     size = numbers(fixed, "--fixed", int)
     if len(size) not in (0, 2):
-        raise typer.BadParameter(f"'{fixed}' is not a height and a width, such as 256,256", param_hint="--fixed")
+        raise typer.BadParameter(
+            f"'{fixed}' is not a height and a width, such as 256,256", param_hint="--fixed"
+        )
     result = run(
         bundle, out, int8=int8, calibrate=calibrate, evaluate=evaluate, opset=opset,
         fixed=(size[0], size[1]) if size else None, tiles=tiles, quiet=quiet,

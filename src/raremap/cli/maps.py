@@ -22,7 +22,10 @@ from raremap.cli.app import (
 
 @app.command()
 def predict(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of a trained model or ensemble")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(metavar="BUNDLE", help="folder of a trained model or ensemble, or an exported .onnx"),
+    ],
     scenes: Annotated[list[str], typer.Argument(metavar="SCENE...", help="scene files to map")],
     out: Annotated[Path, typer.Option("-o", "--out", help="map.tif, or a folder for several scenes")],
     probabilities: Annotated[

@@ -56,6 +56,11 @@ class Graph(nn.Module):
     and 0 where it is not valid.
     """
 
+    shift: Tensor
+    scale: Tensor
+    factors: Tensor
+    values: Tensor
+
     def __init__(
         self,
         module: nn.Module,
@@ -119,11 +124,10 @@ class Graph(nn.Module):
             some = total != 0
             return torch.where(some, (high - low) / torch.where(some, total, 1.0), 0.0).clamp(-1, 1)
         if isinstance(feature, GlobalMinMax):
-            assert feature.low is not None and feature.high is not None
+            assert feature.low is not None
+            assert feature.high is not None
             bounds = zip(feature.of, feature.low, feature.high, strict=True)
-            return torch.cat(
-                [(layer(n) - a) / (b - a) if b > a else layer(n) * 0 for n, a, b in bounds], 1
-            )
+            return torch.cat([(layer(n) - a) / (b - a) if b > a else layer(n) * 0 for n, a, b in bounds], 1)
         return layer("grey")
 
 
@@ -196,7 +200,7 @@ def write_graph(graph: Graph, path: Path, opset: int) -> None:
                 input_names=["image", "valid"], output_names=["probabilities", "classes"],
                 dynamic_axes=None if graph.fixed else free,
             )  # fmt: skip
-    except (torch.onnx.errors.OnnxExporterError, torch.jit.TracingCheckError, RuntimeError) as error:
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         raise BundleError(
             f"the network cannot be written as ONNX with opset {opset} ({reason(error)}); "
             "try another --opset, or --fixed 256,256"

@@ -20,15 +20,14 @@ _OPERATORS = (
 )  # fmt: skip
 
 
-def quantize(
-    source: Path, target: Path, batches: Sequence[tuple[np.ndarray, np.ndarray]], part: str, reduced: bool = False
-) -> None:
+def quantize(source: Path, target: Path, batches: Sequence[tuple[np.ndarray, np.ndarray]], part: str) -> None:
     """Write the graph `source` as `target` with the nodes of one `part` in int8: weights by channel, others by tensor.
 
     What comes before and after the part, such as normalisation and softmax, stays float32, and so does the layer that
     makes the scores: rare classes are told by small differences of them. `batches` are images `[B, C, h, w]` as stored
-    with validity `[B, h, w]`; the ranges are the least and greatest values that they give. `reduced` weights have
-    seven bits: processors without VNNI add products of eight in sixteen bits, which may overflow.
+    with validity `[B, h, w]`; the ranges are the least and greatest values that they give.
+    Weights use seven of their eight bits: processors without VNNI add products of full ones in sixteen bits, which
+    overflows (a mobilenet lost a quarter of its pixels to it).
     """
     try:
         import onnx
@@ -57,7 +56,7 @@ def quantize(
         nodes = onnx.load(whole).graph.node
         quantize_static(
             str(whole), str(target), Batches(), quant_format=QuantFormat.QDQ, per_channel=True,
-            reduce_range=reduced, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
+            reduce_range=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
             op_types_to_quantize=list(_OPERATORS),
             nodes_to_exclude=[n.name for n in nodes if not n.name.startswith(f"/{part}/")] + _last(nodes),
             calibrate_method=CalibrationMethod.MinMax,

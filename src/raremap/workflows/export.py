@@ -118,7 +118,9 @@ def export(
     if not 13 <= opset <= 20:
         raise ConfigError(f"opset is {opset}, expected 13 to 20")
     if fixed is not None and min(fixed) < 1:
-        raise ConfigError(f"fixed is {fixed[0]},{fixed[1]}, expected a height and a width of 1 pixel at least")
+        raise ConfigError(
+            f"fixed is {fixed[0]},{fixed[1]}, expected a height and a width of 1 pixel at least"
+        )
     if int8 and calibrate is None:
         raise ConfigError("int8 takes its ranges from training tiles; give their catalog with --calibrate")
     if calibrate is not None and not int8:
@@ -131,7 +133,7 @@ def export(
     # Catalogs are read first: a wrong one is found in the first second.
     batches = [] if calibrate is None else _batches(bundle, _catalog(calibrate, bundle), tiles, fixed)
     scored_on = None if evaluate is None else _catalog(evaluate, bundle)
-    before = [n for f in graph_before(bundle) for n in f.channels]
+    before = [n for f in _before(bundle) for n in f.channels]
     facts: dict[str, Any] = {
         "file": out.name,
         "opset": opset,
@@ -155,7 +157,7 @@ def export(
         item = item_of(bundle)
         channels = item["properties"]["mlm:input"][0]["bands"]
         facts |= {"bytes": fresh.stat().st_size, "sha256": sha256_of(fresh)}
-        names = with_features(bundle.bands, graph_before(bundle))
+        names = with_features(bundle.bands, _before(bundle))
         channels = [c for c in channels if (c if isinstance(c, str) else c["name"]) in names]
         beside.write_text(describe(item, facts, channels, bundle.scheme), encoding="utf-8")
     scores = None if scored_on is None else _scores(bundle, Exported.load(out), scored_on, quiet)
@@ -179,7 +181,7 @@ def _graph(bundle: Bundle, fixed: tuple[int, int] | None) -> Any:
     return Graph(bundle.module.cpu(), bundle.bands, bundle.features, bundle.normalization, choice, fixed)
 
 
-def graph_before(bundle: Bundle) -> tuple[Any, ...]:
+def _before(bundle: Bundle) -> tuple[Any, ...]:
     """The features that a graph cannot make."""
     from raremap.models.graph import in_graph
 
@@ -218,8 +220,10 @@ def _batches(
     for row in taking_turns(rows_of(uses, "train"), catalog.counts, tiles):
         name, window = str(catalog.scene_names[row]), catalog.windows[row]
         if fixed is not None:
-            window = Window(window.row_off, window.col_off, min(window.height, fixed[0]), min(window.width, fixed[1]))
-        with featured(catalog.scenes[name].open_image(bundle.bands), graph_before(bundle)) as image:
+            window = Window(
+                window.row_off, window.col_off, min(window.height, fixed[0]), min(window.width, fixed[1])
+            )
+        with featured(catalog.scenes[name].open_image(bundle.bands), _before(bundle)) as image:
             pixels, valid = image.read(window)
         pixels, valid = pixels.astype(np.float32)[None], valid[None]
         if fixed is not None:
@@ -266,18 +270,15 @@ def _parity(bundle: Bundle, network: RuntimeNetwork, fixed: tuple[int, int] | No
         except BundleError as error:
             raise BundleError(f"{error}; the network may ask for one size: try --fixed 256,256") from None
         found.append(_beside(bundle, exact(channels, valid), probs, classes, valid))
-    worst = Deviation(*(max(values) for values in zip(*(astuple_(d) for d in found), strict=True)))
+    worst = Deviation(
+        *(max(values) for values in zip(*((d.greatest, d.mean, d.changed) for d in found), strict=True))
+    )
     if not worst.greatest <= PARITY or worst.changed > 0:
         raise BundleError(
             f"the graph's probabilities differ from the bundle's by up to {worst.greatest:.2g} (allowed: {PARITY:g}), "
             f"its classes at {worst.changed:.2%} of the pixels; try --fixed 256,256, or another --opset"
         )
     return worst
-
-
-def astuple_(deviation: Deviation) -> tuple[float, float, float]:
-    """Its numbers."""
-    return deviation.greatest, deviation.mean, deviation.changed
 
 
 def _made_up(
@@ -292,7 +293,10 @@ def _made_up(
     from raremap.scene.features.pixels import Pixels
 
     count, height, width = size
-    shift, scale = (np.asarray(v, np.float32)[:, None, None] for v in _shift_scale(bundle))
+    shift, scale = (
+        np.asarray(v, np.float32)[:, None, None]
+        for v in (bundle.normalization.shift, bundle.normalization.scale)
+    )
     channels = (shift + rng.normal(size=(count, len(shift), height, width)) / scale).astype(np.float32)
     valid = rng.random(size) > 0.1
     given = list(range(len(bundle.bands)))
@@ -307,10 +311,6 @@ def _made_up(
                 given += range(at, at + n)
             at += n
     return channels[:, given], channels, valid
-
-
-def _shift_scale(bundle: Bundle) -> tuple[Sequence[float], Sequence[float]]:
-    return bundle.normalization.shift, bundle.normalization.scale
 
 
 def _beside(
@@ -328,10 +328,14 @@ def _beside(
         differences.append(np.abs(decision.posterior(own) - theirs)[:, ok])
         scores = np.sort(own * np.asarray(decision.factors, np.float32)[:, None, None], axis=0)
         tie = scores[-1] - scores[-2] <= PARITY * scores[-1]
-        wrong = np.where(ok, (values[decision.apply(own)] != values_found) & ~tie, values_found != bundle.scheme.map_nodata)
+        wrong = np.where(
+            ok, (values[decision.apply(own)] != values_found) & ~tie, values_found != bundle.scheme.map_nodata
+        )
         changed += int(wrong.sum())
     every = np.concatenate(differences, axis=1)
-    return Deviation(float(every.max(initial=0)), float(every.mean()) if every.size else 0.0, changed / valid.size)
+    return Deviation(
+        float(every.max(initial=0)), float(every.mean()) if every.size else 0.0, changed / valid.size
+    )
 
 
 def _moved(
@@ -367,6 +371,8 @@ def _scores(bundle: Bundle, exported: Exported, catalog: Catalog, quiet: bool) -
             out[key] = {
                 "macro_f1": float(scores.macro_f1),
                 "rare_f1": float(scores.rare_f1) if rare else None,
-                "f1": {n: None if np.isnan(f) else float(f) for n, f in zip(scores.names, scores.f1, strict=True)},
+                "f1": {
+                    n: None if np.isnan(f) else float(f) for n, f in zip(scores.names, scores.f1, strict=True)
+                },
             }
     return out

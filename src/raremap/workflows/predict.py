@@ -17,6 +17,7 @@ from raremap.jobs import progress
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
+    from raremap.exported import Exported
     from raremap.maps.export import MapSummary
     from raremap.measure.decision import Decision
     from raremap.scene.raster import Image
@@ -37,7 +38,7 @@ class Maps:
 
 
 def predict(
-    bundle: Bundle | Ensemble | str | Path,
+    bundle: Bundle | Ensemble | Exported | str | Path,
     scenes: str | Path | Sequence[str | Path],
     out: str | Path,
     probabilities: Literal["float32", "uint8"] | None = None,
@@ -52,7 +53,7 @@ def predict(
     scales: Sequence[float] | None = None,
     quiet: bool = False,
 ) -> Maps:
-    """Map scenes with a bundle or an ensemble: for one scene `out` is the map's file, for several a folder.
+    """Map scenes with a bundle, an ensemble or an exported model: for one scene `out` is the map's file, for several a folder.
 
     `probabilities` ("float32" or "uint8") also writes a band a class as `NAME.probs.tif`, after the decision's
     temperature. `argmax` leaves the fitted decision aside. `prior` are the class shares expected in the
@@ -67,11 +68,11 @@ def predict(
     Raises `BundleError` where a scene lacks the bundle's bands, `OutputError` where two scenes would
     write one map.
     """
-    from raremap.ensembles import load_bundle
+    from raremap.exported import load_model
     from raremap.maps.export import write_map
     from raremap.ways import predicting, unfitted
 
-    own = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
+    own = load_model(bundle) if isinstance(bundle, (str, Path)) else bundle
     bundle = predicting(own, window, overlap, tta, scales)
     paths = [Path(scenes)] if isinstance(scenes, (str, Path)) else [Path(s) for s in scenes]
     targets = _targets(paths, Path(out))
@@ -98,7 +99,7 @@ def predict(
     return Maps(tuple(done))
 
 
-def open_for(bundle: Bundle | Ensemble, path: Path, nodata: float | None) -> Image:
+def open_for(bundle: Bundle | Ensemble | Exported, path: Path, nodata: float | None) -> Image:
     """The bundle's bands of a scene, by name; by order where the scene names none and has as many. With its features.
 
     `nodata` counts where the scene's file names no such value.
@@ -136,7 +137,7 @@ def _targets(paths: list[Path], out: Path) -> list[Path]:
     return targets
 
 
-def _tags(bundle: Bundle | Ensemble, decision: Decision | None) -> dict[str, str]:
+def _tags(bundle: Bundle | Ensemble | Exported, decision: Decision | None) -> dict[str, str]:
     how = (
         "argmax"
         if decision is None or not decision.fitted
@@ -155,7 +156,7 @@ def _tags(bundle: Bundle | Ensemble, decision: Decision | None) -> dict[str, str
     }
 
 
-def _moved(bundle: Bundle | Ensemble, prior: Mapping[str, float] | str | Path) -> Decision:
+def _moved(bundle: Bundle | Ensemble | Exported, prior: Mapping[str, float] | str | Path) -> Decision:
     """The decision for ground of given class shares; raises `ConfigError` or `BundleError` where it cannot be made."""
     from raremap.measure.decision import Decision
 
