@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from tests.rasters import write
 
 from raremap.config import Experiment
+from raremap.learn import checkpoint
 from raremap.workflows.train import Training, train_experiment
 
 CLASSES = {1: "land", 2: "water", 5: "slide"}
@@ -43,6 +48,31 @@ def experiment(folder: Path, out: Path, *overrides: str, **sections: Any) -> Exp
         "predict": {"window": 32},
     }
     return Experiment.from_dict({**data, **sections}, overrides)
+
+
+@contextmanager
+def stopped_at(step: int, out: Path) -> Iterator[None]:
+    """Around a training in the run folder `out`: what it was like when the checkpoint of a step had been written.
+
+    Afterwards `out` is that again, ready to be resumed; `whole` beside it is what the training left.
+    """
+    save, stopped = checkpoint.save, out.with_name("stopped")
+
+    def save_and_copy(path: Path, state: dict[str, Any]) -> None:
+        save(path, state)
+        if path.name == "last.pt" and state["task"]["step"] == step:
+            shutil.copytree(out, stopped)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_copy)
+        yield
+    out.rename(out.with_name("whole"))
+    stopped.rename(out)
+
+
+def ends(out: Path) -> list[dict[str, Any]]:
+    """The last state of the unbroken training and that of the resumed one."""
+    return [checkpoint.load(p / "checkpoints/last.pt")["task"] for p in (out.with_name("whole"), out)]
 
 
 def train(folder: Path, out: Path, *overrides: str, resume: bool = False) -> Training:

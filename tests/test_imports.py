@@ -58,6 +58,8 @@ rm.predict(bundle, folder + "/scene.tif", folder + "/map.tif", quiet=True)
         "train",
         "evaluate",
         "predict",
+        "clean",
+        "vectorize",
         "simulate",
         "demo",
         "layout",

@@ -22,14 +22,18 @@ _HOME = {
     "RaremapError": "raremap.errors",
     "RaremapWarning": "raremap.errors",
     "SamplingPlan": "raremap.balance.plan",
+    "area": "raremap.workflows.area",
     "calibrate": "raremap.workflows.calibrate",
     "census": "raremap.workflows.census",
+    "change": "raremap.workflows.change",
+    "clean": "raremap.workflows.clean",
     "compare": "raremap.workflows.compare",
     "demo": "raremap.workflows.demo",
     "ensemble": "raremap.workflows.ensemble",
     "evaluate": "raremap.workflows.evaluate",
     "export": "raremap.workflows.export",
     "export_tiles": "raremap.workflows.export_tiles",
+    "faults": "raremap.workflows.faults",
     "kfold": "raremap.workflows.kfold",
     "layout": "raremap.workflows.layout",
     "load_bundle": "raremap.ensembles",
@@ -37,10 +41,13 @@ _HOME = {
     "plan": "raremap.workflows.plan",
     "predict": "raremap.workflows.predict",
     "prepare": "raremap.workflows.prepare",
+    "renew": "raremap.workflows.renew",
     "rescale": "raremap.workflows.rescale",
+    "sample": "raremap.workflows.sample",
     "simulate": "raremap.workflows.simulate",
     "train": "raremap.workflows.train",
     "tune": "raremap.workflows.tune",
+    "vectorize": "raremap.workflows.vectorize",
 }
 
 __all__ = ["__version__", *_HOME]
@@ -56,24 +63,31 @@ if TYPE_CHECKING:
     from raremap.exported import Exported as Exported
     from raremap.labels import LabelScheme as LabelScheme
     from raremap.tiles.catalog import Catalog as Catalog
+    from raremap.workflows.area import area as area
     from raremap.workflows.calibrate import calibrate as calibrate
     from raremap.workflows.census import census as census
+    from raremap.workflows.change import change as change
+    from raremap.workflows.clean import clean as clean
     from raremap.workflows.compare import compare as compare
     from raremap.workflows.demo import demo as demo
     from raremap.workflows.ensemble import ensemble as ensemble
     from raremap.workflows.evaluate import evaluate as evaluate
     from raremap.workflows.export import export as export
     from raremap.workflows.export_tiles import export_tiles as export_tiles
+    from raremap.workflows.faults import faults as faults
     from raremap.workflows.kfold import kfold as kfold
     from raremap.workflows.layout import layout as layout
     from raremap.workflows.models import list_models as list_models
     from raremap.workflows.plan import plan as plan
     from raremap.workflows.predict import predict as predict
     from raremap.workflows.prepare import prepare as prepare
+    from raremap.workflows.renew import renew as renew
     from raremap.workflows.rescale import rescale as rescale
+    from raremap.workflows.sample import sample as sample
     from raremap.workflows.simulate import simulate as simulate
     from raremap.workflows.train import train as train
     from raremap.workflows.tune import tune as tune
+    from raremap.workflows.vectorize import vectorize as vectorize
 
 
 def __getattr__(name: str) -> Any:

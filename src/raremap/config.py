@@ -76,6 +76,29 @@ class Experiment(Options):
         return self
 
     @model_validator(mode="after")
+    def _fit_for_scaling(self) -> Experiment:
+        own = [f.called for f in self.scenes.features if getattr(f, "pixel_m", None) is not None]
+        if self.augment.scale is not None and own:
+            raise ValueError(
+                f"augment.scale changes the size of a pixel, and the feature '{own[0]}' has a pixel_m that does not; "
+                "leave out one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fit_for_several_devices(self) -> Experiment:
+        if self.train.devices == 1:
+            return self
+        parts = self.loss.parts()
+        alone = [f"loss term '{n}'" for n, p in parts.items() if p.factor > 0 and not p.term.pools]
+        alone += [n for n in ("outer", "pseudo", "festa") if getattr(self, n) is not None]
+        if alone:
+            raise ValueError(
+                f"{alone[0]} trains on one device only, and train.devices is {self.train.devices}; set it to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fit_for_points(self) -> Experiment:
         if self.points is None:
             return self
@@ -91,6 +114,27 @@ class Experiment(Options):
                 "balance.copy_paste cuts objects out by their labels, and points show no outline; leave it out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _fit_for_fractions(self) -> Experiment:
+        if self.scenes.makes_fractions and (fault := self.fractions_fault()):
+            raise ValueError(fault)
+        return self
+
+    def fractions_fault(self) -> str | None:
+        """What in the experiment cannot be with labels that are shares of classes, in one line."""
+        if hard := self.loss.of_classes():
+            return (
+                f"the labels are class fractions, on which the loss's {', '.join(hard)} have no meaning; take ce, focal, "
+                "poly, log_cosh, dice, log_cosh_dice, generalised_dice, iou, tversky or focal_tversky, or labels of one "
+                "class a pixel (scenes.rescale: {kind: area})"
+            )
+        if self.points is not None:
+            return (
+                "the labels are class fractions, and a point is of one class; leave points out, or take labels of one "
+                "class a pixel (scenes.rescale: {kind: area})"
+            )
+        return None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:

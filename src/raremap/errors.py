@@ -38,6 +38,10 @@ class BundleError(RaremapError):
     """A bundle is incomplete, altered, or does not fit the scene."""
 
 
+class SampleError(RaremapError):
+    """Reference points cannot be drawn, or cannot be used as they are."""
+
+
 class OutputError(RaremapError):
     """An output cannot be written where it was asked for."""
 

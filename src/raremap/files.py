@@ -91,10 +91,10 @@ def _swap(fresh: Path, folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """A folder (made where it is missing) that no other process works in until the block ends.
 
-    The system gives it free when the process dies. Raises `OutputError` where another holds it.
+    The system gives it free when the process dies. Raises `OutputError` where another holds it, or waits for that.
     """
     try:
         import fcntl
@@ -110,7 +110,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise OutputError(
                 f"another process is at work in {folder}; wait for it, or choose another folder with -o"

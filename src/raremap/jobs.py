@@ -162,6 +162,10 @@ class Journal:
             at = start + key_size + size
         return at
 
+    def items(self) -> Iterator[tuple[str, bytes]]:
+        """Each key with what was put in under it."""
+        yield from self._done.items()
+
     def get(self, key: str) -> bytes | None:
         """What was put in under a key, or None."""
         return self._done.get(key)

@@ -52,7 +52,8 @@ class LabelScheme(Options):
 
     `classes` maps an integer value, or a colour `#RRGGBB` where the mask is a picture, to a name.
     Values in `ignore` (integers or colours) are unlabelled. Whatever is in neither is an error.
-    `rare` names the rare classes where the shares alone should not decide.
+    `rare` names the rare classes where the shares alone should not decide. `parents` makes a tree: class → its
+    group, group → the next one above (see `classtree`); `colors` may name groups too.
 
     >>> scheme = LabelScheme({0: "other", 7: "landslide"})
     >>> scheme.names, scheme.values, scheme.num_classes
@@ -101,10 +102,23 @@ class LabelScheme(Options):
                 raise ValueError(f"{value!r} is both a class ('{self.classes[value]}') and ignored")
             if isinstance(value, int) and not 0 <= value <= 65535:
                 raise ValueError(f"class value {value} is outside 0..65535")
-        for where in (self.colors, self.parents, dict.fromkeys(self.rare or ())):
+        groups = set(self.parents.values())
+        for where, more in (
+            (self.colors, groups),
+            (self.parents, groups),
+            (dict.fromkeys(self.rare or ()), ()),
+        ):
             for name in where:
-                if name not in self.names:
+                if name not in self.names and name not in more:
                     raise ValueError(f"'{name}' is not a class; {nearest(name, self.names)}")
+        for name in self.parents:
+            above = [name]
+            while above[-1] in self.parents:
+                above.append(self.parents[above[-1]])
+                if above[-1] in above[:-1]:
+                    raise ValueError(
+                        f"parents go in a circle: {' in '.join(above)}; end at a group without a parent"
+                    )
         return self
 
     @classmethod

@@ -7,15 +7,11 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from tests import project
 
-from raremap.batches.augment import augment, dihedral
-from raremap.batches.options import AugmentOptions
 from raremap.errors import ConfigError, TrainingError
-from raremap.labels import IGNORE
 
 
 def weights(training):
@@ -119,28 +115,3 @@ def test_a_damaged_checkpoint_is_told(folder, tmp_path):
     (tmp_path / "checkpoints" / "last.pt").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(TrainingError, match=r"last\.pt cannot be read"):
         project.train(folder, tmp_path, "train.steps=2", resume=True)
-
-
-def test_the_eight_flips_and_turns_are_different_and_keep_image_and_mask_together():
-    image = np.arange(12.0).reshape(1, 3, 4)
-    seen = {dihedral(image, code).tobytes() + str(dihedral(image, code).shape).encode() for code in range(8)}
-    assert len(seen) == 8
-    mask = np.where(image[0] > 5, 1, IGNORE)
-    a, b = augment(
-        image, mask, np.ones((3, 4), bool), AugmentOptions(gain=0, offset=0), np.random.default_rng(3)
-    )
-    assert np.array_equal(b == 1, a[0] > 5)
-
-
-def test_radiometric_changes_leave_invalid_pixels_at_zero():
-    valid = np.array([[True, False]])
-    image = np.where(valid, 2.0, 0.0)[None].astype(np.float32)
-    out, _ = augment(
-        image,
-        valid.astype(int),
-        valid,
-        AugmentOptions(dihedral=False, gain=0.5, offset=0.5),
-        np.random.default_rng(0),
-    )
-    assert out[0, 0, 1] == 0
-    assert out[0, 0, 0] != 2

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import shutil
 
 import pytest
 import torch
 from tests import project
 
-from raremap.learn import checkpoint
 from raremap.workflows.prepare import catalog_of
 from raremap.workflows.train import run
 
@@ -34,21 +32,12 @@ def rows(out):
 
 
 @pytest.mark.parametrize("weighting", ["uncertainty", "gradnorm"])
-def test_a_resumed_hialf_ends_with_the_weights_of_an_unbroken_one(folder, tmp_path, monkeypatch, weighting):
+def test_a_resumed_hialf_ends_with_the_weights_of_an_unbroken_one(folder, tmp_path, weighting):
     loss = f"{{kind: hialf, weighting: {weighting}, every: 2, terms: {TERMS}}}"
-    save = checkpoint.save
-
-    def save_and_copy(path, state):
-        save(path, state)
-        if path.name == "last.pt" and state["task"]["step"] == 4:
-            shutil.copytree(tmp_path / "run", tmp_path / "stopped")
-
-    monkeypatch.setattr(checkpoint, "save", save_and_copy)
-    train(folder, tmp_path / "run", loss)
-    (tmp_path / "run").rename(tmp_path / "whole")
-    (tmp_path / "stopped").rename(tmp_path / "run")
+    with project.stopped_at(4, tmp_path / "run"):
+        train(folder, tmp_path / "run", loss)
     train(folder, tmp_path / "run", loss, resume=True)
-    ends = [checkpoint.load(tmp_path / n / "checkpoints/last.pt")["task"] for n in ("whole", "run")]
+    ends = project.ends(tmp_path / "run")
     for part in ("network", "loss"):
         for key, value in ends[0][part].items():
             if isinstance(value, torch.Tensor):
@@ -74,7 +63,7 @@ def test_a_sum_by_name_trains(folder, tmp_path):
     assert sum(training.bundle.prior) == pytest.approx(1)
 
 
-def test_points_with_a_teacher_and_festa_go_on_where_they_stopped(folder, tmp_path, monkeypatch):
+def test_points_with_a_teacher_and_festa_go_on_where_they_stopped(folder, tmp_path):
     how = (
         *FAST,
         "points={kind: per_object, count: 3}",
@@ -82,53 +71,37 @@ def test_points_with_a_teacher_and_festa_go_on_where_they_stopped(folder, tmp_pa
         "festa={}",
         "loss=ce_dice",
     )
-    save = checkpoint.save
-
-    def save_and_copy(path, state):
-        save(path, state)
-        if path.name == "last.pt" and state["task"]["step"] == 4:
-            shutil.copytree(tmp_path / "run", tmp_path / "stopped")
-
-    monkeypatch.setattr(checkpoint, "save", save_and_copy)
 
     def go(resume=False):
         experiment = project.experiment(folder, tmp_path / "run", *how)
         return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
 
-    go()
-    logged = rows(tmp_path / "run")
+    with project.stopped_at(4, tmp_path / "run"):
+        go()
+    logged = rows(tmp_path / "whole")
     assert all(float(r[name]) > 0 for r in logged for name in ("ce", "pseudo", "festa"))
     assert float(logged[-1]["dice"]) > 0
-    (tmp_path / "run").rename(tmp_path / "whole")
-    (tmp_path / "stopped").rename(tmp_path / "run")
     go(resume=True)
-    ends = [checkpoint.load(tmp_path / n / "checkpoints/last.pt")["task"] for n in ("whole", "run")]
+    ends = project.ends(tmp_path / "run")
     for key, value in ends[0]["network"].items():
         assert torch.equal(value, ends[1]["network"][key]), key
 
 
 @pytest.mark.parametrize("classes", ["weights", "both"])
-def test_an_outer_loop_moves_what_it_may_and_goes_on_where_it_stopped(folder, tmp_path, monkeypatch, classes):
+def test_an_outer_loop_moves_what_it_may_and_goes_on_where_it_stopped(folder, tmp_path, classes):
     how = (
         *FAST,
         "loss={kind: hialf, weighting: outer, tau: null, terms: {ce: 1, dice: 1}}",
         f"outer={{every: 2, warmup: 0, classes: {classes}, crops: 4, shrink: 0}}",
     )
-    save = checkpoint.save
-
-    def save_and_copy(path, state):
-        save(path, state)
-        if path.name == "last.pt" and state["task"]["step"] == 4:
-            shutil.copytree(tmp_path / "run", tmp_path / "stopped")
-
-    monkeypatch.setattr(checkpoint, "save", save_and_copy)
 
     def go(resume=False):
         experiment = project.experiment(folder, tmp_path / "run", *how)
         return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
 
-    go()
-    last = rows(tmp_path / "run")[-1]
+    with project.stopped_at(4, tmp_path / "run"):
+        go()
+    last = rows(tmp_path / "whole")[-1]
     factors = [float(last[f"factor/{n}"]) for n in project.CLASSES.values()]
     assert factors != [1, 1, 1]
     assert sum(factors) == pytest.approx(3, rel=1e-5)
@@ -136,10 +109,8 @@ def test_an_outer_loop_moves_what_it_may_and_goes_on_where_it_stopped(folder, tm
     assert lambdas != [1, 1]
     assert sum(lambdas) == pytest.approx(2, rel=1e-5)
     assert ("stream/slide" in last and last["stream/slide"] != "") == (classes == "both")
-    (tmp_path / "run").rename(tmp_path / "whole")
-    (tmp_path / "stopped").rename(tmp_path / "run")
     go(resume=True)
-    ends = [checkpoint.load(tmp_path / n / "checkpoints/last.pt")["task"] for n in ("whole", "run")]
+    ends = project.ends(tmp_path / "run")
     assert ends[0]["outer"] == ends[1]["outer"]
     for key, value in ends[0]["network"].items():
         assert torch.equal(value, ends[1]["network"][key]), key

@@ -1,7 +1,6 @@
 """Optimizers, rates, averaged weights and an early end; truth from torch's own schedules and by hand."""
 
 import csv
-import shutil
 
 import pytest
 import torch
@@ -65,6 +64,26 @@ def test_cosine_and_poly_are_those_of_torch_after_the_warm_up():
         assert found[10:] == pytest.approx(expected, rel=1e-6)
 
 
+def test_constant_and_plateau_rise_where_they_are_told_to_and_only_then():
+    for name in ("constant", "plateau"):
+        options = OptimizerOptions(kind="sgd", lr=0.1, schedule=name)
+        assert rates(options, 10) == pytest.approx([0.1] * 10)
+        warm = options.model_copy(update={"warmup": 0.4})
+        assert rates(warm, 10) == pytest.approx([0.025, 0.05, 0.075] + [0.1] * 7)
+
+
+def test_a_plateau_falls_when_it_has_risen():
+    options = OptimizerOptions(kind="sgd", lr=0.1, schedule="plateau", warmup=0.5, patience=0, factor=0.5)
+    optimizer = make_optimizer(options, nn.Linear(2, 1), nn.Identity())
+    schedule, found = Schedule(optimizer, options, 8), []
+    for _ in range(8):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.after_step()
+        schedule.monitored(0.5)  # never better than the first that counts, after four steps
+    assert found == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.05, 0.025, 0.0125])
+
+
 def test_what_the_loss_learns_has_no_weight_decay():
     loss = nn.Module()
     loss.s = nn.Parameter(torch.zeros(2))
@@ -100,25 +119,16 @@ def train(folder, out, *overrides, resume=False):
     return run(catalog_of(experiment, quiet=True), None, experiment, resume, quiet=True)
 
 
-def test_averaged_weights_are_kept_scored_and_resumed(folder, tmp_path, monkeypatch):
+def test_averaged_weights_are_kept_scored_and_resumed(folder, tmp_path):
     how = ("train.ema=0.8", "optimizer.schedule=cosine", "optimizer.kind=nadam", "optimizer.clip=0.5")
-    save = checkpoint.save
-
-    def save_and_copy(path, state):
-        save(path, state)
-        if path.name == "last.pt" and state["task"]["step"] == 4:
-            shutil.copytree(tmp_path / "run", tmp_path / "stopped")
-
-    monkeypatch.setattr(checkpoint, "save", save_and_copy)
-    whole = train(folder, tmp_path / "run", *how)
-    end = checkpoint.load(tmp_path / "run/checkpoints/last.pt")["task"]
+    with project.stopped_at(4, tmp_path / "run"):
+        whole = train(folder, tmp_path / "run", *how)
+    end = checkpoint.load(tmp_path / "whole/checkpoints/last.pt")["task"]
     assert any(
         not torch.equal(end["average"]["network"][k], v)
         for k, v in end["network"].items()
         if v.is_floating_point()
     )
-    (tmp_path / "run").rename(tmp_path / "whole")
-    (tmp_path / "stopped").rename(tmp_path / "run")
     resumed = train(folder, tmp_path / "run", *how, resume=True)
     for a, b in zip(
         whole.bundle.module.state_dict().values(), resumed.bundle.module.state_dict().values(), strict=True

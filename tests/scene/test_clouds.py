@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import rasterio
+from rasterio import warp
 from tests.rasters import write
 
 from raremap.errors import SceneError
 from raremap.labels import IGNORE, LabelScheme
-from raremap.scene.clouds import CloudOptions
+from raremap.scene.clouds import CloudOptions, CloudRecord
+from raremap.scene.gdal import grid_of
 from raremap.scene.sources import ScenesOptions
+from raremap.scene.window import Window
 from raremap.tiles.catalog import Catalog
 from raremap.tiles.options import SplitOptions, TileOptions
 from raremap.tiles.prepare import prepare
@@ -51,6 +55,33 @@ def test_scl_is_understood_by_name(tmp_path, clouds):
         assert catalog.counts[row].tolist() == [(clear == 1).sum(), (clear == 2).sum()]
     catalog.save(tmp_path / "c.parquet")
     assert Catalog.load(tmp_path / "c.parquet").scenes == catalog.scenes
+
+
+@pytest.mark.parametrize(
+    ("crs", "pixel", "size"), [("EPSG:25831", 20.0, (16, 24)), ("EPSG:25831", 13.0, (25, 37)), ("EPSG:25830", 20.0, (40, 40))]
+)  # fmt: skip
+def test_a_mask_on_another_grid_is_gdals_nearest_on_the_images(tmp_path, crs, pixel, size):
+    scl = np.random.default_rng(1).choice([4, 8, 11], size=size).astype(np.uint8)
+    east, north = warp.transform("EPSG:25831", crs, [4e5], [4.6e6])
+    origin = (4e5, 4.6e6) if crs == "EPSG:25831" else (east[0] - 200, north[0] + 200)
+    make(tmp_path, scl, origin=origin, pixel=pixel, crs=crs, nodata=0)
+    expected = np.zeros((32, 48), np.uint8)
+    with rasterio.open(tmp_path / "scl/a.tif") as file, rasterio.open(tmp_path / "img/a.tif") as image:
+        warp.reproject(
+            rasterio.band(file, 1), expected, dst_transform=image.transform, dst_crs=image.crs, tolerance=0,
+            resampling=warp.Resampling.nearest, src_nodata=0, dst_nodata=0,
+        )  # fmt: skip
+        grid = grid_of(image)
+    if pixel == 20.0 and crs == "EPSG:25831":  # two by two, told without GDAL
+        assert np.array_equal(expected, scl.repeat(2, 0).repeat(2, 1))
+    record = CloudRecord(files=(str(tmp_path / "scl/a.tif"),))
+    with record.open(None, grid) as clouds:
+        for window in (grid.window, Window(3, 5, 10, 17), Window(31, 47, 1, 1)):
+            cloud, snow = clouds.read(window)
+            assert np.array_equal(cloud, expected[window.slices()] == 8)
+            assert np.array_equal(snow, expected[window.slices()] == 11)
+    catalog = catalog_of(tmp_path, "scl/*.tif")
+    assert catalog.table["cloud"].mean() == pytest.approx((expected == 8).mean())
 
 
 def test_clouded_pixels_are_ignored_in_training(tmp_path):
@@ -118,11 +149,12 @@ class TestBadInput:
         ):
             catalog_of(tmp_path, "SCL")
 
-    def test_another_grid(self, tmp_path):
-        make(tmp_path, SCL[::2, ::2], pixel=20.0)
-        with pytest.raises(
-            SceneError, match=r"cloud mask .*a\.tif has size 24x16, expected 48x32 as its image has; bring it"
-        ):
+    def test_another_place_and_no_place_at_all(self, tmp_path):
+        make(tmp_path, SCL[::2, ::2], pixel=20.0, origin=(5e5, 4.6e6))
+        with pytest.raises(SceneError, match=r"scl/a\.tif does not overlap its image"):
+            catalog_of(tmp_path, "scl/*.tif")
+        make(tmp_path, SCL[::2, ::2], crs=None)
+        with pytest.raises(SceneError, match=r"a\.tif has size 24x16, expected 48x32 .* not both have a CRS"):
             catalog_of(tmp_path, "scl/*.tif")
 
     def test_a_scene_without_its_cloud_mask(self, tmp_path):

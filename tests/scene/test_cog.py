@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio._env import get_gdal_config
 from rasterio.crs import CRS
+from tests.rasters import write
 
 from raremap.errors import OutputError
 from raremap.scene.cog import CogWriter
@@ -68,6 +69,27 @@ def test_classes_keep_the_share_of_a_rare_one_in_the_overviews_and_quantities_ar
             assert set(np.unique(small)) == {0, 1}
 
 
+def test_overviews_of_classes_are_every_second_pixel_and_all_that_describes_the_map_arrives(tmp_path):
+    image = np.random.default_rng(0).integers(0, 9, (2, 1301, 777)).astype(np.uint8)
+    windows = cover(1301, 777, 97, 97)
+    np.random.default_rng(1).shuffle(windows)
+    tags = {"class_1": 'a < b & "c"', "unit": "m²"}
+    with CogWriter(
+        tmp_path / "o.tif", grid(1301, 777), "uint8", ("x < y", "z"), 255, {3: (1, 2, 3)}, tags, scale=0.005
+    ) as out:
+        for window in map(Window._make, windows):
+            out.write(window, image[:, *window.slices()])
+    with rasterio.open(tmp_path / "o.tif") as file:
+        assert np.array_equal(file.read(), image)
+        assert (file.overviews(1), file.nodata, file.crs) == ([2, 4], 255, UTM)
+        assert (file.descriptions, file.scales) == (("x < y", "z"), (0.005, 0.005))
+        assert {k: file.tags()[k] for k in tags} == tags
+    for level in (0, 1):
+        step = 2 << level
+        with rasterio.open(tmp_path / "o.tif", overview_level=level) as file:
+            assert np.array_equal(file.read(), image[:, ::step, ::step])
+
+
 def test_pixels_that_were_never_written_are_nodata(tmp_path):
     with CogWriter(tmp_path / "a.tif", grid(700, 700), "uint8", nodata=255) as out:
         out.write(Window(600, 10, 5, 5), np.ones((5, 5), np.uint8))
@@ -109,7 +131,7 @@ def test_a_raster_larger_than_the_disk_is_refused_at_once(tmp_path):
 
 
 def test_small_windows_of_many_bands_are_all_written_while_they_are_handed_over(tmp_path):
-    """The cache is one for all threads: made smaller while another one writes, GDAL loses blocks."""
+    """GDAL's cache is one for all threads; written through it, blocks were lost when another thread made it smaller."""
     expected = np.random.default_rng(0).integers(0, 250, (6, 96, 96)).astype(np.uint8)
     with CogWriter(tmp_path / "o.tif", Grid(96, 96), "uint8", bands="abcdef", nodata=255) as out:
         for row in range(0, 96, 3):
@@ -119,6 +141,35 @@ def test_small_windows_of_many_bands_are_all_written_while_they_are_handed_over(
                     pass
     with rasterio.open(tmp_path / "o.tif") as file:
         assert np.array_equal(file.read(), expected)
+
+
+def test_readers_that_crowd_the_cache_cost_the_writer_no_pixel(tmp_path, monkeypatch):
+    """Threads read through a cache of 1 MiB, and so throw out all that is in it, while narrow windows are written."""
+    monkeypatch.delenv("GDAL_CACHEMAX", raising=False)
+    noise = np.random.default_rng(0).integers(0, 250, (2048, 2048)).astype(np.uint8)
+    write(tmp_path / "in.tif", noise, tiled=True, blockxsize=256, blockysize=256)
+    stop = threading.Event()
+
+    def crowd():
+        with bounded_cache(1), rasterio.open(tmp_path / "in.tif") as file:
+            while not stop.is_set():
+                assert file.read(1).shape == noise.shape
+
+    threads = [threading.Thread(target=crowd) for _ in range(2)]
+    with bounded_cache(1):
+        for thread in threads:
+            thread.start()
+        try:
+            with CogWriter(tmp_path / "o.tif", grid(512, 2048), "uint8", nodata=255) as out:
+                for col in range(0, 2048, 64):  # each block of a map is touched many times
+                    for row in range(0, 512, 8):
+                        out.write(Window(row, col, 8, 64), noise[row : row + 8, col : col + 64])
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    with rasterio.open(tmp_path / "o.tif") as file:
+        assert np.array_equal(file.read(1), noise[:512])
 
 
 def test_the_cache_is_bounded_until_the_last_thread_leaves(tmp_path, monkeypatch):

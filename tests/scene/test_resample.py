@@ -143,11 +143,29 @@ def test_fractions_are_the_shares_of_labelled_ground_and_sum_to_all_of_it(tmp_pa
     for value in range(1, 5):
         expected = counted(array, 10, value)[known] / labelled[known]
         assert abs(out[value - 1][known] / 200 - expected).max() <= 1 / 200 + 1e-6
-        whole = (labelled == 1) & (np.arange(9) > 7)  # 100 pixels: two steps each; another block
-        assert np.array_equal(out[value - 1][whole], np.rint(counted(array, 10, value)[whole] * 200))
     with rasterio.open(tmp_path / "out.tif") as file:
         assert (file.descriptions, file.scales[0], file.nodata) == (("1", "2", "3", "4"), 1 / 200, 255)
     assert result.empty_cells == (~known).sum()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    ratio=st.sampled_from([1, 2, 5, 10]), height=st.integers(1, 23), width=st.integers(1, 23), seed=st.integers(0, 99),
+    grain=st.integers(1, 12), block=st.integers(1, 9), dtype=st.sampled_from(["uint8", "uint16", "int16"]),
+)  # fmt: skip
+def test_fractions_of_fully_labelled_cells_are_exact(
+    tmp_path_factory, ratio, height, width, seed, grain, block, dtype
+):
+    """1, 4, 25 and 100 pixels a cell are whole steps: every cell says what was counted, wherever it lies."""
+    folder = tmp_path_factory.mktemp("x")
+    array = patches(height * ratio, width * ratio, classes=6, seed=seed, grain=grain)
+    labels = fine(folder / "f.tif", array.astype(dtype))
+    options = Fractions(block=block)
+    rescale_labels(labels, grid(height, width, float(ratio)), folder / "o.tif", options, threads=1)
+    out = read(folder / "o.tif")
+    out = out if out.ndim == 3 else out[None]
+    for band, value in zip(out, np.unique(array), strict=True):
+        assert np.array_equal(band, np.rint(counted(array, ratio, value) * 200))
 
 
 def test_fractions_keep_areas_where_a_pixel_is_no_whole_number_of_steps(tmp_path):

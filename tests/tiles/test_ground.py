@@ -57,23 +57,24 @@ def painted(catalog, use, offsets, shape):
 @st.composite
 def layouts(draw):
     scenes = draw(
-        st.lists(st.tuples(*(st.integers(0, 90),) * 2, *(st.integers(20, 110),) * 2), min_size=1, max_size=3)
+        st.lists(st.tuples(*(st.integers(0, 60),) * 2, *(st.integers(80, 140),) * 2), min_size=1, max_size=3)
     )
-    sizes = draw(st.lists(st.sampled_from([16, 24, 32]), min_size=1, max_size=2, unique=True))
-    sizes = [s for s in sizes if s <= max(max(h, w) for *_, h, w in scenes)] or [16]
+    sizes = draw(st.lists(st.sampled_from([16, 20, 24]), min_size=1, max_size=2, unique=True))
     return {
         "scenes": scenes,
         "dates": draw(st.integers(1, 2)),
         "crs": draw(st.booleans()),
-        "tiles": TileOptions(size=sizes, stride=draw(st.sampled_from([None, 8, 16]))),
-        "buffer": draw(st.sampled_from([0, 0, 3, 11])),
-        "block": draw(st.integers(20, 60)),
+        "tiles": TileOptions(size=sizes, stride=draw(st.sampled_from([None, 8, 12]))),
+        "buffer": draw(st.sampled_from([0, 0, 3, 7])),
+        "block": draw(st.integers(20, 40)),
         "metres": draw(st.booleans()),
         "seed": draw(st.integers(0, 5)),
     }
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 @given(layouts())
 def test_no_pixel_of_ground_is_in_two_uses(layout):
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
@@ -101,7 +102,7 @@ def test_no_pixel_of_ground_is_in_two_uses(layout):
             assume(False)
             return
     assert catalog.table["date"].nunique() == layout["dates"]
-    ground = painted(catalog, use, offsets, (220, 220))
+    ground = painted(catalog, use, offsets, (200, 200))
     assert (sum(g.astype(int) for g in ground.values()) <= 1).all()
     if layout["buffer"]:
         for name, here in ground.items():

@@ -71,11 +71,18 @@ def test_a_finer_mask_is_refused_with_the_way_out_where_nothing_is_asked(tmp_pat
         prepare(experiment(tmp_path), quiet=True)
 
 
-def test_fractions_are_no_mask():
-    with pytest.raises(ConfigError, match="rescale"):
-        Experiment.from_dict(
-            {"out": "o", "scenes": {"images": "a", "rescale": {"kind": "fractions"}}, "labels": "landslide"}
-        )
+def test_fractions_are_made_on_the_way_and_made_again_for_another_cover(tmp_path):
+    ground(tmp_path)
+    fine = np.ones((320, 320), np.uint8)
+    fine[:161, :162] = 2
+    write(tmp_path / "mask" / "a.tif", fine, pixel=2.0)
+    exp = experiment(tmp_path, rescale={"kind": "fractions"})
+    catalog = prepare(exp, quiet=True)
+    assert catalog.counts.sum(0) == pytest.approx([4096 * 2 - 1024 - 161 * 162 / 25, 1024 + 161 * 162 / 25])
+    assert catalog_of(exp, quiet=True).fingerprint == catalog.fingerprint
+    hard = catalog_of(experiment(tmp_path, rescale={"kind": "mode"}), quiet=True)
+    assert (catalog.soft, hard.soft) == (True, False)
+    assert hard.counts.sum(0).tolist() == [2 * 3072, 2 * 1024]
 
 
 def test_vector_layers_are_not_rescaled(tmp_path):

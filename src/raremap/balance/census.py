@@ -65,7 +65,7 @@ class Distribution:
         return {
             "tiles": self.tiles,
             "places": self.places,
-            "pixels": int(self.counts.sum()),
+            "pixels": round(float(self.counts.sum())),
             "shares": dict(zip(names, p.tolist(), strict=True)),
             "tiles_with": dict(zip(names, self.tiles_with.tolist(), strict=True)),
             "places_with": dict(zip(names, self.places_with.tolist(), strict=True)),

@@ -10,6 +10,7 @@ import numpy as np
 from raremap.balance.coverage import coverage, deliveries, empty_crops, moves
 from raremap.balance.mixture import lean
 from raremap.labels import IGNORE
+from raremap.scene.shares import planes
 from raremap.tiles.windows import offsets
 
 if TYPE_CHECKING:
@@ -72,13 +73,12 @@ class CropCounter:
         self._counts: list[np.ndarray] = []
         self._empty: list[np.ndarray] = []
 
-    def add(self, mask: np.ndarray) -> None:
-        """The next tile's class index `[h, w]`."""
+    def add(self, mask: np.ndarray, shares: np.ndarray | None = None) -> None:
+        """The next tile's class index `[h, w]`, and the shares `[K, h, w]` where its cells hold several classes."""
         (tops, down, below), (lefts, across, beside) = (self._axis(n) for n in mask.shape)
         counts = np.zeros((len(tops) * len(lefts), self._k), np.float32)
-        for c in np.unique(mask):
-            if c != IGNORE:
-                counts[:, c] = (down @ (mask == c).astype(np.float32) @ across.T).ravel()
+        for c, plane in planes(mask, shares):
+            counts[:, c] = (down @ plane @ across.T).ravel()
         self._top.append(np.repeat(tops, len(lefts)).astype(np.int32))
         self._left.append(np.tile(lefts, len(tops)).astype(np.int32))
         self._counts.append(counts)

@@ -15,6 +15,7 @@ from raremap.balance.cut import plausibility
 from raremap.balance.ground import day_of_year, pixel_size, resolution, slope_of
 from raremap.balance.paste import edge, halo, placed
 from raremap.labels import IGNORE
+from raremap.scene.shares import areas
 from raremap.tiles.reader import TileReader
 
 if TYPE_CHECKING:
@@ -38,11 +39,18 @@ SEASON = "another season"
 
 @dataclass(frozen=True)
 class Ground:
-    """A background as it stands: class index `[h, w]` with what was pasted, slope in degrees, and pasted pixels."""
+    """A background as it stands: class index `[h, w]` with what was pasted, slope in degrees, and pasted pixels;
+    with its `shares` `[K, h, w]` where its cells hold several classes."""
 
     mask: np.ndarray
     slope: np.ndarray | None
     taken: np.ndarray | None = None
+    shares: np.ndarray | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of labels."""
+        return self.mask.size + (0 if self.shares is None else self.shares.size)
 
 
 class Backgrounds:
@@ -65,10 +73,10 @@ class Backgrounds:
             return self._kept[row]
         image, valid, mask = self._reader.whole(row)
         slope = slope_of(image, valid, self._catalog.bands, self._sizes[str(self._catalog.scene_names[row])])
-        self._kept[row] = Ground(mask, slope)
-        self._pixels += mask.size
+        self._kept[row] = Ground(mask, slope, shares=self._reader.shares(row))
+        self._pixels += self._kept[row].size
         while self._pixels > _KEPT_PIXELS and len(self._kept) > 1:
-            self._pixels -= self._kept.popitem(last=False)[1].mask.size
+            self._pixels -= self._kept.popitem(last=False)[1].size
         return self._kept[row]
 
 
@@ -124,7 +132,7 @@ def shape_of(bank: ObjectBank, index: int, code: int, scale: float, options: Cop
 
 @dataclass(frozen=True)
 class Place:
-    """An admitted place: row and column of the shape's box in the tile, and the pixels covered by class `[K]`."""
+    """An admitted place: row and column of the shape's box in the tile, and the pixels, or areas, covered by class `[K]`."""
 
     row: int
     col: int
@@ -176,7 +184,9 @@ class Filter:
                 self.refused[reason] += 1
                 yield None
             else:
-                yield Place(row, col, _covered(shape, row, col, ground.mask, len(protected)))
+                box = shape.box(row, col)
+                shares = None if ground.shares is None else ground.shares[:, *box]
+                yield Place(row, col, areas(ground.mask[box], shares, len(protected), shape.hard))
 
     def _objection(
         self, shape: Shape, row: int, col: int, ground: Ground, forbidden: np.ndarray

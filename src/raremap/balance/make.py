@@ -15,6 +15,7 @@ from raremap.balance.plan import SamplingPlan, drawable, natural_shares
 from raremap.balance.target import target_shares
 from raremap.errors import ConfigError, RaremapWarning, nearest
 from raremap.jobs import tracked
+from raremap.scene.shares import areas
 from raremap.tiles.reader import TileReader
 
 if TYPE_CHECKING:
@@ -58,17 +59,16 @@ def make_plan(
     grid, cropped = None, None
     if (shape > crop).any() and options.aim:
         counter = CropCounter(crop, len(names))
-        for _, mask in _labels(catalog, rows, composites, bank, np.arange(len(rows)), quiet):
-            counter.add(mask)
+        for _, mask, shares in _labels(catalog, rows, composites, bank, np.arange(len(rows)), quiet):
+            counter.add(mask, shares)
         grid = counter.grid()
     elif (shape > crop).any():
         area, held = shape.prod(1), np.minimum(shape, crop).prod(1)
         # Of tiles no larger than a crop, or of one class all over, it is known without a look at them.
         cropped = counts * (held / area)[:, None]
         mixed = np.flatnonzero((held < area) & (counts.max(1) < area))
-        for i, mask in _labels(catalog, rows, composites, bank, mixed, quiet):
-            seen = delivered(mask, crop).ravel()
-            cropped[i] = np.bincount(mask.ravel(), seen, minlength=256)[: len(names)]
+        for i, mask, shares in _labels(catalog, rows, composites, bank, mixed, quiet):
+            cropped[i] = areas(mask, shares, len(names), delivered(mask, crop))
     plan = SamplingPlan(
         tile_ids=catalog.table["tile_id"].to_numpy()[rows],
         weights=np.full(len(rows), 1 / len(rows)),
@@ -131,15 +131,15 @@ def _labels(
     bank: ObjectBank | None,
     entries: np.ndarray,
     quiet: bool,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Some entries of a plan with their class index `[h, w]`, of composites with what is pasted; none is kept."""
-    from raremap.balance.paste import paste_mask
+) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """Some entries of a plan with class index `[h, w]` and any shares, of composites with what is pasted; none is kept."""
+    from raremap.balance.paste import pasted_labels
 
     reader = TileReader(catalog, rows, memory=0)
     tiles = len(rows) - (0 if composites is None else len(composites))
     for i in tracked(entries.tolist(), "count crops", len(entries), quiet):
-        mask = reader.labels(int(rows[i]))
+        row = int(rows[i])
+        labels = reader.labels(row), reader.shares(row)
         if i >= tiles and composites is not None and bank is not None:
-            for p in composites.pasted(i - tiles):
-                mask = paste_mask(mask, bank.patch(p.object)[2], bank.klass(p.object), *p[1:])
-        yield i, mask
+            labels = pasted_labels(*labels, composites.pasted(i - tiles), bank)
+        yield i, *labels

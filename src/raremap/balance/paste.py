@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from raremap.labels import IGNORE
+from raremap.scene.shares import STEPS
 from raremap.scene.turn import dihedral
 
 if TYPE_CHECKING:
@@ -88,6 +89,20 @@ def paste_mask(
     mask = mask.copy()
     _label(mask, placed(object_mask, code, scale), klass, top, left)
     return mask
+
+
+def pasted_labels(
+    mask: np.ndarray, shares: np.ndarray | None, pasted: Sequence[Pasted], bank: ObjectBank
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Copies of a class index `[h, w]` and of any shares `[K, h, w]` with objects in them, as `render` has the former.
+
+    A pasted pixel is of the object's class all over.
+    """
+    mask, shares = mask.copy(), None if shares is None else shares.copy()
+    for p in pasted:
+        hard = placed(bank.patch(p.object)[2], p.code, p.scale)
+        _label(mask, hard, bank.klass(p.object), p.top, p.left, shares)
+    return mask, shares
 
 
 def paste(
@@ -237,10 +252,17 @@ def _moved(pixels: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return pixels * gain[:, None, None] + (high - gain * low)[:, None, None]
 
 
-def _label(mask: np.ndarray, hard: np.ndarray, klass: int, top: int, left: int) -> None:
+def _label(
+    mask: np.ndarray, hard: np.ndarray, klass: int, top: int, left: int, shares: np.ndarray | None = None
+) -> None:
     tile, part = _meeting(mask.shape, hard.shape, top, left)
     view = mask[tile]
-    view[hard[part] & (view != IGNORE)] = klass
+    here = hard[part] & (view != IGNORE)
+    view[here] = klass
+    if shares is not None:
+        under = shares[:, *tile]
+        under[:, here] = 0
+        under[klass, here] = STEPS
 
 
 def _meeting(

@@ -22,7 +22,8 @@ from raremap.balance.locations import (
     Shape,
     shape_of,
 )
-from raremap.balance.paste import Pasted, paste_mask
+from raremap.balance.paste import Pasted, pasted_labels
+from raremap.scene.shares import areas
 
 if TYPE_CHECKING:
     from raremap.balance.bank import ObjectBank
@@ -56,11 +57,11 @@ class Draft:
     def add(self, shape: Shape, place: Place, bank: ObjectBank) -> None:
         """Paste an object into the mask, and count it."""
         p = Pasted(shape.index, shape.code, shape.scale, place.row - shape.top, place.col - shape.left)
-        mask = paste_mask(self.ground.mask, bank.patch(p.object)[2], shape.klass, *p[1:])
+        mask, shares = pasted_labels(self.ground.mask, self.ground.shares, [p], bank)
         taken = np.zeros(mask.shape, bool) if self.ground.taken is None else self.ground.taken
         taken[shape.box(place.row, place.col)] |= shape.foot
-        self.ground = Ground(mask, self.ground.slope, taken)
-        self.counts = np.bincount(mask.ravel(), minlength=256)[: len(self.counts)].astype(float)
+        self.ground = Ground(mask, self.ground.slope, taken, shares)
+        self.counts = areas(mask, shares, len(self.counts))
         self.area += shape.area
         self.pasted.append(p)
 

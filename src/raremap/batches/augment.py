@@ -2,35 +2,73 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from raremap.balance.paste import terrain_bands
 from raremap.batches.options import AugmentOptions
-from raremap.scene.turn import dihedral
+from raremap.errors import ConfigError, nearest
 
-
-def augment(
-    image: np.ndarray,
-    mask: np.ndarray,
-    valid: np.ndarray,
-    options: AugmentOptions,
-    rng: np.random.Generator,
-    turn: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """An image `[C, h, w]` (normalised float32) and its mask `[h, w]`, changed; invalid pixels stay 0.
-
-    The same random numbers are drawn whatever the options, so that switching one part off leaves the
-    others as they were. `turn` is what `drawn_turn` gave, where it was asked before.
-    """
-    turn = drawn_turn(options, rng) if turn is None else turn
-    gain = np.exp(rng.normal(0, 1, len(image)) * options.gain).astype(np.float32)
-    offset = (rng.normal(0, 1, len(image)) * options.offset).astype(np.float32)
-    if options.gain or options.offset:
-        image = image * gain[:, None, None]
-        image += offset[:, None, None] * valid
-    return dihedral(image, turn), dihedral(mask, turn)
+if TYPE_CHECKING:
+    from raremap.scene.features.channels import Channels
+    from raremap.scene.features.pixels import Pixels
+    from raremap.scene.normalize import Normalization
 
 
 def drawn_turn(options: AugmentOptions, rng: np.random.Generator) -> int:
-    """Which of the eight flips and quarter turns (`scene.turn`); 0 where they are switched off."""
+    """Which of the eight flips and quarter turns (`scene.turn`); 0 where they are switched off.
+
+    The same random numbers are drawn whatever the options, here and in `Jitter`, so that switching one part off
+    leaves the others as they were.
+    """
     code = int(rng.integers(8))
     return code if options.dihedral else 0
+
+
+def drawn_scale(options: AugmentOptions, rng: np.random.Generator) -> float:
+    """What a crop is enlarged by."""
+    if options.scale is None:
+        return 1.0
+    low, high = (math.log(s) for s in options.scale)
+    return math.exp(low + rng.random() * (high - low))
+
+
+class Jitter:
+    """Another gain and offset for each band, as stored, so that features of it are made as of any other scene."""
+
+    def __init__(self, options: AugmentOptions, channels: Channels, normalization: Normalization) -> None:
+        bands = channels.bands
+        for name in options.still:
+            if name not in bands:
+                raise ConfigError(
+                    f"augment.still names '{name}', which is not a band; {nearest(name, bands)}"
+                )
+        still = {*terrain_bands(bands), *(bands.index(n) for n in options.still)}
+        still |= {i for f in channels.features if f.grounded for i in _indices(f.inputs, bands)}
+        self._moved = np.array([i not in still for i in range(len(bands))])
+        self._options = options
+        self._shift = np.array(normalization.shift[: len(bands)])
+        self._scale = np.array(normalization.scale[: len(bands)])
+
+    def __call__(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
+        """The pixels with their bands changed."""
+        o, count = self._options, len(self._moved)
+        gain, offset = np.exp(rng.normal(0, 1, count) * o.gain), rng.normal(0, 1, count) * o.offset
+        if not ((o.gain or o.offset) and self._moved.any()):
+            return pixels
+        # (x - shift)·scale becomes gain·(x - shift)·scale + offset.
+        gain = np.where(self._moved, gain, 1.0)
+        add = np.where(self._moved, self._shift * (1 - gain) + offset / self._scale, 0.0)
+        image = pixels.image * gain[:, None, None].astype(np.float32)
+        image += add[:, None, None].astype(np.float32)
+        return replace(pixels, image=image, _made={})
+
+
+def _indices(names: Sequence[str], bands: tuple[str, ...]) -> list[int]:
+    from raremap.scene.features.names import find_band
+
+    return [bands.index(b) for n in names if (b := find_band(n, bands)) is not None]

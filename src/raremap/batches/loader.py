@@ -15,7 +15,8 @@ class TrainBatches:
     """Batches `first` to `steps - 1` of `batch_size` draws each, as tensors `image`, `mask` and `prior`.
 
     With `every` the workers are started anew after each step that it divides: what the samples are drawn by
-    may change there, and no batch was made in advance.
+    may change there, and no batch was made in advance. Of several processes each makes the draws of its `share`
+    of every batch: (r, n) is every n-th from the r-th on.
     """
 
     def __init__(
@@ -27,7 +28,9 @@ class TrainBatches:
         workers: int,
         pin: bool,
         every: int | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
+        self._share = share
         self._samples, self._first, self._steps, self._size = samples, first, steps, batch_size
         self._workers, self._pin, self._every = workers, pin, every
 
@@ -51,7 +54,7 @@ class TrainBatches:
 
         return DataLoader(
             self._samples,  # type: ignore[arg-type]
-            batch_sampler=_Draws(first, end, self._size),
+            batch_sampler=_Draws(first, end, self._size, self._share),
             num_workers=self._workers,
             collate_fn=_collate,
             # Its own generator: a loader draws a seed when it starts, and a resumed run starts once more.
@@ -65,15 +68,16 @@ class TrainBatches:
 class _Draws:
     """Draw numbers of each batch."""
 
-    def __init__(self, first: int, steps: int, batch_size: int) -> None:
-        self._first, self._steps, self._size = first, steps, batch_size
+    def __init__(self, first: int, steps: int, batch_size: int, share: tuple[int, int]) -> None:
+        self._first, self._steps, self._size, self._share = first, steps, batch_size, share
 
     def __len__(self) -> int:
         return max(0, self._steps - self._first)
 
     def __iter__(self) -> Iterator[list[int]]:
+        rank, ranks = self._share
         for step in range(self._first, self._steps):
-            yield list(range(step * self._size, (step + 1) * self._size))
+            yield list(range(step * self._size + rank, (step + 1) * self._size, ranks))
 
 
 def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from raremap.cli.app import (
     TtaOption,
     app,
     averaging,
+    numbers,
     show,
 )
 
@@ -26,8 +27,8 @@ def predict(
         Path,
         typer.Argument(metavar="BUNDLE", help="folder of a trained model or ensemble, or an exported .onnx"),
     ],
-    scenes: Annotated[list[str], typer.Argument(metavar="SCENE...", help="scene files to map")],
     out: Annotated[Path, typer.Option("-o", "--out", help="map.tif, or a folder for several scenes")],
+    scenes: Annotated[list[str] | None, typer.Argument(metavar="SCENE...", help="scene files to map")] = None,
     probabilities: Annotated[
         Literal["float32", "uint8"] | None,
         typer.Option(help="also write a band a class: float32, or uint8 (0-250 = 0-1)"),
@@ -44,6 +45,26 @@ def predict(
         Path | None, typer.Option(help="JSON file of the class shares expected in the scenes")
     ] = None,
     nodata: Annotated[float | None, typer.Option(help="value of no data, for scenes that name none")] = None,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="also write the probability of the mapped class")
+    ] = False,
+    entropy: Annotated[bool, typer.Option("--entropy", help="also write how undecided the model is")] = False,
+    level: Annotated[int, typer.Option(min=0, help="steps up the tree of classes")] = 0,
+    update: Annotated[
+        Path | None, typer.Option(metavar="MAP", help="renew this map where the scenes are newer and clear")
+    ] = None,
+    margin: Annotated[float, typer.Option(min=0, help="--update: log-odds that change a class")] = 0.5,
+    date: Annotated[str | None, typer.Option(help="--update: day of the scene (2024-08-12)")] = None,
+    clouds: Annotated[
+        str | None, typer.Option(help="--update: cloud band, file, or folder of files of the scenes' names")
+    ] = None,
+    cloud_values: Annotated[
+        str, typer.Option(help="--clouds: its values that hide the ground, with commas between (1, or SCL's)")
+    ] = "",
+    watch: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="--update: by the scenes that come into this folder")
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="--watch: seconds between two looks")] = 60,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -52,10 +73,33 @@ def predict(
 
     Example: raremap predict runs/naip/bundle scene.tif -o map.tif
     """
+    if update is not None or watch is not None:
+        beside = probabilities is not None or confidence or entropy or level
+        if update is None or beside or bool(scenes) == (watch is not None):
+            raise typer.BadParameter(
+                "give --update MAP with scenes or with --watch FOLDER, and without --probabilities, --confidence, "
+                "--entropy and --level"
+            )
+        given: dict[str, Any] = dict(
+            margin=margin, date=date, clouds=clouds, argmax=argmax,
+            cloud_values=numbers(cloud_values, "--cloud-values", int), window=window, overlap=overlap,
+            device=device, prior=prior, nodata=nodata, quiet=quiet, **averaging(tta, flips, scales),
+        )  # fmt: skip
+        from raremap.workflows import renew
+
+        if watch is None:
+            show(renew.renew(bundle, list(scenes or ()), update, out, **given), as_json)
+        else:
+            for result in renew.watch(bundle, watch, update, out, every, **given):
+                show(result, as_json)
+        return
+    if not scenes:
+        raise typer.BadParameter("no scene to map", param_hint="SCENE...")
     from raremap.workflows.predict import predict as run
 
     result = run(
         bundle, scenes, out, probabilities=probabilities, argmax=argmax, window=window, overlap=overlap,
-        device=device, prior=prior, nodata=nodata, quiet=quiet, **averaging(tta, flips, scales),
+        device=device, prior=prior, nodata=nodata, quiet=quiet, confidence=confidence, entropy=entropy,
+        level=level, **averaging(tta, flips, scales),
     )  # fmt: skip
     show(result, as_json)

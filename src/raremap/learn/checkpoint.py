@@ -12,12 +12,17 @@ from raremap.files import written
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint, with the random state of torch."""
+    """Write a checkpoint, with the random state of torch unless it holds some."""
+    with written(path) as fresh:
+        torch.save({"random": random_state(), **state}, fresh)
+
+
+def random_state() -> dict[str, Any]:
+    """The random state of torch in this process."""
     random: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state_all()
-    with written(path) as fresh:
-        torch.save({**state, "random": random}, fresh)
+    return random
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -41,7 +46,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def restore_random(state: dict[str, Any]) -> None:
-    """Put the random state of a checkpoint in force."""
-    torch.set_rng_state(state["random"]["cpu"])
-    if torch.cuda.is_available() and "cuda" in state["random"]:
-        torch.cuda.set_rng_state_all(state["random"]["cuda"])
+    """Put a `random_state` in force."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])

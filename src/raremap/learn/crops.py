@@ -11,6 +11,7 @@ from torch import Tensor
 from raremap.labels import IGNORE
 from raremap.learn.outer import halves_of
 from raremap.measure.objects import count_pieces
+from raremap.scene.shares import planes
 from raremap.scene.window import Window
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class MonitorCrops:
         height, width = min(self._crop, tile.height), min(self._crop, tile.width)
         top, left = (int(rng.integers(n + 1)) for n in (tile.height - height, tile.width - width))
         if klass is not None:
-            pixels = np.argwhere(self._reader.labels(row) == klass)
+            pixels = np.argwhere(dict(planes(self._reader.labels(row), self._reader.shares(row)))[klass])
             r, c = pixels[rng.integers(len(pixels))]
             top = int(np.clip(r - rng.integers(height), 0, tile.height - height))
             left = int(np.clip(c - rng.integers(width), 0, tile.width - width))

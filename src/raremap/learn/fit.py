@@ -14,17 +14,19 @@ import numpy as np
 import torch
 
 from raremap.balance.sampler import Stream
+from raremap.batches.cache import use_cache
 from raremap.batches.dataset import TrainSamples
 from raremap.batches.distance import BoundaryMaps
 from raremap.batches.options import AugmentOptions
-from raremap.errors import TrainingError
-from raremap.learn import checkpoint
+from raremap.errors import ConfigError, TrainingError
+from raremap.learn import checkpoint, several
 from raremap.learn.crops import MonitorCrops, objects_in
 from raremap.learn.monitor import Monitor
 from raremap.learn.norms import natural_tiles
 from raremap.learn.options import OptimizerOptions, OuterOptions, PseudoOptions, TrainOptions
 from raremap.learn.run import Fit, TrainingRun, Watch
 from raremap.learn.teacher import extra_of
+from raremap.learn.team import ALONE, Team
 from raremap.measure.losses import LossOptions
 from raremap.models.forward import best_device
 from raremap.models.options import ModelOptions
@@ -61,27 +63,41 @@ def fit(
     resume: bool = False,
     quiet: bool = False,
     watch: Watch | None = None,
+    team: Team = ALONE,
 ) -> Fit:
     """Train on the tiles of a plan and keep the weights that score best on monitor places.
 
     `rare` are class numbers, for terms of the loss that are of the rare classes only.
     Writes metrics.csv, tensorboard/ and checkpoints/ under `out`. With `resume` it goes on from the last
-    checkpoint and ends with the weights of an unbroken run. `watch` may end it after any score. Raises
-    `TrainingError`.
+    checkpoint and ends with the weights of an unbroken run. `watch` may end it after any score. With `train.devices`
+    above 1 as many processes train; in each of them `team` says which it is. Raises `TrainingError`.
     """
+    if train.devices > 1 and team.size == 1:
+        given = dict(locals())
+        if given.pop("watch") is not None:
+            raise ConfigError("a training that may be called off runs in one process; set train.devices to 1")
+        several.train_together(given)
+        resume = True  # what they left is all that there is to do
     device = best_device(train.device)
     rows, monitor_rows = plan.rows(catalog), np.flatnonzero(uses == "monitor")
-    reader = TileReader(catalog, np.concatenate([rows, monitor_rows]), features=features)
+    reader = TileReader(
+        catalog, np.concatenate([rows, monitor_rows]), features=features, least_scale=augment.least_scale
+    )
+    use_cache(reader, catalog, train.cache, Path(train.cache_folder or out / "cache"), quiet)
     tiles = rows[~plan.composite]
     features, channels = reader.fit_features(tiles), reader.channels.names
     normalization = fit_normalization((reader.sample(int(r))[:2] for r in tiles), channels, normalize)
     with (
-        _threads(train.threads),
+        _threads(train.threads or max(1, torch.get_num_threads() // team.size)),
         torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []),
     ):
         torch.manual_seed(train.seed)
         network = model.build(len(channels), catalog.scheme.num_classes, channels)
         network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if team.size > 1 and device.type == "cuda":
+            network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        if not team.leads:
+            torch.manual_seed(train.seed + team.rank)  # dropout of its own
         stream = Stream(plan, train.seed)
         objective = loss.build(
             catalog.scheme.num_classes,
@@ -97,7 +113,7 @@ def fit(
             maps = BoundaryMaps(objective.num_classes, objective.maps, boundary.numbers, boundary.clip)
         samples = TrainSamples(reader, catalog, stream, normalization, train.crop, augment, train.seed, maps)
         settled = natural_tiles(tiles, train.norm_tiles, train.seed)
-        monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names, settled)
+        monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names, settled, team)
         of = _identity(catalog, plan)
         extra = extra_of(pseudo, festa, network, objective.num_classes, train.seed)
         run = TrainingRun(
@@ -113,6 +129,7 @@ def fit(
             of,
             extra,
             watch,
+            team,
         )
         if outer is not None:
             crops = MonitorCrops.of_tiles(
@@ -128,7 +145,7 @@ def fit(
             run.learn_outside(outer, crops, objects_in(reader, monitor_rows, objective.num_classes))
         if resume:
             run.restore()
-        else:
+        elif team.leads:
             run.clear()
         if run.task.step < train.steps and not run.settled():
             reader.load(np.concatenate([rows, monitor_rows]))

@@ -16,6 +16,7 @@ from raremap.errors import RaremapError, TrainingError
 
 if TYPE_CHECKING:
     from raremap.learn.task import SegmentationTask
+    from raremap.learn.team import Team
 
 
 def run_loop(lightning: Any, trainer: Any, task: SegmentationTask, loader: Any) -> None:
@@ -51,6 +52,23 @@ def run_loop(lightning: Any, trainer: Any, task: SegmentationTask, loader: Any) 
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, on_stop)  # Lightning leaves it ignored
+
+
+def processes(team: Team, device: torch.device) -> dict[str, Any]:
+    """What Lightning's trainer is told of the processes that train together, which run already."""
+    if team.size == 1:
+        return {"devices": 1 if device.index is None else [device.index]}
+    # An encoder that is not used to its depth has weights that no step moves.
+    shared: dict[str, Any] = {"use_distributed_sampler": False}
+    unused: dict[str, Any] = {"find_unused_parameters": True}
+    if team.ray:
+        from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
+
+        strategy, plugins = RayDDPStrategy(**unused), [RayLightningEnvironment()]
+        return {"strategy": strategy, "plugins": plugins, "devices": "auto", **shared}
+    from lightning.pytorch.strategies import DDPStrategy
+
+    return {"strategy": DDPStrategy(**unused), "devices": team.size, **shared}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from raremap.learn.norms import settle
+from raremap.learn.team import ALONE, Team
 from raremap.measure.confusion import confusion
 from raremap.measure.scores import Scores
 
@@ -24,7 +25,7 @@ _Tile = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Monitor:
-    """Whole monitor tiles, in a fixed order, against their labels."""
+    """Whole monitor tiles, in a fixed order, against their labels; each of a team scores its share of them."""
 
     def __init__(
         self,
@@ -33,8 +34,9 @@ class Monitor:
         normalization: Normalization,
         names: tuple[str, ...],
         natural: np.ndarray | None = None,
+        team: Team = ALONE,
     ) -> None:
-        self._reader, self._rows = reader, rows
+        self._reader, self._rows, self._team = reader, rows[team.rank :: team.size], team
         self._normalization, self._names = normalization, names
         self._natural = np.empty(0, np.int64) if natural is None else natural
 
@@ -53,7 +55,7 @@ class Monitor:
                 logits = module(self._images(batch, device))
                 matrix += confusion(np.stack([m for _, _, m in batch]), logits.argmax(1).cpu().numpy(), k)
         module.train()
-        return Scores(matrix, self._names)
+        return Scores(self._team.summed(torch.from_numpy(matrix).to(device)).cpu().numpy(), self._names)
 
     def _images(self, batch: list[_Tile], device: torch.device) -> torch.Tensor:
         image = torch.from_numpy(np.stack([self._normalization.apply(i, v) for i, v, _ in batch]))

@@ -16,6 +16,7 @@ class Schedule:
 
     def __init__(self, optimizer: torch.optim.Optimizer, options: OptimizerOptions, steps: int) -> None:
         self._steps, self._stepped = steps, 0
+        self._optimizer, self._peak, self._rise = optimizer, options.lr, 0
         rates = torch.optim.lr_scheduler
         self._by_step: Any = None
         self._by_score: Any = None
@@ -26,26 +27,35 @@ class Schedule:
                 optimizer,
                 max_lr=options.lr,
                 total_steps=max(2, steps),
-                pct_start=options.warmup,
+                pct_start=options.rise,
                 cycle_momentum=cycled,
             )
         elif options.schedule == "plateau":
             self._by_score = rates.ReduceLROnPlateau(
                 optimizer, mode="max", factor=options.factor, patience=options.patience
             )
-        elif options.schedule in ("cosine", "poly"):
+            self._rise = round(options.rise * steps)
+            self._warm()
+        else:
             self._by_step = rates.LambdaLR(optimizer, lambda step: _factor(options, step, steps))
 
     def after_step(self) -> None:
         """Move the rate; one-cycle refuses to be asked beyond its end."""
         self._stepped += 1
+        self._warm()
         if self._by_step is not None and self._stepped < self._steps:
             self._by_step.step()
 
     def monitored(self, score: float) -> None:
-        """Tell a plateau the latest score."""
-        if self._by_score is not None:
+        """Tell a plateau the latest score; while the rate still rises it does not ask."""
+        if self._by_score is not None and self._stepped >= self._rise:
             self._by_score.step(score)
+
+    def _warm(self) -> None:
+        """The rate of a plateau while it rises; at its end the peak."""
+        if self._stepped < self._rise:
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._peak * (self._stepped + 1) / self._rise
 
     def state_dict(self) -> dict[str, Any]:
         """What the next rate depends on."""
@@ -79,10 +89,12 @@ def make_optimizer(options: OptimizerOptions, network: nn.Module, loss: nn.Modul
 
 
 def _factor(options: OptimizerOptions, step: int, steps: int) -> float:
-    """The rate at a step, as a share of the peak: up in a straight line, then down to 0."""
-    rise = max(1, round(options.warmup * steps))
+    """The rate at a step, as a share of the peak: up in a straight line, then down to 0 or level."""
+    rise = max(1, round(options.rise * steps))
     if step < rise:
         return (step + 1) / rise
+    if options.schedule == "constant":
+        return 1.0
     done = (step - rise) / max(1, steps - rise)
     if options.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))

@@ -12,9 +12,9 @@ from raremap.options import Options
 class OptimizerOptions(Options):
     """An optimizer of torch, and how its rate moves.
 
-    `schedule`: one-cycle (peak `lr`), `cosine` or `poly` (up in a straight line over the share `warmup` of the
-    steps, then down to 0 by a cosine, or by a power), `plateau` (falls by `factor` where the monitor's macro-F1 no
-    longer rises) or constant. `momentum` is of sgd and rmsprop. `clip` is the largest norm of a gradient, null: any.
+    `schedule`: one-cycle (peak `lr`), `cosine` or `poly` (down to 0 by a cosine, or by a power), `plateau` (falls by
+    `factor` where the monitor's macro-F1 no longer rises) or constant. Before that the rate goes up over the share
+    `warmup` of the steps: by a cosine in one-cycle, else in a straight line. `momentum` is of sgd and rmsprop. `clip` is the largest norm of a gradient, null: any.
     """
 
     kind: Literal["adamw", "adam", "nadam", "adagrad", "rmsprop", "sgd"] = "adamw"
@@ -23,17 +23,21 @@ class OptimizerOptions(Options):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     clip: float | None = Field(default=None, gt=0)
     schedule: Literal["onecycle", "cosine", "poly", "plateau", "constant"] = "onecycle"
-    warmup: float = Field(
-        default=0.3,
-        ge=0,
-        lt=1,
-        description="share of the steps before the peak of one-cycle, cosine and poly",
+    warmup: float | None = Field(
+        default=None, ge=0, lt=1, description="null: 0.3, and 0 of plateau and constant"
     )
     power: float = Field(default=0.9, gt=0)
     patience: int = Field(
         default=3, ge=0, description="monitor evaluations without gain before a plateau's rate falls"
     )
     factor: float = Field(default=0.3, gt=0, lt=1)
+
+    @property
+    def rise(self) -> float:
+        """The share of the steps before the peak."""
+        if self.warmup is not None:
+            return self.warmup
+        return 0.0 if self.schedule in ("plateau", "constant") else 0.3
 
 
 class TrainOptions(Options):
@@ -43,9 +47,13 @@ class TrainOptions(Options):
     batches in the process on a CPU and in up to eight workers beside a GPU. Scores on the monitor places
     are taken every `monitor_every` steps (default a tenth of all), a checkpoint is written as often.
     Before each of them the batch norms' statistics are taken anew from `norm_tiles` whole training tiles,
-    drawn alike (0: they stay those of the stream's crops). With `ema` the weights that are scored and kept are a
+    drawn alike (0: they stay those of the stream's crops). `devices` so many processes train together, each on a
+    GPU of its own or on a share of the processor; `batch_size` is of all of them, and with `model.norm: group`
+    the steps are those of one. With `ray` they are workers of a Ray cluster at that address, or of one
+    that is started here ("local"). With `ema` the weights that are scored and kept are a
     moving average, which keeps that share of itself at every step. With `patience` training ends after so many
-    scores without a better one.
+    scores without a better one. `cache`: whether decoded tiles are kept on disk, in `cache_folder` (default: OUT/cache);
+    "auto" where they do not fit in memory and take at most half of the free disk.
     """
 
     steps: int = Field(default=2000, ge=1)
@@ -54,6 +62,8 @@ class TrainOptions(Options):
     precision: Literal["auto", "float32", "bf16-mixed"] = "auto"
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
+    devices: int = Field(default=1, ge=1)
+    ray: str | None = None
     workers: int | None = Field(default=None, ge=0)
     threads: int | None = Field(default=None, ge=1)
     monitor_every: int | None = Field(default=None, ge=1)
@@ -61,6 +71,22 @@ class TrainOptions(Options):
     norm_tiles: int = Field(default=16, ge=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
     patience: int | None = Field(default=None, ge=1)
+    cache: Literal["auto"] | bool = "auto"
+    cache_folder: str | None = None
+
+    @model_validator(mode="after")
+    def _even_shares(self) -> TrainOptions:
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of devices {self.devices}; make it one"
+            )
+        if self.devices > 1 and ":" in self.device:
+            raise ValueError(
+                f"device '{self.device}' is one, and devices is {self.devices}; name the kind alone"
+            )
+        if self.ray is not None and self.devices == 1:
+            raise ValueError("ray without several devices trains as without it; say how many: devices: 2")
+        return self
 
     @property
     def monitor_steps(self) -> int:

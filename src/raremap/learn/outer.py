@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raremap.labels import IGNORE
 from raremap.learn.hypergradient import hypergradient, look_ahead
 from raremap.learn.options import OuterOptions
+from raremap.measure.objective import truth_of
 from raremap.models.outputs import Outputs
 
 Batch = dict[str, Tensor]
@@ -136,7 +137,7 @@ class Outer:
         found = self._hypergradient(batch, crops, counts) if bool((counts > 0).any()) else None
         moved = found is not None and bool(found.isfinite().all())
         if found is not None and moved:
-            self._descend(found, (counts > 0) & (_counts(batch["mask"], self._classes) > 0))
+            self._descend(found, (counts > 0) & (_counts(truth_of(batch), self._classes) > 0))
         self.skipped += not moved
         self.updates += 1
         self.seconds += time.perf_counter() - started

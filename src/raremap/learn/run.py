@@ -24,11 +24,12 @@ from raremap.jobs import Progress, progress
 from raremap.learn import checkpoint
 from raremap.learn.crops import MonitorCrops
 from raremap.learn.history import History
-from raremap.learn.loop import quiet_lightning, run_loop
+from raremap.learn.loop import processes, quiet_lightning, run_loop
 from raremap.learn.monitor import Monitor
 from raremap.learn.options import OptimizerOptions, OuterOptions, TrainOptions
 from raremap.learn.outer import Outer
-from raremap.measure.objective import maps_of
+from raremap.learn.team import ALONE, Team
+from raremap.measure.objective import maps_of, truth_of
 from raremap.measure.scores import Scores
 from raremap.models.forward import has_bf16
 from raremap.scene.normalize import Normalization
@@ -63,7 +64,10 @@ class Fit:
 
 
 class TrainingRun:
-    """The state of one training: what is counted, logged, kept and written between steps."""
+    """The state of one training: what is counted, logged, kept and written between steps.
+
+    Of a team every process has the same state; the one that leads writes the files.
+    """
 
     def __init__(
         self,
@@ -79,12 +83,14 @@ class TrainingRun:
         of: str = "",
         extra: Extra | None = None,
         watch: Watch | None = None,
+        team: Team = ALONE,
     ) -> None:
         from raremap.learn.task import SegmentationTask
 
-        self._loss = loss.to(device)
+        self._loss, self._team = loss.to(device), team
+        self._loss.pool = team.pool
         self.task: SegmentationTask = SegmentationTask(
-            network, loss, optimizer, train.steps, len(names), self._after, train.ema, extra
+            network, loss, optimizer, train.steps, len(names), self._after, train.ema, extra, team
         )
         self._clip = optimizer.clip
         self._monitor, self._names, self._train, self._device = monitor, names, train, device
@@ -106,7 +112,7 @@ class TrainingRun:
         def inner(logits: Tensor, batch: dict[str, Tensor], classes: Tensor, terms: Tensor) -> Tensor:
             factors = terms if loss.learns_terms else loss.term_weights
             prior = batch["prior"].mean(0)
-            return loss.inner(logits, batch["mask"], prior, classes, factors, **maps_of(batch))
+            return loss.inner(logits, truth_of(batch), prior, classes, factors, **maps_of(batch))
 
         self.task.outer = Outer(
             options if loss.learns_terms else options.model_copy(update={"terms": False}),
@@ -130,7 +136,7 @@ class TrainingRun:
                 path.unlink()
 
     def restore(self) -> None:
-        """Go back to the last checkpoint."""
+        """Go back to the last checkpoint; the random state is put in force when training goes on."""
         state = checkpoint.load(self._folder / "last.pt")
         if state.get("of") != self._of:
             raise TrainingError(
@@ -145,7 +151,8 @@ class TrainingRun:
         if (self._folder / "best.pt").exists():
             best = checkpoint.load(self._folder / "best.pt")
             self._best_f1, self._best_step = best["macro_f1"], best["step"]
-        self._resumed = state
+        randoms = [state["random"], *state.get("others", [])]
+        self._random = randoms[self._team.rank % len(randoms)]
 
     def go(self, samples: TrainSamples, quiet: bool) -> None:
         """Train from the current step to the last; a stop is a `KeyboardInterrupt`."""
@@ -153,9 +160,9 @@ class TrainingRun:
         workers = min(8, os.cpu_count() or 1) if self._device.type == "cuda" else 0
         workers = t.workers if t.workers is not None else workers
         every = t.monitor_steps if self._follower is not None else None
-        loader = TrainBatches(
-            samples, first, t.steps, t.batch_size, workers, self._device.type == "cuda", every
-        )
+        on_gpu, team = self._device.type == "cuda", self._team
+        share = (team.rank, team.size)
+        loader = TrainBatches(samples, first, t.steps, t.batch_size, workers, on_gpu, every, share)
         self._bf16 = self._choose_bf16(samples)
         columns = [
             "step",
@@ -170,15 +177,15 @@ class TrainingRun:
             *(f"{part}/{n}" for part in ("target", "stream") for n in self._names if self._follower),
             "seconds",
         ]
-        self._history = History(self._out, columns, first)
+        self._history = History(self._out, columns, first) if team.leads else None
         self._started = time.perf_counter()
         try:
-            with quiet_lightning() as lightning, progress("train", t.steps, quiet) as bar:
+            with quiet_lightning() as lightning, progress("train", t.steps, quiet or not team.leads) as bar:
                 self._bar = bar
                 bar.advance(first)
                 trainer = lightning.Trainer(
                     accelerator={"cuda": "gpu"}.get(self._device.type, self._device.type),
-                    devices=1 if self._device.index is None else [self._device.index],
+                    **processes(team, self._device),
                     max_steps=t.steps - first,
                     precision="bf16-mixed" if self._bf16 else "32-true",
                     logger=False,
@@ -189,13 +196,15 @@ class TrainingRun:
                     gradient_clip_val=self._clip,
                 )
                 if first:
-                    checkpoint.restore_random(self._resumed)
+                    checkpoint.restore_random(self._random)
                 self.task.train()
                 run_loop(lightning, trainer, self.task, loader)
                 if trainer.interrupted or (self.task.step < t.steps and not self.settled()):
                     raise KeyboardInterrupt
         finally:
-            self._history.close()
+            if self._history is not None:
+                self._history.close()
+        team.gathered(None)  # nobody goes on before the last checkpoint is written
 
     def _choose_bf16(self, samples: TrainSamples) -> bool:
         wanted = self._train.precision
@@ -237,15 +246,18 @@ class TrainingRun:
                 why = "called off" if self._called_off else f"no better score since step {self._best_step}"
                 self._bar.note(f"step {step}: {why}; training ends")
         if step % self._train.checkpoint_steps == 0 or last:
+            randoms = self._team.gathered(checkpoint.random_state())
             state = {
                 "task": self.task.progress_state(),
                 "of": self._of,
                 "follower": self._follower and {**self._follower.state(), "draw": self._followed},
+                "random": randoms[0],
+                "others": randoms[1:],
             }
-            checkpoint.save(self._folder / "last.pt", state)
+            if self._team.leads:
+                checkpoint.save(self._folder / "last.pt", state)
 
     def _score(self, step: int) -> None:
-        assert self._history is not None
         assert self._bar is not None
         values: dict[str, float] = {**self.task.means(), **self._loss.logged()}
         values |= self._outside()
@@ -254,20 +266,20 @@ class TrainingRun:
         self.task.schedule.monitored(scores.macro_f1)
         if scores.macro_f1 > self._best_f1:
             self._best_f1, self._best_step = scores.macro_f1, step
-            checkpoint.save(
-                self._folder / "best.pt",
-                {
-                    "network": self.task.scored.state_dict(),
-                    "step": step,
-                    "macro_f1": scores.macro_f1,
-                },
-            )
+            best = {
+                "network": self.task.scored.state_dict(),
+                "step": step,
+                "macro_f1": scores.macro_f1,
+            }
+            if self._team.leads:
+                checkpoint.save(self._folder / "best.pt", best)
         values |= {"macro_f1": scores.macro_f1, "miou": scores.miou}
         values |= {f"f1/{n}": float(f) for n, f in zip(self._names, scores.f1, strict=True) if f == f}
         values["seconds"] = round(time.perf_counter() - self._started, 1)
         if self._follower is not None:
             values |= self._follow(self._follower, step, scores)
-        self._history.add(step, values)
+        if self._history is not None:
+            self._history.add(step, values)
         self._bar.note(_note(step, values["loss"], scores))
         if self._watch is not None:
             self._called_off = not self._watch(step, scores)

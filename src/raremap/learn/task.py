@@ -17,14 +17,17 @@ from raremap.learn.optim import Schedule, make_optimizer
 from raremap.learn.options import OptimizerOptions
 from raremap.learn.outer import Outer
 from raremap.learn.teacher import Extra
-from raremap.measure.objective import Objective, maps_of
+from raremap.learn.team import ALONE, Team
+from raremap.measure.objective import Objective, maps_of, truth_of
 from raremap.models.outputs import Outputs, losses_of
+from raremap.scene.shares import STEPS
 
 
 class SegmentationTask(lightning.LightningModule):
     """A network, its loss and its optimizer; `after_step(step)` runs after each optimizer step.
 
-    `delivered` counts the labelled pixels of each class that the loss has received.
+    `delivered` counts the labelled pixels of each class that the loss has received, from all of a team, or steps of
+    their shares.
     """
 
     def __init__(
@@ -37,8 +40,10 @@ class SegmentationTask(lightning.LightningModule):
         after_step: Callable[[int], None],
         ema: float | None = None,
         extra: Extra | None = None,
+        team: Team = ALONE,
     ) -> None:
         super().__init__()
+        self._team = team
         self.network, self.loss, self._steps = network, loss, steps
         self._after_step = after_step
         self.step = 0
@@ -55,24 +60,30 @@ class SegmentationTask(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """The loss of one batch."""
-        mask = batch["mask"]
+        mask, truth = batch["mask"], truth_of(batch)
         result = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
         logits = Outputs.of(result).logits
         self.loss.advance(self.step / self._steps)
-        regions = None if self.extra is None else self.extra.filled(batch)
+        filled = None if self.extra is None else self.extra.filled(batch)
+        regions = None if filled is None else truth_of(batch, filled)
         terms = losses_of(
             result,
             partial(self.loss, regions=regions),
-            mask,
+            truth,
             aside=self.loss.aside,
             maps=maps_of(batch),
+            pool=self.loss.pool,
             prior=batch["prior"].mean(0),
         )
         if self.extra is not None:
             terms |= self.extra(self.network, batch, logits)
         total = torch.stack(list(terms.values())).sum()
         k = len(self.delivered)
-        self.delivered += torch.bincount(mask[mask != IGNORE], minlength=k)[:k]
+        if truth.is_floating_point():
+            delivered = (truth.sum((0, 2, 3)) * STEPS).round().long()
+        else:
+            delivered = torch.bincount(mask[mask != IGNORE], minlength=k)[:k]
+        self.delivered += self._team.summed(delivered)
         for name, value in {"loss": total, **(terms if len(terms) > 1 else {})}.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._summed += 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from raremap.files import written
 from raremap.jobs import Progress
 from raremap.labels import LabelScheme
 from raremap.maps import blend
+from raremap.maps.levelmap import TAG as TREE
 from raremap.maps.options import PredictOptions
+from raremap.maps.quantities import STYLES, quantity_path, quantity_writer, stored
 from raremap.maps.stream import Network, Strip, stream
 from raremap.maps.style import qml
 from raremap.scene.cog import CogWriter
@@ -90,13 +93,17 @@ def write_map(
     probabilities: Literal["float32", "uint8"] | None = None,
     tags: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    quantities: Sequence[str] = (),
+    network_classes: int | None = None,
 ) -> MapSummary:
     """Map a scene: class values as in the source's numbering, `scheme.map_nodata` where it is not valid.
 
     The map is a uint8 COG on the scene's grid, with the classes' colours as its colour table and tags
     `class_7=landslide`; a QGIS style `NAME.qml` stands beside it. `decide` turns probabilities into
     classes (None: the most probable). `soften` turns them into those that are written. `probabilities` also writes `NAME.probs.tif`, a band a class:
-    float32 with nodata NaN, or uint8 in steps of 1/250 with nodata 255.
+    float32 with nodata NaN, or uint8 in steps of 1/250 with nodata 255. `quantities` ("confidence", "entropy") are
+    written as `NAME.confidence.tif`, with a style. Where the network has more classes than the scheme
+    (`network_classes`) `decide` and `soften` turn its probabilities into those of the scheme.
 
     All files take their names together, at the end; after a fault or an interruption nothing is left.
     Raises `SceneError` for a scene that cannot be read or holds no valid pixel, `OutputError` where the
@@ -120,18 +127,25 @@ def write_map(
                 tags={**(tags or {}), **_class_tags(scheme)},
             )
         )  # fmt: skip
-        strips = stream(reader, network, scheme.num_classes, options, progress=progress)
-        counts = _write_strips(strips, scheme, decide, soften, hard, soft)
+        more = {
+            name: files.enter_context(quantity_writer(quantity_path(out_path, name), name, grid, tags))
+            for name in quantities
+        }
+        strips = stream(reader, network, network_classes or scheme.num_classes, options, progress=progress)
+        counts = _write_strips(strips, scheme, decide, soften, hard, soft, more)
         if not counts.any():
             raise SceneError(
                 f"{reader.paths[0]} holds no valid pixel: all of it is nodata"
                 f"{f' ({reader.nodata:g})' if reader.nodata is not None else ''}; nothing was written"
             )
-        for writer in (hard, soft):
+        for writer in (hard, soft, *more.values()):
             if writer is not None:
                 writer.complete()
         style = files.enter_context(written(out_path.with_suffix(".qml")))
         style.write_text(qml(scheme), encoding="utf-8")
+        for name in quantities:
+            style = files.enter_context(written(quantity_path(out_path, name).with_suffix(".qml")))
+            style.write_text(STYLES[name], encoding="utf-8")
     return MapSummary(
         path=out_path,
         probabilities=beside,
@@ -149,6 +163,7 @@ def _write_strips(
     soften: Soften | None,
     hard: CogWriter,
     soft: CogWriter | None,
+    quantities: Mapping[str, CogWriter],
 ) -> np.ndarray:
     """Decide and hand over strip after strip; gives the pixels of each class."""
     counts = np.zeros(scheme.num_classes, np.int64)
@@ -156,12 +171,14 @@ def _write_strips(
     with closing(strips), ThreadPoolExecutor(_THREADS, "raremap-decide") as pool:
         for strip in strips:
             index = _decided(strip, decide, pool)
+            probs = strip.probs if soften is None or not (soft or quantities) else soften(strip.probs)
+            for name, writer in quantities.items():
+                writer.write(strip.window, stored(name, probs, index, strip.valid))
             blend.to_values(index, strip.valid, values, nodata, counts)
             hard.write(strip.window, index)
             if soft is not None:
-                probs = strip.probs if soften is None else soften(strip.probs)
                 soft.write(strip.window, _stored(probs, strip.valid, soft.dtype))
-            del strip, index  # the swath's buffers go before those of the next are filled
+            del strip, index, probs  # the swath's buffers go before those of the next are filled
     return counts
 
 
@@ -205,7 +222,8 @@ def _stored(probs: np.ndarray, valid: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _class_tags(scheme: LabelScheme) -> dict[str, str]:
-    return {f"class_{value}": name for value, name in zip(scheme.values, scheme.names, strict=True)}
+    named = {f"class_{value}": name for value, name in zip(scheme.values, scheme.names, strict=True)}
+    return {**named, **({TREE: json.dumps(scheme.parents)} if scheme.parents else {})}
 
 
 def _pixel_hectares(grid: Grid) -> float | None:

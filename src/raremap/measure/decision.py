@@ -64,6 +64,24 @@ class Decision:
         self._check(probs)
         return _argmax(probs, self._factors)
 
+    def odds(self, probs: np.ndarray, over: np.ndarray, than: np.ndarray) -> np.ndarray:
+        """Log-odds float32 `[h, w]` of classes `over [h, w]` over classes `than [h, w]`, as the decision weighs them.
+
+        Positive where `over` is preferred; of the network's probabilities float32 `[K, h, w]`.
+        """
+        self._check(probs)
+        logs = (
+            np.log(
+                np.maximum(
+                    np.take_along_axis(probs, c[None].astype(np.intp), 0)[0], np.finfo(np.float32).tiny
+                )
+            )
+            for c in (over, than)
+        )
+        moved = np.asarray(self.bias, np.float32) + np.asarray(self.shift or 0.0, np.float32)
+        high, low = logs
+        return (high - low) / np.float32(self.temperature) + moved[over] - moved[than]
+
     def posterior(self, probs: np.ndarray) -> np.ndarray:
         """Probabilities float32 `[K, ...]` after temperature and shift, of the network's own."""
         self._check(probs)

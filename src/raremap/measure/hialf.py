@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,8 +55,10 @@ class Hybrid(nn.Module):
         self.done = 0.0
         self._seen = 0  # a plain number: asking a device for one every step would stall it
 
-    def forward(self, values: Tensor, logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Terms `[T]`, weighed, and what else belongs to the loss by name."""
+    def forward(
+        self, values: Tensor, logits: Tensor, pool: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Terms `[T]`, weighed, and what else belongs to the loss by name; `pool` sums over shares of the batch."""
         if self.training:
             self._look(values.detach())
         if self.uncertainty is not None:
@@ -65,7 +67,7 @@ class Hybrid(nn.Module):
             return 0.5 * factors * torch.exp(-s) * values, {"uncertainty": 0.5 * (factors * s).sum()}
         scaled = self.scaled(values)
         if self.training and self._o.weighting == "gradnorm" and self._due() and logits.requires_grad:
-            self._even_pull(scaled, logits)
+            self._even_pull(scaled, logits, pool)
         return self.current().to(values.device) * scaled, {}
 
     def scaled(self, values: Tensor) -> Tensor:
@@ -120,7 +122,9 @@ class Hybrid(nn.Module):
     def _due(self) -> bool:
         return self._seen > 0 and self._seen % self._o.every == 0
 
-    def _even_pull(self, scaled: Tensor, logits: Tensor) -> None:
+    def _even_pull(
+        self, scaled: Tensor, logits: Tensor, pool: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         """Move λ halfway to where every term's gradient at the logits has the size that its lag asks for."""
         pull = torch.stack(
             [
@@ -128,6 +132,7 @@ class Hybrid(nn.Module):
                 for one in scaled.unbind()
             ]
         ).detach()
+        pull = pull if pool is None else pool(pull.square()).sqrt()
         lag = (self.means[0].abs() / self.first.abs().clamp(min=_LEAST_SCALE)).clamp(1e-3, 1e3)
         wanted = (lag / lag.mean()) ** self._o.alpha
         if not torch.isfinite(pull).all() or (pull <= 0).any():

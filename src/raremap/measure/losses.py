@@ -52,6 +52,10 @@ class _Loss(Options):
         parts = [(n, p.term) for n, p in self.parts().items() if p.factor > 0]
         return [name for name, term in parts if term.maps or (term.region and not filled)]
 
+    def of_classes(self) -> list[str]:
+        """Names of the terms that have no meaning where a pixel holds several classes."""
+        return [name for name, part in self.parts().items() if part.factor > 0 and part.term.hard]
+
     def build(
         self,
         num_classes: int,

@@ -5,12 +5,14 @@ Axes: B batch, K classes, T terms, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raremap.labels import IGNORE
 from raremap.measure.hialf import Hybrid
 from raremap.measure.losses import Part
 from raremap.measure.terms import Boundary, Prior
@@ -20,8 +22,11 @@ from raremap.measure.terms.view import View
 class Objective(nn.Module):
     """Terms by name, each with its class weights, summed plainly or by what `balance` makes of them.
 
-    `maps` are the names of what must come with a batch beside its mask.
+    `maps` are the names of what must come with a batch beside its mask. With a `pool` each process sees a share of
+    the batch, and the terms are those of the whole (`raremap.measure.terms.pool`).
     """
+
+    pool: Callable[[Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -76,7 +81,7 @@ class Objective(nn.Module):
         """A batch as the terms see it, with the class shares `[K]` of its stream."""
         known = self.tau is not None and prior is not None and self.natural is not None
         of = Prior(prior, self.natural, self.tau) if known else None  # pyright: ignore[reportArgumentType]
-        return View(logits, target, prior=of, **maps)  # pyright: ignore[reportArgumentType]
+        return View(logits, target, prior=of, pool=self.pool, **maps)  # pyright: ignore[reportArgumentType]
 
     def forward(
         self,
@@ -100,7 +105,7 @@ class Objective(nn.Module):
             ]
         )
         if self.balance is not None:
-            weighed, more = self.balance(values, logits)
+            weighed, more = self.balance(values, logits, self.pool)
             return dict(zip(self.names, weighed.unbind(), strict=True)) | more
         return dict(zip(self.names, (self.factors * values).unbind(), strict=True))
 
@@ -192,6 +197,22 @@ class Objective(nn.Module):
         else:
             shares = np.where(natural > 0, np.where(natural > 0, natural, 1.0) ** (1 - self.tau), 0.0)
         return shares / max(shares.sum(), 1e-12)
+
+
+def truth_of(batch: dict[str, Tensor], filled: Tensor | None = None) -> Tensor:
+    """What the loss compares with: a batch's class index `[B, H, W]`, or its class fractions `[B, K, H, W]`.
+
+    `filled` is a class index with labels where the batch has none, as a teacher gives them: such a pixel is of its
+    class all over, and one that is ignored in it is ignored.
+    """
+    mask, fractions = batch["mask"], batch.get("fractions")
+    if fractions is None:
+        return mask if filled is None else filled
+    if filled is None:
+        return fractions
+    found = (mask == IGNORE) & (filled != IGNORE)
+    more = F.one_hot(torch.where(found, filled, 0), fractions.shape[1]).movedim(-1, 1)
+    return torch.where(found.unsqueeze(1), more.to(fractions), fractions * (filled != IGNORE).unsqueeze(1))
 
 
 def maps_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,9 +18,11 @@ Head = Literal["mask", "image", "multiresolution"]
 
 class _Model(Options):
     """`head`: one mask; a mask and whether each class is in the image at all; or masks at half, one and two
-    times the image's size, each against the truth at its size, averaged at prediction."""
+    times the image's size, each against the truth at its size, averaged at prediction. `norm` "group" has group
+    norms where the network has batch norms: what they do to an image does not depend on the batch around it."""
 
     head: Head = "mask"
+    norm: Literal["batch", "group"] = "batch"
 
     def build(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
         """The network, `[B, in_channels, H, W]` of any size → logits `[B, num_classes, H, W]`.
@@ -28,6 +30,15 @@ class _Model(Options):
         In training it may give `raremap.models.outputs.Outputs`. `bands` name the channels, for weights that
         were made with other ones. Raises `ConfigError` naming what is not known with the nearest that is.
         """
+        network = self._made(in_channels, num_classes, bands)
+        if self.norm == "batch":
+            return network
+        from raremap.models.norms import grouped
+
+        return grouped(network)
+
+    def _made(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
+        """The network as its authors have it."""
         raise NotImplementedError
 
     def bare(self) -> Self:
@@ -67,8 +78,7 @@ class Smp(_Model):
         Annotated[tuple[int, ...], Field(min_length=3, max_length=5)] | Annotated[int, Field(ge=1)] | None
     ) = None
 
-    def build(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
-        """The network; see the base."""
+    def _made(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
         from raremap.models.zoo import smp_network
 
         return smp_network(self, in_channels, num_classes, bands)
@@ -99,8 +109,7 @@ class UNet(_Model):
             raise ValueError("attention inside a branch needs blocks that have one; add block: residual")
         return self
 
-    def build(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
-        """The network; see the base."""
+    def _made(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
         from raremap.models.unet import UNet as Body
 
         body = Body(in_channels, self.width, self.depth, self.block, self.attention, self.place)
@@ -119,8 +128,7 @@ class SqueezeUNet(_Model):
     kind: Literal["squeeze_unet"]
     width: int = Field(default=66, ge=8)
 
-    def build(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
-        """The network; see the base."""
+    def _made(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
         from raremap.models.unet import SqueezeUNet as Body
 
         return self._with_head(Body(in_channels, self.width), num_classes)
@@ -138,8 +146,7 @@ class VNet(_Model):
     width: int = Field(default=14, ge=4)
     kernel: Literal[3, 5] = 3
 
-    def build(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
-        """The network; see the base."""
+    def _made(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
         from raremap.models.unet import VNet as Body
 
         return self._with_head(Body(in_channels, self.width, self.kernel), num_classes)
@@ -165,8 +172,7 @@ class Hrnet(_Model):
     stem_stride: Literal[1, 2, 4] = 4
     weights: str | None = None
 
-    def build(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
-        """The network; see the base."""
+    def _made(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
         from raremap.models.zoo import hrnet_network
 
         return hrnet_network(self, in_channels, num_classes, bands)
@@ -194,8 +200,7 @@ class Terratorch(_Model):
     weights: Literal["pretrained"] | None = "pretrained"
     stride: int = Field(default=16, ge=1, description="what sides of images must be multiples of")
 
-    def build(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
-        """The network; see the base."""
+    def _made(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
         from raremap.models.zoo import terratorch_network
 
         return terratorch_network(self, in_channels, num_classes, bands)

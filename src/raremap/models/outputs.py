@@ -61,6 +61,7 @@ def losses_of(
     aside: Callable[..., Mapping[str, Tensor]] | None = None,
     auxiliary: float = AUXILIARY,
     image: float = 1.0,
+    pool: Callable[[Tensor], Tensor] | None = None,
     **given: Any,
 ) -> dict[str, Tensor]:
     """Terms whose sum is the loss of everything that a network returned, by name.
@@ -71,7 +72,7 @@ def losses_of(
     image-level head meets the classes that the mask holds, by binary cross-entropy, times `image`.
     `mask` is a class index `[B, H, W]` or fractions `[B, K, H, W]`; `maps` are those of
     `raremap.batches.distance`. With `aside` that is the loss of all but the logits themselves: one that keeps
-    no statistic of what it is given.
+    no statistic of what it is given. `pool` sums over the shares of a batch, as the loss may do by itself.
     """
     out, maps = Outputs.of(result), dict(maps or {})
     aside = aside or loss
@@ -86,7 +87,7 @@ def losses_of(
         around = {name: _map_at(name, values, size, scale) for name, values in maps.items()}
         terms |= {f"x{scale:g}_{name}": v for name, v in aside(logits, truth, **around, **given).items()}
     if out.image is not None:
-        terms["image"] = image * image_loss(out.image, mask)
+        terms["image"] = image * image_loss(out.image, mask, pool)
     return terms
 
 
@@ -146,7 +147,7 @@ def _map_at(name: str, values: Tensor, size: tuple[int, int], scale: float) -> T
     return flat.squeeze(1) if values.ndim == 3 else flat
 
 
-def image_loss(logits: Tensor, mask: Tensor) -> Tensor:
+def image_loss(logits: Tensor, mask: Tensor, pool: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Binary cross-entropy of which classes an image holds, `[B, K]` against its mask.
 
     A class that is seen counts fully. That a class is absent is known of the labelled part only, so it
@@ -156,7 +157,9 @@ def image_loss(logits: Tensor, mask: Tensor) -> Tensor:
     present = (shares > 0).to(torch.float32)
     weight = torch.maximum(present, shares.sum(1, keepdim=True).clamp(max=1))
     costs = F.binary_cross_entropy_with_logits(logits.float(), present, reduction="none")
-    return (costs * weight).sum() / weight.sum().clamp(min=1e-12)
+    sums = torch.stack([(costs * weight).sum(), weight.sum()])
+    above, below = sums if pool is None else pool(sums)
+    return above / below.clamp(min=1e-12)
 
 
 def _shares(mask: Tensor, num_classes: int) -> Tensor:

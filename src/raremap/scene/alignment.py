@@ -33,6 +33,11 @@ class Axis(NamedTuple):
     end: np.ndarray
     weight: np.ndarray
 
+    @property
+    def whole(self) -> bool:
+        """Whether no pixel is divided between cells."""
+        return bool(((self.weight == 0) | (self.weight == 1)).all())
+
 
 @dataclass(frozen=True)
 class Aligned:

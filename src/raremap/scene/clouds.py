@@ -30,6 +30,7 @@ _PLAIN = {"cloud": (1,), "snow": (), "clear": (0,)}
 class CloudOptions(Options):
     """What says where clouds are: a `band` of the image, or `files` found like masks.
 
+    Files on another grid (Sentinel-2's SCL of 20 m) are read on the image's, by nearest pixel.
     `cloud` and `snow` list its values; every other value is clear. Without them a band or file called SCL is
     read as Sentinel-2's scene classification (3, 8, 9, 10 are clouds and their shadows, 11 is snow), and any
     other must hold 0 (clear) and 1 (cloud).
@@ -81,20 +82,18 @@ class CloudRecord(Options):
 
 
 def _open_file(path: str, grid: Grid) -> ImageReader:
+    """A cloud mask; where it lies on another grid than the image's, by nearest pixel on that."""
+    from raremap.scene.ongrid import OnGrid
     from raremap.scene.raster import open_image
 
     with open_image(path) as file:
-        if differs := file.grid.difference(grid):
-            raise SceneError(
-                f"cloud mask {path} has {differs} as its image has; bring it to the image's grid first "
-                "(nearest neighbour, such as gdalwarp -r near)"
-            )
         named = [b for b in file.bands if _is_scl(b)]
         if len(file.bands) > 1 and len(named) != 1:
             raise SceneError(
                 f"cloud mask {path} has the bands {', '.join(file.bands)}, expected one band or one called SCL"
             )
-        return open_image(path, bands=named or None)
+    reader = open_image(path, bands=named or None)
+    return OnGrid(reader, grid) if reader.grid.difference(grid) else reader
 
 
 def _is_scl(name: str) -> bool:
@@ -183,9 +182,18 @@ class ClearMask:
         self._mask.close()
         self._clouds.close()
 
+    @property
+    def soft(self) -> bool:
+        """What the mask is."""
+        return self._mask.soft
+
     def read(self, window: Window) -> np.ndarray:
         """Class index `[h, w]` of a window; `IGNORE` where unlabelled or clouded."""
         return self.split(window)[0]
+
+    def shares(self, window: Window) -> np.ndarray:
+        """The mask's own shares `[K, h, w]`."""
+        return self._mask.shares(window)
 
     def split(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Class index `[h, w]` of the clear pixels, and of the clouded ones; `IGNORE` elsewhere."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import rasterio
@@ -22,11 +22,11 @@ from rasterio.windows import Window as RioWindow
 from raremap.errors import OutputError
 from raremap.scene.gdal import bounded_cache
 from raremap.scene.grid import Grid
+from raremap.scene.rawfile import RawRaster, raw_bytes
 from raremap.scene.window import Window
 
 _BLOCK = 512
-# Blocks of the raw file are low, so that strips of any height leave few of them half written.
-_RAW_ROWS = 16
+_HELD_BYTES = 48 << 20
 _FAULTS = (RasterioError, CPLE_BaseError, OSError)
 
 
@@ -42,7 +42,7 @@ class CogWriter:
     or the disk is full.
 
     Overviews of classes are by nearest pixel, which keeps the share of a rare class as it is; a majority
-    would wipe it out. Those of quantities are averages. DEFLATE's level 5 is nearly as small as 6 and twice
+    would wipe it out; they are written as the windows come. Those of quantities are averages. DEFLATE's level 5 is nearly as small as 6 and twice
     as fast on class maps.
     """
 
@@ -60,12 +60,14 @@ class CogWriter:
         level: int = 5,
     ) -> None:
         self.path, self.grid, self.dtype, self.bands = Path(path), grid, dtype, tuple(bands)
-        self._profile = _profile(grid, dtype, len(bands), nodata)
+        self._nodata = nodata
         self._colors, self._tags, self._scale = colors, dict(tags or {}), scale
         self._overviews, self._level = overviews, level
-        self._raw_bytes = _raw_bytes(grid, np.dtype(dtype), len(bands))
+        sizes = _halved(grid) if overviews == "nearest" else [grid]
+        self._raw_bytes = sum(raw_bytes(size, dtype, len(bands)) for size in sizes)
+        self._sizes = sizes
         self._scratch: Path | None = None
-        self._file: Any = None
+        self._levels: list[RawRaster] = []
         self._queue: queue.Queue[tuple[Window, np.ndarray] | None] = queue.Queue(maxsize=2)
         self._failed: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -126,28 +128,37 @@ class CogWriter:
         return self._scratch / name
 
     def _open(self) -> None:
-        file = rasterio.open(self._path("raw.tif"), "w", **self._profile)
-        self._file = file
-        file.descriptions = self.bands
-        file.update_tags(**self._tags)
-        if self._scale is not None:
-            file.scales = (self._scale,) * len(self.bands)
-        if self._colors is not None:
-            file.write_colormap(1, {value: (*rgb, 255) for value, rgb in self._colors.items()})
+        for i, size in enumerate(self._sizes):
+            raw = RawRaster(self._path(f"raw{i}.bin"), size, self.dtype, len(self.bands), self._nodata)
+            self._levels.append(raw)
 
     def _work(self) -> None:
-        with bounded_cache():  # which also keeps GDAL's own lines off standard error
-            while (item := self._queue.get()) is not None:
-                if self._failed is not None:
-                    continue  # the queue goes on being emptied, so that `write` never waits for good
-                window, array = item
+        held: list[tuple[Window, np.ndarray]] = []  # windows side by side, for one write instead of one a row
+        while True:
+            item = self._queue.get()
+            if (
+                self._failed is None
+            ):  # else the queue goes on being emptied, so that `write` never waits for good
                 try:
-                    self._file.write(
-                        array,
-                        window=RioWindow(window.col_off, window.row_off, window.width, window.height),  # type: ignore[call-arg]
-                    )
+                    if held and (item is None or not _adjoins(held, item)):
+                        self._put(held)
+                        held = []
+                    if item is not None:
+                        held.append(item)
                 except BaseException as error:  # raised by the next `write` or by `complete`
                     self._failed = error
+            if item is None:
+                return
+
+    def _put(self, held: list[tuple[Window, np.ndarray]]) -> None:
+        array = np.concatenate([array for _, array in held], axis=2) if len(held) > 1 else held[0][1]
+        window = Window(*held[0][0][:2], *array.shape[1:])
+        self._levels[0].write(window, array)
+        for raw in self._levels[1:]:  # the first pixel of each two by two, of the level before
+            row, col = window.row_off % 2, window.col_off % 2
+            array = array[:, row::2, col::2]
+            window = Window((window.row_off + 1) // 2, (window.col_off + 1) // 2, *array.shape[1:])
+            raw.write(window, array)
 
     def _check(self) -> None:
         if self._failed is not None:
@@ -159,15 +170,14 @@ class CogWriter:
             self._queue.put(None)
             self._thread.join()
             self._thread = None
-        if self._file is not None:
-            file, self._file = self._file, None
-            file.close()
+        for raw in self._levels:
+            raw.close()
 
     def _build(self) -> None:
         self._check()
-        raw, fresh = self._path("raw.tif"), self._path("cog.tif")
-        if raw.stat().st_size < self._raw_bytes:  # GDAL does not report writes that fail when it closes
-            raise OSError("not all of it could be stored")
+        fresh = self._path("cog.tif")
+        overviews = [raw.describe() for raw in self._levels[1:]]
+        raw = self._levels[0].describe(self.bands, self._tags, self._colors, self._scale, overviews)
         quantity = self._overviews == "average"
         rio_copy(
             raw,
@@ -182,7 +192,8 @@ class CogWriter:
             NUM_THREADS="ALL_CPUS",
         )
         _last_blocks(fresh)
-        raw.unlink()
+        for level in self._levels:
+            level.path.unlink()
 
     def _abandon(self) -> None:
         """Remove whatever has no name yet."""
@@ -216,29 +227,19 @@ def _scratch(path: Path) -> Path:
         raise OutputError(f"{path} cannot be written ({error.strerror}); choose a writable folder") from None
 
 
-def _raw_bytes(grid: Grid, dtype: np.dtype, bands: int) -> int:
-    """Size of the raw raster, whose blocks are not compressed."""
-    blocks = -(-grid.height // _RAW_ROWS) * -(-grid.width // _BLOCK)
-    return blocks * _RAW_ROWS * _BLOCK * dtype.itemsize * bands
+def _adjoins(held: list[tuple[Window, np.ndarray]], item: tuple[Window, np.ndarray]) -> bool:
+    """Whether a window goes on to the right of those held, and all are not too much to hold."""
+    last, new = held[-1][0], item[0]
+    beside = (new.row_off, new.height, new.col_off) == (last.row_off, last.height, last.col_end)
+    return beside and sum(array.nbytes for _, array in [*held, item]) <= _HELD_BYTES
 
 
-def _profile(grid: Grid, dtype: str, bands: int, nodata: float | None) -> dict[str, Any]:
-    profile: dict[str, Any] = {
-        "driver": "GTiff",
-        "height": grid.height,
-        "width": grid.width,
-        "count": bands,
-        "dtype": dtype,
-        "nodata": nodata,
-        "tiled": True,
-        "blockxsize": _BLOCK,
-        "blockysize": _RAW_ROWS,
-        "interleave": "pixel",
-        "bigtiff": "IF_SAFER",
-    }
-    if grid.georeferenced:
-        profile |= {"crs": grid.crs, "transform": grid.transform}
-    return profile
+def _halved(grid: Grid) -> list[Grid]:
+    """The grid and its overviews, down to one block."""
+    out = [grid]
+    while max(out[-1].height, out[-1].width) > _BLOCK:
+        out.append(Grid(-(-out[-1].height // 2), -(-out[-1].width // 2)))
+    return out
 
 
 def _last_blocks(path: Path) -> None:

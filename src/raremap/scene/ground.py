@@ -10,7 +10,8 @@ from raremap.scene.grid import Grid
 def cell_areas(grid: Grid) -> np.ndarray | None:
     """Square metres of a cell in each row, float64 `[height]`; None where the grid has no CRS.
 
-    Where the CRS is in degrees the area is that on its ellipsoid; else it is as the projection measures it.
+    Where the CRS is in degrees the area is that on its ellipsoid; else it is as the projection measures it
+    (`pixel_areas` has the ground's own).
     """
     if grid.crs is None:
         return None
@@ -21,13 +22,20 @@ def cell_areas(grid: Grid) -> np.ndarray | None:
 
     ellipsoid = CRS.from_wkt(grid.crs.to_wkt()).ellipsoid
     assert ellipsoid is not None, "a geographic CRS has an ellipsoid"
-    a, b = ellipsoid.semi_major_metre, ellipsoid.semi_minor_metre
-    e = np.sqrt(1 - (b / a) ** 2)
     t = grid.transform
     middle = t.d * grid.width / 2  # of a turned grid: the latitudes along its middle
     lat = np.radians(np.clip(t.f + middle + t.e * np.arange(grid.height + 1), -90, 90))
+    zones = zone(lat, ellipsoid.semi_major_metre, ellipsoid.semi_minor_metre)
+    return np.abs(np.diff(zones)) * np.radians(abs(t.a))
+
+
+def zone(lat: np.ndarray, a: float, b: float) -> np.ndarray:
+    """Square metres of an ellipsoid of half axes `a` and `b` from the equator to latitudes, a radian of longitude.
+
+    Snyder 1987, eq. 3-12; with the longitude it makes equal-area coordinates.
+    """
+    e = np.sqrt(1 - (b / a) ** 2)
     sine = np.sin(lat)
-    # Area of a zone of the ellipsoid, by longitude (Snyder 1987, eq. 3-12).
-    zone = (1 - e**2) * sine / (1 - (e * sine) ** 2)
-    zone += (1 - e**2) * (np.arctanh(e * sine) / e if e else sine)
-    return np.abs(np.diff(zone)) * a**2 / 2 * np.radians(abs(t.a))
+    north = (1 - e**2) * sine / (1 - (e * sine) ** 2)
+    north += (1 - e**2) * (np.arctanh(e * sine) / e if e else sine)
+    return north * a**2 / 2

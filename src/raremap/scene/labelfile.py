@@ -53,21 +53,50 @@ class LabelFile:
 
     def pieces(self, window: Window) -> Iterator[tuple[Window, np.ndarray]]:
         """The pixels of a window in pieces of whole block rows, as unsigned numbers of 8 or 16 bits."""
+        for piece in self._pieces(window):
+            yield piece, self._read(piece)
+
+    def bands(self, window: Window, ends: np.ndarray) -> Iterator[tuple[Window, np.ndarray]]:
+        """As `pieces`, but each ends at one of the rows `ends` (ascending): what is left over begins the next.
+
+        The array is overwritten by the next one.
+        """
+        direct = self.dtype in (np.uint8, np.uint16)
+        buffer = np.empty((0, window.width), self.dtype if direct else np.uint16)
+        row = window.row_off
+        for piece in self._pieces(window):
+            held = piece.row_off - row
+            if held + piece.height > len(buffer):
+                buffer = np.concatenate(
+                    [buffer[:held], np.empty((2 * piece.height, window.width), buffer.dtype)]
+                )
+            fresh = buffer[held : held + piece.height]
+            if direct:
+                self._read(piece, fresh)
+            else:
+                fresh[:] = self._read(piece)
+            upto = int(ends[: np.searchsorted(ends, piece.row_end, side="right")].max(initial=row))
+            if upto > row:
+                yield Window(row, window.col_off, upto - row, window.width), buffer[: upto - row]
+                rest = buffer[upto - row : held + piece.height]
+                buffer[: len(rest)] = rest.copy()
+                row = upto
+
+    def _pieces(self, window: Window) -> Iterator[Window]:
         rows = self.block[0]
         rows *= max(1, _PIECE_BYTES // max(1, rows * window.width * self.dtype.itemsize))
         row = window.row_off
         while row < window.row_end and not window.empty:
             end = min(window.row_end, (row // rows + 1) * rows)
-            piece = Window(row, window.col_off, end - row, window.width)
-            yield piece, self._read(piece)
+            yield Window(row, window.col_off, end - row, window.width)
             row = end
 
-    def _read(self, piece: Window) -> np.ndarray:
+    def _read(self, piece: Window, out: np.ndarray | None = None) -> np.ndarray:
         file = getattr(self._local, "file", None)
         if file is None:  # a file of GDAL's belongs to one thread
             file = self._local.file = open_file(self.path)
             self._open.append(file)
-        raw = read_window(file, 1, piece)
+        raw = read_window(file, 1, piece, out=out)
         if self.dtype.itemsize > 2 and raw.size:
             for value in (int(raw.min()), int(raw.max())):
                 if not -32768 <= value <= 65535:

@@ -46,6 +46,8 @@ class VectorOptions(Options):
     seen, and among equals the smallest (`order: area`, so that a house stays visible in its wood; points and
     lines go before polygons) or the last in the file (`order: file`).
 
+    With `fractions` a pixel is labelled with the share of each class in it, from 64 points.
+
     `crs` is for a layer that does not say its own.
     """
 
@@ -57,6 +59,7 @@ class VectorOptions(Options):
     all_touched: bool = False
     priority: str | None = None
     order: Literal["area", "file"] = "area"
+    fractions: bool = False
     crs: str | None = None
 
     @field_validator("values", mode="before")

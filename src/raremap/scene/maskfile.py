@@ -11,13 +11,14 @@ from rasterio.enums import ColorInterp
 from raremap.errors import SceneError
 from raremap.scene.gdal import Path_, grid_of, open_file, opened, read_window
 from raremap.scene.grid import Grid
+from raremap.scene.shares import one_hot
 from raremap.scene.window import Window
 
 if TYPE_CHECKING:
     from raremap.labels import LabelScheme
 
 
-class _OneFile:
+class OneFile:
     """A raster file on a scene's grid; opened on first use, and picklable."""
 
     def __init__(self, path: Path_, grid: Grid, nodata: float | None) -> None:
@@ -46,8 +47,10 @@ class _OneFile:
         return self._file
 
 
-class MaskReader(_OneFile):
+class MaskReader(OneFile):
     """Class indices of a mask, read by window; opened on first use, and picklable."""
+
+    soft = False
 
     def __init__(
         self, path: Path_, scheme: LabelScheme, grid: Grid, bands: int, nodata: float | None
@@ -75,6 +78,10 @@ class MaskReader(_OneFile):
             raw = _palette(file)[:, raw[0]]
         return self.scheme.encode(raw, self.path, self._nodata)
 
+    def shares(self, window: Window) -> np.ndarray:
+        """Shares uint8 `[K, h, w]`, of one class each."""
+        return one_hot(self.read(window), self.scheme.num_classes)
+
 
 def _palette(file: rasterio.DatasetReader) -> np.ndarray:
     """Colours of a palette picture, uint8 `[3, 256]`."""
@@ -93,16 +100,21 @@ def open_mask(path: Path_, scheme: LabelScheme, grid: Grid | None = None) -> Mas
     """
     with opened(path) as file:
         here = grid_of(file)
-        if grid is not None and (differs := here.difference(grid)):
-            raise SceneError(
-                f"mask {path} has {differs} as its image has; bring it there with `raremap rescale`, "
-                "or on the way with scenes.rescale: {kind: area}"
-            )
+        check_grid("mask", path, here, grid)
         nodata = file.nodata
         return MaskReader(path, scheme, here, file.count, nodata)
 
 
-class WeightReader(_OneFile):
+def check_grid(what: str, path: Path_, here: Grid, grid: Grid | None) -> None:
+    """Raise `SceneError` where labels lie on another grid than their image."""
+    if grid is not None and (differs := here.difference(grid)):
+        raise SceneError(
+            f"{what} {path} has {differs} as its image has; bring it there with `raremap rescale`, "
+            "or on the way with scenes.rescale: {kind: area}"
+        )
+
+
+class WeightReader(OneFile):
     """How much each label counts, read by window; opened on first use, and picklable."""
 
     def read(self, window: Window) -> np.ndarray:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from raremap.labels import IGNORE, LabelScheme
+from raremap.scene.fractions import holds_fractions, open_fractions
 from raremap.scene.maskfile import WeightReader, open_mask, open_weights
+from raremap.scene.shares import SharedMask
 from raremap.scene.vectors import open_vector
 
 if TYPE_CHECKING:
@@ -30,8 +32,17 @@ class Mask(Protocol):
         """What a user should know of these labels, in one line."""
         ...
 
+    @property
+    def soft(self) -> bool:
+        """Whether a cell may hold several classes."""
+        ...
+
     def read(self, window: Window) -> np.ndarray:
-        """Class index uint8 `[h, w]` of a window; `IGNORE` where unlabelled."""
+        """Class index uint8 `[h, w]` of a window, of the largest share where `soft`; `IGNORE` where unlabelled."""
+        ...
+
+    def shares(self, window: Window) -> np.ndarray:
+        """Shares uint8 `[K, h, w]` (`raremap.scene.shares`); they count where `read` gives a class."""
         ...
 
     def close(self) -> None:
@@ -59,6 +70,11 @@ class Weighted:
         """What the mask says."""
         return self.mask.remark
 
+    @property
+    def soft(self) -> bool:
+        """What the mask is."""
+        return self.mask.soft
+
     def __enter__(self) -> Weighted:
         return self
 
@@ -76,6 +92,10 @@ class Weighted:
         index[self.weights.read(window) == 0] = IGNORE
         return index
 
+    def shares(self, window: Window) -> np.ndarray:
+        """The mask's own shares `[K, h, w]`."""
+        return self.mask.shares(window)
+
 
 def open_labels(
     path: str | Path,
@@ -84,6 +104,14 @@ def open_labels(
     vector: VectorOptions | None = None,
     weights: str | Path | None = None,
 ) -> Mask:
-    """The labels of a scene on its image's grid: a raster, or with `vector` a layer; unlabelled where `weights` are 0."""
-    mask: Mask = open_mask(path, scheme, grid) if vector is None else open_vector(path, vector, scheme, grid)
+    """The labels of a scene on its image's grid: a raster of classes or of fractions, or with `vector` a layer;
+    unlabelled where `weights` are 0."""
+    mask: Mask
+    if vector is not None:
+        layer = open_vector(path, vector, scheme, grid)
+        mask = SharedMask(layer, scheme) if vector.fractions else layer
+    elif holds_fractions(path, scheme):
+        mask = SharedMask(open_fractions(path, scheme, grid), scheme)
+    else:
+        mask = open_mask(path, scheme, grid)
     return mask if weights is None else Weighted(mask, open_weights(weights, grid))

@@ -63,9 +63,6 @@ class Weighted(_Rescale):
     inverse: float = Field(default=0.0, ge=0, le=1)
 
 
-HardRescale = Annotated[Area | Mode | Nearest | Weighted, Field(discriminator="kind")]
-"""Methods that give one class a cell."""
-
 RescaleOptions = Annotated[Area | Mode | Nearest | Weighted | Fractions, Field(discriminator="kind")]
 
 METHODS: dict[str, type[Area] | type[Mode] | type[Nearest] | type[Weighted] | type[Fractions]] = {

@@ -14,18 +14,16 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from raremap.scene.counting import Counts
-
-MIXED, EMPTY = 255, 254
+from raremap.scene.cells import EMPTY, MIXED, Cells
 
 
 @dataclass(frozen=True)
 class Shares:
-    """A window's cells, with the many of one class kept apart from the few of several.
+    """A window's cells block by block, with what each block holds.
 
     `whole` uint8 `[h, w]`: the class number of a cell of one class, `MIXED`, or `EMPTY` (too little labelled
-    ground). The mixed cells are listed block by block: those of block b from `block[b]`; cell i is `cell[i]`
-    (row · w + column) and holds the classes `number[s]` with the shares `share[s]`, s from `start[i]`.
+    ground). The mixed cells of block b are listed from `block[b]`; cell i is `cell[i]` (row · w + column) and
+    holds the classes `number[s]` with the shares `share[s]`, s from `start[i]`.
     `ground` float64 `[blocks, k]`: cells of each class by block, as shares; `pure` those of one class, `held`
     those with any. `values`: the source value of each class number.
     """
@@ -42,75 +40,72 @@ class Shares:
     values: np.ndarray
 
 
-def shares(counts: Counts, needed: float, block: int, values: np.ndarray) -> Shares:
-    """The shares of a window's counts; cells with less than `needed` counted are empty.
+def shares(cells: Cells, needed: float, block: int) -> Shares:
+    """The shares of a window's cells; those with less than `needed` labelled are empty.
 
     Each block keeps the proportions of the ground in its cells, also where that is not all labelled.
     """
-    # By value and not by number, which depends on what a window met first.
-    order = np.argsort(values, kind="stable")
-    found = _shares(counts.classes, counts.best, counts.lead, order, needed, block)
-    return Shares(*found, values)
+    found = _shares(
+        cells.whole.copy(), cells.total, cells.cell, cells.start, cells.number, cells.amount, len(cells.values),
+        needed, block,
+    )  # fmt: skip
+    return Shares(*found, cells.values)
 
 
 @numba.njit(nogil=True, cache=True)
-def _shares(classes, best, lead, order, needed, block):  # pragma: no cover - compiled
-    height, _, width = classes.shape
-    k = len(order)
+def _shares(whole, total, mixed, begin, numbers, amount, k, needed, block):  # pragma: no cover - compiled
+    height, width = whole.shape
     down, across = -(-height // block), -(-width // block)
-    whole = np.empty((height, width), np.uint8)
-    total = np.empty((height, width), np.float32)
-    mixed = entries = 0
-    for r in range(height):
-        total[r] = 0
-        for i in order:
-            for c in range(width):
-                total[r, c] += classes[r, i, c]
-        for c in range(width):
-            if total[r, c] < needed or total[r, c] == 0:
-                whole[r, c] = EMPTY
-            elif total[r, c] == lead[r, c]:
-                whole[r, c] = best[r, c]
-            else:
-                whole[r, c] = MIXED
-                mixed += 1
-                for i in order:
-                    entries += classes[r, i, c] > 0
-    first = np.zeros(down * across + 1, np.int64)
-    cell, start = np.empty(mixed, np.int64), np.zeros(mixed + 1, np.int64)
-    number, share = np.empty(entries, np.uint8), np.empty(entries, np.float32)
-    ground = np.zeros((down * across, k))
+    first, entry = np.zeros(down * across + 1, np.int64), np.zeros(down * across + 1, np.int64)
+    ground, counted = np.zeros((down * across, k)), np.zeros(down * across)
     pure, held = np.zeros((down * across, k), np.int64), np.zeros((down * across, k), np.int64)
-    n = s = 0
+    cells = np.zeros(down * across, np.int64)
+    m = 0
+    for r in range(height):
+        for c in range(width):
+            kind = whole[r, c]
+            m += kind == MIXED
+            if kind == EMPTY:
+                continue
+            if total[r, c] < needed:
+                whole[r, c] = EMPTY
+                continue
+            b = r // block * across + c // block
+            cells[b] += 1
+            counted[b] += total[r, c]
+            if kind != MIXED:
+                pure[b, kind] += 1
+                held[b, kind] += 1
+                ground[b, kind] += total[r, c]
+                continue
+            for s in range(begin[m - 1], begin[m]):
+                ground[b, numbers[s]] += amount[s]
+                held[b, numbers[s]] += 1
+            first[b + 1] += 1
+            entry[b + 1] += begin[m] - begin[m - 1]
     for b in range(down * across):
-        top, left = b // across * block, b % across * block
-        cells, counted = 0, 0.0
-        for r in range(top, min(top + block, height)):
-            for c in range(left, min(left + block, width)):
-                kind = whole[r, c]
-                if kind == EMPTY:
-                    continue
-                cells += 1
-                counted += total[r, c]
-                if kind != MIXED:
-                    pure[b, kind] += 1
-                    held[b, kind] += 1
-                    ground[b, kind] += total[r, c]
-                    continue
-                cell[n] = r * width + c
-                for i in order:
-                    amount = classes[r, i, c]
-                    if amount > 0:
-                        ground[b, i] += amount
-                        held[b, i] += 1
-                        number[s] = i
-                        share[s] = amount / total[r, c]
-                        s += 1
-                n += 1
-                start[n] = s
-        first[b + 1] = n
-        if counted > 0:
-            ground[b] *= cells / counted
+        first[b + 1] += first[b]
+        entry[b + 1] += entry[b]
+        if counted[b] > 0:
+            ground[b] *= cells[b] / counted[b]
+    # The mixed cells once more, each to its block.
+    cell, start = np.empty(first[-1], np.int64), np.zeros(first[-1] + 1, np.int64)
+    number, share = np.empty(entry[-1], np.uint8), np.empty(entry[-1], np.float32)
+    place = first[:-1].copy()
+    for m in range(len(mixed)):
+        r, c = mixed[m] // width, mixed[m] % width
+        if whole[r, c] == EMPTY:
+            continue
+        b = r // block * across + c // block
+        cell[place[b]] = mixed[m]
+        s = entry[b]
+        for t in range(begin[m], begin[m + 1]):
+            number[s] = numbers[t]
+            share[s] = amount[t] / total[r, c]
+            s += 1
+        entry[b] = s
+        place[b] += 1
+        start[place[b]] = s
     return whole, first, cell, start, number, share, ground, pure, held
 
 
@@ -224,10 +219,12 @@ def _fill(out, block, cell, start, number, share, quota, order, width, row_off, 
                         key[n] = -share[s] - 1e-6 * _hash(row_off + place // width, col_off + place % width)
                         which[n] = m
                         n += 1
-            picked = np.argsort(key[:n])[: left[i]] if n > left[i] else np.arange(n)
-            for p in picked:
-                given[which[p]] = i
-            left[i] -= len(picked)
+            limit = np.partition(key[:n], left[i] - 1)[left[i] - 1] if n > left[i] else np.inf
+            for equal in (False, True):
+                for p in range(n):
+                    if left[i] > 0 and (key[p] == limit if equal else key[p] < limit):
+                        given[which[p]] = i
+                        left[i] -= 1
         for m in range(first, end):
             if given[m] < 0:
                 forced += _settle(m, first, end, start, number, share, given, left, order)
@@ -271,59 +268,59 @@ def _settle(m, first, end, start, number, share, given, left, order):  # pragma:
     return 1
 
 
-def whole_shares(counts: Counts, needed: float, block: int, steps: int, values: np.ndarray) -> np.ndarray:
-    """Shares of each cell in whole `steps` that sum to `steps`, uint8 `[k, h, w]`; 255 where too little is labelled.
+def whole_shares(
+    cells: Cells, needed: float, block: int, steps: int, band: np.ndarray, bands: int
+) -> np.ndarray:
+    """Shares of each cell in whole `steps` that sum to `steps`, uint8 `[bands, h, w]`; 255 where too little is labelled.
 
-    What rounding leaves of a class in one cell is carried to the next within a block, so that the block keeps
-    the class's area to one step.
+    Class number i goes to `band[i]`. What rounding leaves of a class in one cell is carried to the next within a
+    block, so that the block keeps the class's area to one step.
     """
-    order = np.argsort(values, kind="stable")
-    return _whole_shares(counts.classes, counts.best, counts.lead, needed, block, steps, order)
+    return _whole_shares(
+        cells.whole, cells.total, cells.start, cells.number, cells.amount, needed, block, steps, band,
+        np.zeros((bands, *cells.whole.shape), np.uint8),
+    )  # fmt: skip
 
 
 @numba.njit(nogil=True, cache=True)
-def _whole_shares(classes, best, lead, needed, block, steps, order):  # pragma: no cover - compiled
-    height, _, width = classes.shape
-    k = len(order)
-    out = np.zeros((k, height, width), np.uint8)
-    total = np.zeros((height, width), np.float32)
+def _whole_shares(
+    whole, total, start, number, amount, needed, block, steps, band, out
+):  # pragma: no cover - compiled
+    height, width = whole.shape
+    carry = np.zeros((-(-width // block), len(band)))
+    m = 0
     for r in range(height):
-        for i in order:
-            for c in range(width):
-                total[r, c] += classes[r, i, c]
-    carry = np.zeros(k)
-    present = np.zeros(k, np.int64)
-    for top in range(0, height, block):
-        for left in range(0, width, block):
+        if r % block == 0:
             carry[:] = 0
-            for r in range(top, min(top + block, height)):
-                for c in range(left, min(left + block, width)):
-                    if total[r, c] < needed or total[r, c] == 0:
-                        out[:, r, c] = 255
-                        continue
-                    if total[r, c] == lead[r, c]:
-                        out[best[r, c], r, c] = steps
-                        continue
-                    n, rest = 0, steps
-                    for i in order:
-                        if classes[r, i, c] > 0:
-                            target = classes[r, i, c] / total[r, c] * steps + carry[i]
-                            # A little more, so that what is whole but for float32's rounding is whole.
-                            amount = min(max(int(np.floor(target + 1e-3)), 0), steps)
-                            out[i, r, c] = amount
-                            carry[i] = target - amount
-                            rest -= amount
-                            present[n] = i
-                            n += 1
-                    while rest != 0:  # to the largest remainders, or from the smallest
-                        way = 1 if rest > 0 else -1
-                        most, at = -np.inf, -1
-                        for m in range(n):
-                            i = present[m]
-                            room = out[i, r, c] < steps if way > 0 else out[i, r, c] > 0
-                            if room and way * carry[i] > most:
-                                most, at = way * carry[i], i
-                        out[at, r, c] += way
-                        carry[at] -= way
-                        rest -= way
+        for c in range(width):
+            kind = whole[r, c]
+            m += kind == MIXED
+            if kind == EMPTY or total[r, c] < needed:
+                out[:, r, c] = 255
+                continue
+            if kind != MIXED:
+                out[band[kind], r, c] = steps
+                continue
+            owed = carry[c // block]
+            rest = steps
+            for s in range(start[m - 1], start[m]):
+                i = number[s]
+                target = amount[s] / total[r, c] * steps + owed[i]
+                # A little more, so that what is whole but for float32's rounding is whole.
+                given = min(max(int(np.floor(target + 1e-3)), 0), steps)
+                out[band[i], r, c] = given
+                owed[i] = target - given
+                rest -= given
+            while rest != 0:  # to the largest remainders, or from the smallest
+                way = 1 if rest > 0 else -1
+                most, at = -np.inf, -1
+                for s in range(start[m - 1], start[m]):
+                    i = number[s]
+                    given = out[band[i], r, c]
+                    room = given < steps if way > 0 else given > 0
+                    if room and way * owed[i] > most:
+                        most, at = way * owed[i], i
+                out[band[at], r, c] += way
+                owed[at] -= way
+                rest -= way
     return out

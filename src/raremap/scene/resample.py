@@ -31,8 +31,9 @@ from raremap.scene.grid import Grid
 from raremap.scene.ground import cell_areas
 from raremap.scene.labelfile import LabelFile, open_labels
 from raremap.scene.options import Area, Fractions, RescaleOptions, Weighted
+from raremap.scene.shares import STEPS
 from raremap.scene.window import Window
-from raremap.scene.windowing import ROOM, STEPS, Held, Made, Windowing, divided
+from raremap.scene.windowing import ROOM, Held, Made, Windowing, divided
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -273,6 +274,7 @@ def _writer(work: Windowing, out: Path, tags: Mapping[str, str]) -> CogWriter:
         colors=source.colors if source.colors and not fractions else None,
         tags=tags,
         scale=1 / STEPS if fractions else None,
+        level=1 if fractions else 5,  # most of many bands is 0: a tenth larger, in less than half the time
     )  # fmt: skip
 
 

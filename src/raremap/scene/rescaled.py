@@ -12,7 +12,7 @@ from raremap.jobs import Progress, Silent
 from raremap.labels import LabelScheme
 from raremap.scene.gdal import fingerprint, grid_of, opened
 from raremap.scene.grid import Grid
-from raremap.scene.options import HardRescale
+from raremap.scene.options import RescaleOptions
 from raremap.scene.raster import open_image
 from raremap.scene.sources import SceneSource
 
@@ -21,7 +21,7 @@ _STAMP = "raremap_rescaled_from"
 
 def on_image_grids(
     sources: Sequence[SceneSource],
-    options: HardRescale,
+    options: RescaleOptions,
     scheme: LabelScheme,
     folder: Path,
     progress: Progress | None = None,
@@ -39,7 +39,7 @@ def on_image_grids(
     return out
 
 
-def _settled(source: SceneSource, options: HardRescale, scheme: LabelScheme, folder: Path) -> SceneSource:
+def _settled(source: SceneSource, options: RescaleOptions, scheme: LabelScheme, folder: Path) -> SceneSource:
     assert source.mask is not None, "training scenes have masks"
     with open_image(source.images, names=source.bands) as image:
         grid = image.grid
@@ -54,7 +54,7 @@ def _settled(source: SceneSource, options: HardRescale, scheme: LabelScheme, fol
     return replace(source, mask=str(path))
 
 
-def _stamp(mask: str, grid: Grid, options: HardRescale, scheme: LabelScheme) -> str:
+def _stamp(mask: str, grid: Grid, options: RescaleOptions, scheme: LabelScheme) -> str:
     parts = [fingerprint(mask), grid.to_dict(), options.model_dump(), scheme.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -20,7 +20,7 @@ from raremap.scene.dates import SLOT, DatesOptions, combined
 from raremap.scene.features.options import Feature
 from raremap.scene.layers import SUFFIXES, VectorOptions
 from raremap.scene.normalize import NormalizeOptions
-from raremap.scene.options import HardRescale
+from raremap.scene.options import RescaleOptions
 
 
 class ScenesOptions(Options):
@@ -40,6 +40,7 @@ class ScenesOptions(Options):
     With `vector` the masks are vector layers; one file without wildcards serves all scenes. `weights` are
     rasters on the images' grids that say how much each label counts: 0 is ignored, and only ratios matter.
     `rescale` brings mask rasters that are finer than their images to the images' grid, once, under OUT/labels.
+    Masks may be rasters of fractions, a band a class, as `rescale: {kind: fractions}` makes them.
 
     `{date}` in a pattern stands for the date of a file, and `dates` says how several dates of a place are
     used (see `DatesOptions`): `{date}/valley_*.tif`. Masks, weights and clouds without a date are those of all
@@ -59,9 +60,15 @@ class ScenesOptions(Options):
     nodata: float | None = None
     features: tuple[Feature, ...] = ()
     normalize: NormalizeOptions = NormalizeOptions()
-    rescale: HardRescale | None = None
+    rescale: RescaleOptions | None = None
     dates: DatesOptions = DatesOptions()
     clouds: CloudOptions | None = None
+
+    @property
+    def makes_fractions(self) -> bool:
+        """Whether these options make class fractions of the labels (rasters may hold them without)."""
+        rescaled = self.rescale is not None and self.rescale.kind == "fractions"
+        return rescaled or (self.vector is not None and self.vector.fractions)
 
     @field_validator("dates", mode="before")
     @classmethod

@@ -71,6 +71,12 @@ class Steps:
         matrix = np.einsum("ij,jk...,kl->il...", world, self.matrix, pixels)
         return Steps(dihedral(matrix, code))
 
+    def zoomed(self, rows: np.ndarray, cols: np.ndarray, down: float, across: float) -> Steps:
+        """Those of pixels that lie where `rows` and `cols` do, and are shown `down` and `across` times as large."""
+        matrix = self.matrix[:, :, rows if self.matrix.shape[2] > 1 else [0]]
+        matrix = matrix[..., cols if matrix.shape[3] > 1 else [0]]
+        return Steps(matrix / np.array([across, down])[None, :, None, None])
+
     def uphill(self, right: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The gradient to the east and to the north, a metre, of one a pixel to the right and downwards."""
         a, b, c, d = self._inverse()

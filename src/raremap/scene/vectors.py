@@ -10,6 +10,7 @@ import numpy as np
 from raremap.errors import LabelError, SceneError
 from raremap.labels import IGNORE, LabelScheme
 from raremap.scene.layers import NO_CLASS, UNKNOWN, Features, Layer, Survey, VectorOptions, open_layer
+from raremap.scene.shares import one_hot
 from raremap.scene.window import Window
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class VectorMask:
     Every window gives what burning the whole scene at once would give there. Memory holds the features of a
     window, and layers of up to 64 MB (text formats: any) whole.
     """
+
+    soft = False
 
     def __init__(self, layer: Layer, grid: Grid) -> None:
         self.layer, self.grid = layer, grid
@@ -53,6 +56,10 @@ class VectorMask:
     def read(self, window: Window) -> np.ndarray:
         """Class index uint8 `[h, w]` of a window; `IGNORE` where unlabelled. Raises `LabelError`, `SceneError`."""
         return self._burn(self._on(window), window)
+
+    def shares(self, window: Window) -> np.ndarray:
+        """Shares uint8 `[K, h, w]`, of one class each."""
+        return one_hot(self.read(window), self.scheme.num_classes)
 
     def fractions(self, window: Window, oversample: int = 8) -> np.ndarray:
         """Share of each pixel that each class covers, float32 `[K, h, w]`, from `oversample`² points in it.

@@ -9,6 +9,7 @@ import numpy as np
 
 from raremap.errors import LabelError
 from raremap.scene.alignment import Aligned, Warped
+from raremap.scene.cells import CLASSES, CellCounter, Cells, decided, sparse
 from raremap.scene.counting import (
     Counts,
     count_aligned,
@@ -22,10 +23,8 @@ from raremap.scene.gdal import bounded_cache
 from raremap.scene.labelfile import LabelFile
 from raremap.scene.options import Area, Fractions, Nearest, RescaleOptions, Weighted
 from raremap.scene.quotas import Shares, fill, quotas, shares, whole_shares
+from raremap.scene.shares import STEPS
 from raremap.scene.window import Window
-
-STEPS = 200
-"""Steps of a fraction: whole for 1, 4, 25 and 100 pixels a cell, which are most labels there are."""
 
 ROOM = 16  # classes that a window has room for at first
 
@@ -69,32 +68,32 @@ class Windowing:
 
     def __call__(self, window: Window) -> Made | Held:
         """A window's map, or its shares where the method is `area`."""
-        room = max(ROOM, min(254, len(self.labels.names)))
-        while True:
-            counts, picked = self._counted(window, room)
-            if not counts.full:
-                break
-            if room >= 254:
-                raise LabelError(
-                    f"{self.labels.path} has more than 254 classes; a class raster has 254 at most"
-                )
-            room = min(254, room * 4)
-        values = self.labels.values(counts.values)
-        if self.options.kind != "fractions" and self.nodata in values:
-            raise LabelError(
-                f"{self.labels.path} has the class value {self.nodata}, which marks no data in the result; "
-                f"name it with --ignore {self.nodata} where it means no data, or give the classes with labels"
-            )
+        if isinstance(self.options, Weighted):
+            counts = self._counted(window)
+            values = self._checked(counts.values)
+            return Made(window, self._weighed(counts, values), values, counts.by_row)
+        picked = None
+        if isinstance(self.options, Nearest):  # the unsigned value at each cell's centre, -1: none
+            picked = np.full((window.height, window.width), -1, np.int32)
+        cells = self._cells(window, picked)
+        values = self._checked(cells.values)
         if isinstance(self.options, Area):
-            needed = self._needed
-            return Held(window, shares(counts, needed, self.block, values), counts.by_row)
-        return Made(window, self._decided(counts, values, picked), values, counts.by_row)
+            return Held(window, shares(cells, self._needed, self.block), cells.by_row)
+        if isinstance(self.options, Fractions):
+            band = np.array([self.classes.index(v) for v in values.tolist()], np.int64)
+            out = whole_shares(cells, self._needed, self.block, STEPS, band, len(self.classes))
+        elif picked is not None:
+            out = self._table(1 << 16, cells.values, values)[picked]
+            out[picked < 0] = self.nodata
+        else:
+            table = self._table(256, np.arange(len(values)), values)
+            out = decided(cells, self._needed, table, self.nodata)
+        return Made(window, out, values, cells.by_row)
 
     def filled(self, held: Held, quota: np.ndarray) -> Made:
         """The map of a window whose quotas are known."""
         number, forced = fill(held.shares, quota, (held.window.row_off, held.window.col_off))
-        table = np.full(256, self.nodata, self.dtype)
-        table[: len(held.shares.values)] = held.shares.values
+        table = self._table(256, np.arange(len(held.shares.values)), held.shares.values)
         return Made(held.window, table[number], held.shares.values, held.ground, forced)
 
     @property
@@ -102,23 +101,59 @@ class Windowing:
         """Labelled pixels below which a cell is left empty (a little less, for sums of float32)."""
         return self.options.min_cover / self.alignment.pixel_cells * (1 - 1e-5)
 
-    def _counted(self, window: Window, room: int) -> tuple[Counts, np.ndarray | None]:
-        """The counts of a window, and for `nearest` the unsigned value at each cell's centre (-1: none)."""
-        weighted = isinstance(self.options, Weighted)
-        lookup = lookup_table(self.labels.unlabelled)
-        counts = empty_counts(window.height, window.width, room, lookup, weighted)
-        picked = pick = None
-        if isinstance(self.options, Nearest):
-            picked = np.full((window.height, window.width), -1, np.int32)
-            pick = self._picker(window, picked)
-        source = self.alignment.source_window(window)
-        count = self._counter(window, counts)
-        with bounded_cache():
-            for piece, raw in self.labels.pieces(source):
-                count(piece, raw)
-                if pick is not None:
-                    pick(piece, raw)
-        return counts, picked
+    def _checked(self, found: np.ndarray) -> np.ndarray:
+        """The source values of a window's unsigned ones; raises `LabelError` for one that cannot be mapped."""
+        values = self.labels.values(found)
+        if self.options.kind != "fractions" and self.nodata in values:
+            raise LabelError(
+                f"{self.labels.path} has the class value {self.nodata}, which marks no data in the result; "
+                f"name it with --ignore {self.nodata} where it means no data, or give the classes with labels"
+            )
+        return values
+
+    def _cells(self, window: Window, picked: np.ndarray | None) -> Cells:
+        """The cells of a window; fills in `picked`."""
+        pick = self._picker(window, picked) if picked is not None else None
+        if isinstance(self.alignment, Aligned):
+            rows = self.alignment.axis(0, window.row_off, window.height)
+            cols = self.alignment.axis(1, window.col_off, window.width)
+            if rows.whole and cols.whole:
+                counter = CellCounter(rows[:2], cols[:2], self.labels.unlabelled)
+                source = self.alignment.source_window(window)
+                with bounded_cache():
+                    for piece, raw in self.labels.bands(source, rows.end):
+                        counter.add(raw, piece.row_off)
+                        if counter.full:
+                            raise self._too_many()
+                        if pick is not None:
+                            pick(piece, raw)
+                return counter.cells()
+        return sparse(self._counted(window, pick))
+
+    def _counted(self, window: Window, pick: Callable[[Window, np.ndarray], None] | None = None) -> Counts:
+        """The counts of a window whatever the grids, with room for its classes."""
+        room = max(ROOM, min(CLASSES, len(self.labels.names)))
+        while True:
+            counts = empty_counts(
+                window.height, window.width, room, lookup_table(self.labels.unlabelled),
+                isinstance(self.options, Weighted),
+            )  # fmt: skip
+            count = self._counter(window, counts)
+            with bounded_cache():
+                for piece, raw in self.labels.pieces(self.alignment.source_window(window)):
+                    count(piece, raw)
+                    if pick is not None:
+                        pick(piece, raw)
+            if not counts.full:
+                return counts
+            if room >= CLASSES:
+                raise self._too_many()
+            room = min(CLASSES, room * 4)
+
+    def _too_many(self) -> LabelError:
+        return LabelError(
+            f"{self.labels.path} has more than {CLASSES} classes; a class raster has {CLASSES} at most"
+        )
 
     def _counter(self, window: Window, counts: Counts) -> Callable[[Window, np.ndarray], None]:
         sigma = self.options.sigma if isinstance(self.options, Weighted) else None
@@ -158,31 +193,22 @@ class Windowing:
 
         return pick
 
-    def _decided(self, counts: Counts, values: np.ndarray, picked: np.ndarray | None) -> np.ndarray:
-        options = self.options
-        if picked is not None:
-            number = np.where(picked >= 0, counts.lookup[picked], -1)
-            return self._mapped(number, number >= 0, values)
-        if isinstance(options, Fractions):
-            found = whole_shares(counts, self._needed, self.block, STEPS, values)
-            out = np.zeros((len(self.classes), *found.shape[1:]), np.uint8)
-            empty = found[0] == 255 if len(found) else np.ones(out.shape[1:], bool)
-            for i, value in enumerate(values.tolist()):
-                out[self.classes.index(value)] = found[i]
-            out[:, empty] = 255
-            return out
-        covered = counts.covered
-        number = counts.best
-        if isinstance(options, Weighted) and options.inverse and len(values):
+    def _weighed(self, counts: Counts, values: np.ndarray) -> np.ndarray:
+        covered, number = counts.covered, counts.best
+        inverse = getattr(self.options, "inverse", 0.0)
+        if inverse and len(values):
             assert self.frequency is not None
-            gain = np.array([self.frequency[v] ** -options.inverse for v in values.tolist()], np.float32)
+            gain = np.array([self.frequency[v] ** -inverse for v in values.tolist()], np.float32)
             number = (counts.classes[:, : len(values)] * gain[:, None]).argmax(1)
-        return self._mapped(number, (covered >= self._needed) & (covered > 0), values)
+        out = self._table(256, np.arange(len(values)), values)[number]
+        out[(covered < self._needed) | (covered == 0)] = self.nodata
+        return out
 
-    def _mapped(self, number: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
-        table = np.full(max(1, len(values)), self.nodata, self.dtype)
-        table[: len(values)] = values
-        return np.where(known, table[np.where(known, number, 0)], np.array(self.nodata, self.dtype))
+    def _table(self, size: int, numbers: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """What is written for each number: its value, or no data."""
+        table = np.full(size, self.nodata, self.dtype)
+        table[numbers] = values
+        return table
 
 
 def divided(

@@ -54,7 +54,7 @@ class SceneRecord:
     """A scene's files, bands, nodata, grid and fingerprint, as the catalog remembers them.
 
     `site` is the ground it shows, which all its dates share; `date` is the date, or all dates of a stack. `layers`
-    are bands in files of their own, by name.
+    are bands in files of their own, by name. `fractions` says whether its labels are shares of classes.
     """
 
     images: tuple[str, ...]
@@ -71,6 +71,7 @@ class SceneRecord:
     date: str | None = None
     clouds: CloudRecord | None = None
     layers: tuple[tuple[str, str], ...] = ()
+    fractions: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -113,7 +114,8 @@ class SceneRecord:
 class Catalog:
     """Tiles with their class counts, the scheme that gives the counts a meaning, and the scenes they are of.
 
-    `table` has the columns of `COLUMNS`; `counts` are labelled, valid pixels by class index; `dropped` says
+    `table` has the columns of `COLUMNS`; `counts` are labelled, valid pixels by class index, or areas in pixels
+    where labels are shares of classes (`soft`); `dropped` says
     how many tiles were left out, by reason; `split` is what places and folds were made with, `listed` a
     checksum of what the files that it names said. What training alone sees is not saved: of row → classes
     `hidden` no label shows, of row → pixels `points` (flat positions) no other has a label, and `natural` are the class shares of
@@ -136,7 +138,7 @@ class Catalog:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Pixels by tile and class, float64 `[N, K]`."""
+        """Pixels, or areas in pixels, by tile and class, float64 `[N, K]`."""
         return np.array(self.table["counts"].tolist(), np.float64).reshape(len(self), -1)
 
     @cached_property
@@ -149,6 +151,11 @@ class Catalog:
     def scene_names(self) -> np.ndarray:
         """The scene of each tile."""
         return self.table["scene"].to_numpy()
+
+    @cached_property
+    def soft(self) -> bool:
+        """Whether a pixel of some scene may hold several classes."""
+        return any(scene.fractions for scene in self.scenes.values())
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -234,6 +241,7 @@ class Catalog:
                     "date": s.date,
                     "clouds": s.clouds.model_dump(mode="json") if s.clouds else None,
                     "layers": s.layers,
+                    "fractions": s.fractions,
                 }
                 for name, s in self.scenes.items()
             },
@@ -282,6 +290,7 @@ class Catalog:
                 date=s.get("date"),
                 clouds=CloudRecord(**s["clouds"]) if s.get("clouds") else None,
                 layers=tuple((name, path) for name, path in s.get("layers", ())),
+                fractions=s.get("fractions", False),
             )
             for name, s in meta["scenes"].items()
         }

@@ -15,6 +15,7 @@ from raremap.jobs import Journal, Progress, in_threads
 from raremap.labels import IGNORE, LabelScheme
 from raremap.scene.gdal import bounded_cache
 from raremap.scene.raster import ImageReader
+from raremap.scene.shares import STEPS
 from raremap.scene.window import Window
 from raremap.tiles.catalog import SceneRecord
 from raremap.tiles.options import TileOptions
@@ -32,15 +33,20 @@ _MORE = 4
 
 @dataclass(frozen=True)
 class Counted:
-    """Windows of a scene's tiles, `counts [n, K]` of clear labelled pixels, and other pixels by tile, `[n]`."""
+    """Windows of a scene's tiles, `counts [n, K]` of clear labelled pixels, and other pixels by tile, `[n]`.
+
+    A labelled pixel is `steps` steps: those of shares of classes, or one.
+    """
 
     windows: np.ndarray
     totals: np.ndarray
+    steps: int = 1
 
     @property
     def counts(self) -> np.ndarray:
-        """Clear, valid, labelled pixels by class."""
-        return self.totals[:, :-_MORE]
+        """Clear, valid, labelled pixels by class, or areas in pixels."""
+        steps = self.totals[:, :-_MORE]
+        return steps if self.steps == 1 else steps / self.steps
 
     @property
     def area(self) -> np.ndarray:
@@ -162,7 +168,8 @@ def count(
             bar.advance((part.bottom - part.top) / part.scene.record.grid.height)
             left[name] -= 1
             if left[name] == 0:
-                ready[name] = Counted(part.scene.windows, totals.pop(name))
+                steps = STEPS if part.scene.record.fractions else 1
+                ready[name] = Counted(part.scene.windows, totals.pop(name), steps)
             while order and order[0] in ready:
                 yield order[0], ready.pop(order.pop(0))
 
@@ -184,15 +191,16 @@ def _count_part(part: _Part) -> np.ndarray:
     cells = np.zeros((len(edges[0]) - 1, len(edges[1]) - 1, k + _MORE), np.int64)
     clouds = record.open_clouds()
     with record.open_image() as image, record.open_mask(scene.scheme) as mask:
-        for window in _pieces(image, part):
+        for window in _pieces(image, part, 6 * k if mask.soft else 0):
             valid = image.read_valid(window)
             index = mask.read(window)
+            shares = mask.shares(window) if mask.soft else _HARD
             cloud, snow = clouds.read(window) if clouds is not None else (_NONE, _NONE)
             rows, cols = (
                 np.searchsorted(e, np.arange(start, start + size), side="right") - 1
                 for e, start, size in zip(edges, window[:2], window[2:], strict=True)
             )
-            _add(index, valid, cloud, snow, rows, cols, k, cells)
+            _add(index, shares, valid, cloud, snow, rows, cols, k, cells)
     if clouds is not None:
         clouds.close()
     sums = np.zeros((cells.shape[0] + 1, cells.shape[1] + 1, k + _MORE), np.int64)
@@ -203,13 +211,18 @@ def _count_part(part: _Part) -> np.ndarray:
 
 
 _NONE = np.zeros((0, 0), bool)
+_HARD = np.zeros((0, 0, 0), np.uint8)
+_HARD.setflags(write=False)  # as shares are: one compiled kernel serves both
 
 
-def _pieces(image: ImageReader, part: _Part) -> Iterator[Window]:
-    """Windows of whole blocks that cover a part, from the top down, of a bounded number of bytes."""
+def _pieces(image: ImageReader, part: _Part, more: int = 0) -> Iterator[Window]:
+    """Windows of whole blocks that cover a part, from the top down, of a bounded number of bytes.
+
+    `more` are bytes a pixel beside the image's and a mask's.
+    """
     height, width = part.bottom - part.top, image.grid.width
     block_h, block_w = image.block
-    pixel = len(image.bands) * image.dtype.itemsize + 4
+    pixel = len(image.bands) * image.dtype.itemsize + 4 + more
     rows = min(height, -(-_ROWS // block_h) * block_h)
     if rows * block_w * pixel > _BYTES:
         rows = min(rows, max(1, _BYTES // (block_w * pixel * block_h)) * block_h)
@@ -220,7 +233,7 @@ def _pieces(image: ImageReader, part: _Part) -> Iterator[Window]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _add(index, valid, cloud, snow, rows, cols, k, cells):  # pragma: no cover
+def _add(index, shares, valid, cloud, snow, rows, cols, k, cells):  # pragma: no cover
     """Count the pixels of a piece into the cells that its rows and columns belong to."""
     known = cloud.size > 0
     for r in range(index.shape[0]):
@@ -235,8 +248,11 @@ def _add(index, valid, cloud, snow, rows, cols, k, cells):  # pragma: no cover
                 cells[i, j, k + _CLOUD] += 1
                 if label != IGNORE:
                     cells[i, j, k + _UNDER] += 1
-            elif label != IGNORE:
+            elif label != IGNORE and shares.size == 0:
                 cells[i, j, label] += 1
+            elif label != IGNORE:
+                for one in range(k):
+                    cells[i, j, one] += shares[one, r, c]
             if known and snow[r, c]:
                 cells[i, j, k + _SNOW] += 1
 
@@ -245,7 +261,7 @@ def reasons(found: Counted, tiles: TileOptions, only: Sequence[int]) -> dict[str
     """Which tiles are left out, bool `[n]`, by reason; each tile has the first that applies. `only`: class indices
     of `tiles.drop_only`."""
     labelled = found.counts.sum(1)
-    others = labelled - found.counts[:, list(only)].sum(1)
+    others = np.delete(found.counts, list(only), axis=1).sum(1)
     limit = 1.0 if tiles.max_cloud is None else tiles.max_cloud
     tests = {
         "no valid pixel": found.valid == 0,

@@ -133,11 +133,12 @@ def _open_all(
                 layers=source.layers,
             )
         with record.open_mask(scheme) as mask:
+            soft = mask.soft
             if mask.remark:
                 remarks.append(mask.remark)
         if (reader := record.open_clouds()) is not None:
             reader.close()
-        records[source.name] = replace(record, fingerprint=record.current_fingerprint())
+        records[source.name] = replace(record, fractions=soft, fingerprint=record.current_fingerprint())
     if remarks:
         more = f" (and {len(remarks) - 1} more masks)" if len(remarks) > 1 else ""
         warnings.warn(remarks[0] + more, RaremapWarning, stacklevel=3)

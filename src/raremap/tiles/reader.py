@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from raremap.labels import IGNORE
 from raremap.scene.features.channels import Channels
 from raremap.scene.features.reader import ranges_of
+from raremap.scene.shares import largest, without
 from raremap.scene.window import Window
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from raremap.scene.features.pixels import Pixels, Ranges
     from raremap.scene.grid import Grid
     from raremap.tiles.catalog import Catalog
+    from raremap.tiles.store import Store
 
 # Tiles kept decoded, as stored (uint8 stays uint8); more are read by window each time.
 _MEMORY = 2 << 30
@@ -58,28 +61,40 @@ class TileReader:
 
     `whole` and `crop` give the bands as they are stored. `sample` and `cut` give what a network sees: with
     `features`, these after the bands, as they are in the whole scene. Tiles are kept with as much around them as the features
-    need, as stored; features are made anew for each sample.
+    need, as stored; features are made anew for each sample, which may show the ground `least_scale` times as large.
     """
 
     def __init__(
-        self, catalog: Catalog, rows: np.ndarray, memory: int = _MEMORY, features: Sequence[Feature] = ()
+        self,
+        catalog: Catalog,
+        rows: np.ndarray,
+        memory: int = _MEMORY,
+        features: Sequence[Feature] = (),
+        least_scale: float = 1.0,
     ) -> None:
         self._catalog = catalog
         grids = [s.grid for s in catalog.scenes.values()]
         self.channels = Channels.of(catalog.bands, features, grids)
+        self._margin = math.ceil(self.channels.margin / least_scale)
+        self._readers: dict[str, tuple[Any, Any, Any]] = {}
         self._open: OrderedDict[str, tuple[Any, Any, Any]] = OrderedDict()
         self._process = os.getpid()
         self._kept: dict[int, Tile] = {}
         self._weights: dict[int, np.ndarray] = {}
+        self._shares: dict[int, np.ndarray] = {}
         # Share of usable pixels, which rounds to 1 for no tile of less than 2²⁴ pixels that lacks one.
         self._valid = catalog.table["valid"].to_numpy(float)
         windows = [self._around(r) for r in rows]
+        self._store: Store | None = None
         scenes = dict.fromkeys(str(catalog.scene_names[r]) for r in rows)
         with catalog.open_image(next(iter(scenes))) as image:
             per_pixel = len(image.bands) * image.dtype.itemsize + 2
         if any(scene.weights for scene in catalog.scenes.values()):
             per_pixel += 4
+        if catalog.soft:
+            per_pixel += catalog.scheme.num_classes
         self._keep = sum(w.height * w.width for w in windows) * per_pixel <= memory
+        self._rows = rows
         self._ranges: dict[str, Ranges] = {}
         if ranged := self.channels.ranged:
             for scene in scenes:
@@ -87,7 +102,25 @@ class TileReader:
                     self._ranges[scene] = ranges_of(image, ranged)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_readers": {}}
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the tiles are decoded once and kept."""
+        return self._keep
+
+    @property
+    def windows(self) -> dict[str, list[Window]]:
+        """What may be read of each scene: the tiles with what their features need around them."""
+        found: dict[str, list[Window]] = {}
+        for row in np.unique(self._rows):
+            found.setdefault(str(self._catalog.scene_names[row]), []).append(self._around(int(row)))
+        return found
+
+    def use(self, store: Store) -> None:
+        """Read from now on from a store that holds `windows`."""
+        self._store, self._keep, self._kept = store, False, {}
+        self._readers, self._open = {}, OrderedDict()
 
     def load(self, rows: np.ndarray) -> None:
         """Decode these tiles now, before workers are started: they share the memory."""
@@ -95,6 +128,7 @@ class TileReader:
             for row in np.unique(rows):
                 self.whole(int(row))
                 self.weight(int(row))
+                self.shares(int(row))
 
     def fit_features(self, rows: np.ndarray) -> tuple[Feature, ...]:
         """The features with all their numbers, those that were still open taken from these tiles; used from now on."""
@@ -132,9 +166,12 @@ class TileReader:
         cut = self.cut(row, self._catalog.windows[row])
         return cut.image(), cut.valid, cut.mask
 
-    def cut(self, row: int, window: Window, over: Tile | None = None) -> Cut:
-        """A window inside a tile, with what its features need around it; `over`, a composite, is in the tile's place."""
-        grown = self.channels.grown(window, self._grid(row))
+    def cut(self, row: int, window: Window, over: Tile | None = None, margin: int | None = None) -> Cut:
+        """A window inside a tile, with what its features need around it; `over`, a composite, is in the tile's place.
+
+        `margin`: so much instead, at most what they need at the least scale.
+        """
+        grown = self.channels.grown(window, self._grid(row), margin)
         image, valid, mask = self._pasted(row, grown, over)
         inner = window.slices(within=grown)
         return Cut(self.channels, self._pixels(row, grown, image, valid), inner, mask[inner])
@@ -152,6 +189,24 @@ class TileReader:
         if row not in self._weights:
             self._weights[row] = self._scene(name)[2].read(tile)
         return self._weights[row] if window is None else self._weights[row][window.slices(within=tile)]
+
+    def shares(self, row: int, window: Window | None = None) -> np.ndarray | None:
+        """Shares of the classes uint8 `[K, h, w]` (`raremap.scene.shares`) in a tile or a window inside it.
+
+        They count where the class index of `labels` or `cut` has a class. None where no label of the catalog is shared.
+        """
+        if not self._catalog.soft:
+            return None
+        tile = self._catalog.windows[row]
+        if not self._keep:
+            return self._shared(row, window or tile)
+        if row not in self._shares:
+            self._shares[row] = self._shared(row, tile)
+        return self._shares[row] if window is None else self._shares[row][:, *window.slices(within=tile)]
+
+    def _shared(self, row: int, window: Window) -> np.ndarray:
+        shares = self._scene(str(self._catalog.scene_names[row]))[1].shares(window)
+        return without(shares, self._catalog.hidden[row]) if row in self._catalog.hidden else shares
 
     def _pasted(self, row: int, window: Window, over: Tile | None) -> Tile:
         """A window of a tile and its surroundings with `over` in the tile's place."""
@@ -176,7 +231,7 @@ class TileReader:
 
     def _around(self, row: int) -> Window:
         """A tile with the margin of its features."""
-        return self.channels.grown(self._catalog.windows[row], self._grid(row))
+        return self.channels.grown(self._catalog.windows[row], self._grid(row), self._margin)
 
     def _window(self, row: int, window: Window) -> Tile:
         pixels, valid = self._scene(str(self._catalog.scene_names[row]))[0].read(window)
@@ -185,8 +240,11 @@ class TileReader:
         return pixels, valid, index
 
     def _index(self, row: int, window: Window) -> np.ndarray:
-        index = self._scene(str(self._catalog.scene_names[row]))[1].read(window)
-        if row in self._catalog.hidden:
+        mask = self._scene(str(self._catalog.scene_names[row]))[1]
+        index = mask.read(window)
+        if row in self._catalog.hidden and mask.soft:
+            index = np.where(index == IGNORE, index, largest(self._shared(row, window), self._catalog.scheme))
+        elif row in self._catalog.hidden:
             index[np.isin(index, self._catalog.hidden[row])] = IGNORE
         if row in self._catalog.points:
             index[~self._points_in(row, window)] = IGNORE
@@ -205,14 +263,23 @@ class TileReader:
     def _scene(self, name: str) -> tuple[Any, Any, Any]:
         if self._process != os.getpid():
             # A forked worker must not read through its parent's handles: they share one position in the file.
-            self._open, self._process = OrderedDict(), os.getpid()
+            self._open, self._readers, self._process = OrderedDict(), {}, os.getpid()
         if name in self._open:
             self._open.move_to_end(name)
         else:
-            record = self._catalog.scenes[name]
-            self._open[name] = (record.open_image(), self._catalog.open_mask(name), record.open_weights())
+            # Kept for good, since to look into a file what it holds costs as much again as to open it.
+            if name not in self._readers:
+                self._readers[name] = self._readers_of(name)
+            self._open[name] = self._readers[name]
             if len(self._open) > _OPEN_SCENES:
                 for reader in self._open.popitem(last=False)[1]:
                     if reader is not None:
                         reader.close()
         return self._open[name]
+
+    def _readers_of(self, name: str) -> tuple[Any, Any, Any]:
+        """Image, mask and label weights of a scene; none is open yet."""
+        if self._store is not None:
+            return self._store.open(name)
+        record = self._catalog.scenes[name]
+        return record.open_image(), self._catalog.open_mask(name), record.open_weights()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raremap.errors import RaremapWarning
+from raremap.scene.shares import areas
 from raremap.tiles.options import ThinOptions
 
 if TYPE_CHECKING:
@@ -52,9 +53,22 @@ def thin(
         for row in here[_enough(counts[here, c], goal) :]:
             counts[row, c] = 0
             hidden[int(row)] = (*hidden.get(int(row), ()), c)
+    seen = replace(catalog, hidden=hidden)
+    if catalog.soft and hidden:
+        _recount(seen, counts)
     table = catalog.table.copy()
     table["counts"] = list(counts)
-    return replace(catalog, table=table, hidden=hidden), uses
+    return replace(seen, table=table), uses
+
+
+def _recount(catalog: Catalog, counts: np.ndarray) -> None:
+    """Count the tiles with hidden classes anew, in place: with a hidden class its cell's other classes change."""
+    from raremap.tiles.reader import TileReader
+
+    rows = np.array(sorted(catalog.hidden))
+    reader = TileReader(catalog, rows, memory=0)
+    for row in rows.tolist():
+        counts[row] = areas(reader.labels(row), reader.shares(row), catalog.scheme.num_classes)
 
 
 def imbalance_of(catalog: Catalog, uses: np.ndarray, rare: Sequence[int]) -> float:

@@ -74,7 +74,7 @@ def calibrate(
     fewer than two, as with folds, every member is asked about its own calibration places, and the decision is fitted
     to what they say, all together: cross-fitted, but for scores of single members and not for their mean.
     """
-    from raremap.ensembles import load_bundle
+    from raremap.ensembles import Ensemble, load_bundle
     from raremap.tiles.catalog import Catalog
     from raremap.ways import keeping, predicting
 
@@ -89,7 +89,7 @@ def calibrate(
     uses, remarks = uses_for(own, catalog)
     for remark in remarks:
         warnings.warn(remark, RaremapWarning, stacklevel=2)
-    if hasattr(asked, "members"):
+    if isinstance(asked, Ensemble):
         decision = fit_for_ensemble(asked, catalog, uses, options, device, seed, quiet)
     else:
         decision = fit_decision_for(asked, catalog, uses, options, device, seed, quiet)

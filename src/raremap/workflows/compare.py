@@ -278,7 +278,10 @@ def of_run(experiment: Experiment, design: Design, run: Run, folder: Path) -> Ex
         {
             **design.variants[run.variant],
             "out": str(folder / "runs" / run.folder),
-            "train": {"seed": run.seed},
+            "train": {
+                "seed": run.seed,
+                "cache_folder": experiment.train.cache_folder or str(folder / "cache"),  # one for all runs
+            },
             "split": {"fold": run.fold if run.fold == "holdout" else int(run.fold)},
             "thin": {"keep": run.keep, "imbalance": run.imbalance or None},
             "points": points and points.model_dump(mode="json"),

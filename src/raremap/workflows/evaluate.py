@@ -24,6 +24,7 @@ from raremap.measure.scores import Scores
 from raremap.measure.tally import Tally
 from raremap.tiles.options import USES
 from raremap.ways import differences
+from raremap.workflows.levels import level_scores
 from raremap.workflows.rare import rare_in
 from raremap.workflows.scoring import check_fits, rows_of, tally
 from raremap.workflows.uses import members_of, uses_for
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
+    from raremap.labels import LabelScheme
     from raremap.maps.stream import Network
     from raremap.tiles.catalog import Catalog
 
@@ -43,7 +45,7 @@ class Evaluation:
 
     `decided` (with the decision) and `plain` (argmax) count each of the catalog rows `rows`; `places` names
     the place of each. `under` is the confusion `[n, K, K]` of their clouded pixels, which are in no other
-    score; None where the catalog does not know of clouds.
+    score; None where the catalog does not know of clouds. `scheme` gives the tree of classes.
     """
 
     use: str
@@ -57,6 +59,12 @@ class Evaluation:
     facts: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     under: np.ndarray | None = None
+    scheme: LabelScheme | None = None
+
+    @property
+    def levels(self) -> list[dict[str, Any]]:
+        """Scores at each level of the class tree above the classes: confusion pooled, then summed by groups."""
+        return [] if self.scheme is None else level_scores(self.scheme, self.decided, self.plain)
 
     @property
     def clouded(self) -> Scores | None:
@@ -102,6 +110,7 @@ class Evaluation:
             "decision": self.decided.to_dict(self.names, self.rare),
             "argmax": self.plain.to_dict(self.names, self.rare),
             **({"clouded": self.clouded.to_dict()} if self.clouded is not None else {}),
+            **({"levels": levels} if (levels := self.levels) else {}),
             "places_with": self.places_with(),
             "by_place": {
                 str(p): {"decision": d.tolist(), "argmax": a.tolist()}
@@ -140,6 +149,12 @@ class Evaluation:
             lines.append(
                 f"clouded, in no score above: {under / max(1.0, under + clear):.1%} of the labelled pixels"
                 + (f", macro-F1 {c.macro_f1:.3f}, overall accuracy {c.overall_accuracy:.3f}" if under else "")
+            )
+        for each in self.levels:
+            d, a = each["decision"], each["argmax"]
+            lines.append(
+                f"level {each['level']}, {len(each['classes'])} classes: macro-F1 {d['macro_f1'] or 0:.3f} "
+                f"(argmax {a['macro_f1'] or 0:.3f}), overall accuracy {d['overall_accuracy'] or 0:.3f}"
             )
         lines += [f"note: {r}" for r in self.remarks]
         lines += [str(f) for f in self.files]
@@ -206,6 +221,7 @@ def evaluate(
         plain=plain,
         facts=_facts(bundle, network, catalog, uses),
         under=under,
+        scheme=catalog.scheme,
     )
     result = replace(result, remarks=(*remarks, *_remarks(result)))
     same_way = bundle.predict == own.predict

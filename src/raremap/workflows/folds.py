@@ -64,9 +64,9 @@ class KFold:
     ) -> KFold:
         """What the table says of the folds that are done; raises `CatalogError` where two tested one place, or none is."""
         names, rare = catalog.scheme.names, rare_in(catalog)
-        failed = {str(run): text for run, text in (failed or {}).items()}
+        told = {str(run): text for run, text in (failed or {}).items()}
         if not runs:
-            why = "; ".join(f"{run}: {text}" for run, text in failed.items())
+            why = "; ".join(f"{run}: {text}" for run, text in told.items())
             raise CatalogError(
                 f"no fold was trained to its end{': ' + why if why else ''}; start it again to go on"
             )
@@ -106,7 +106,7 @@ class KFold:
             spread={way: {k: _spread([f[way][k] for f in folds]) for k in HEADLINES} for way in WAYS},
             planned=experiment.split.folds,
             facts=_facts(catalog, experiment),
-            failed=failed,
+            failed=told,
         )
 
     def with_ensemble(self, ensemble: Ensemble, path: Path) -> KFold:

@@ -85,6 +85,8 @@ def seen_by_training(
         raise ConfigError(
             "the catalog was prepared with other labels than the experiment's; run `raremap prepare` again"
         )
+    if catalog.soft and (fault := experiment.fractions_fault()):
+        raise ConfigError(fault)
     uses = uses_of(catalog, experiment.split)
     seed = experiment.train.seed
     if experiment.thin != ThinOptions():

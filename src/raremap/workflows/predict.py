@@ -15,9 +15,12 @@ from raremap.errors import BundleError, ConfigError, OutputError, RaremapWarning
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
     from raremap.exported import Exported
+    from raremap.labels import LabelScheme
     from raremap.maps.export import MapSummary
     from raremap.measure.decision import Decision
     from raremap.scene.raster import Image
@@ -52,6 +55,9 @@ def predict(
     tta: str | bool | None = None,
     scales: Sequence[float] | None = None,
     quiet: bool = False,
+    confidence: bool = False,
+    entropy: bool = False,
+    level: int = 0,
 ) -> Maps:
     """Map scenes with a bundle, an ensemble or an exported model: for one scene `out` is the map's file, for several a folder.
 
@@ -65,6 +71,11 @@ def predict(
     `PredictOptions`. With another `window`, `overlap`, `tta` or `scales` the decision is the one that was fitted for
     that way (`raremap calibrate`); where there is none the bundle's own is used, and a warning says so.
 
+    `confidence` and `entropy` also write `NAME.confidence.tif` (probability of the class that the map gives) and
+    `NAME.entropy.tif` (0 sure, 1 all classes alike). `level` maps so many steps up the tree of classes: the
+    probabilities of a group's classes are summed, and the most probable group is mapped; the bias, which
+    belongs to the classes, is left aside.
+
     Raises `BundleError` where a scene lacks the bundle's bands, `OutputError` where two scenes would
     write one map.
     """
@@ -76,10 +87,12 @@ def predict(
     bundle = predicting(own, window, overlap, tta, scales)
     paths = [Path(scenes)] if isinstance(scenes, (str, Path)) else [Path(s) for s in scenes]
     targets = _targets(paths, Path(out))
-    if not argmax and prior is None and (told := unfitted(bundle)):
+    if not argmax and prior is None and not level and (told := unfitted(bundle)):
         warnings.warn(told, RaremapWarning, stacklevel=2)
-    decision = _moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
+    decision = moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
     nodata = bundle.nodata if nodata is None else nodata
+    scheme, decide, soften = _deciding(bundle.scheme, decision, level)
+    quantities = [name for name, asked in (("confidence", confidence), ("entropy", entropy)) if asked]
     # Every scene is opened before the first is mapped: a wrong one is found in the first second.
     for path in paths:
         with open_for(bundle, path, nodata):
@@ -90,13 +103,28 @@ def predict(
         with open_for(bundle, path, nodata) as reader, progress(path.name, reader.grid.height, quiet) as bar:
             done.append(
                 write_map(
-                    reader, network, target, bundle.scheme, bundle.predict,
-                    decide=decision.apply if decision is not None else None,
-                    soften=decision.posterior if decision is not None and decision.softens else None,
-                    probabilities=probabilities, tags=_tags(bundle, decision), progress=bar,
+                    reader, network, target, scheme, bundle.predict, decide=decide, soften=soften,
+                    probabilities=probabilities, tags=tags_of(bundle, decision, level), progress=bar,
+                    quantities=quantities, network_classes=bundle.scheme.num_classes,
                 )
             )  # fmt: skip
     return Maps(tuple(done))
+
+
+def _deciding(scheme: LabelScheme, decision: Decision | None, level: int) -> tuple[LabelScheme, Any, Any]:
+    """The classes of the map, and how the network's probabilities become classes and probabilities that are written."""
+    soften = decision.posterior if decision is not None and decision.softens else None
+    if not level:
+        return scheme, decision.apply if decision is not None else None, soften
+    from raremap.classtree import level as level_of
+    from raremap.measure.decision import most_likely
+
+    up = level_of(scheme, level)
+
+    def summed(probs: np.ndarray) -> np.ndarray:
+        return up.summed(probs if soften is None else soften(probs))
+
+    return up.scheme, lambda probs: most_likely(summed(probs)), summed
 
 
 def open_for(bundle: Bundle | Ensemble | Exported, path: Path, nodata: float | None) -> Image:
@@ -137,9 +165,12 @@ def _targets(paths: list[Path], out: Path) -> list[Path]:
     return targets
 
 
-def _tags(bundle: Bundle | Ensemble | Exported, decision: Decision | None) -> dict[str, str]:
+def tags_of(bundle: Bundle | Ensemble | Exported, decision: Decision | None, level: int = 0) -> dict[str, str]:
+    """What a map says of itself: the software, the model, and how classes were decided and averaged."""
     how = (
-        "argmax"
+        f"argmax at level {level}"
+        if level
+        else "argmax"
         if decision is None or not decision.fitted
         else "given shares"
         if decision.shift
@@ -156,7 +187,7 @@ def _tags(bundle: Bundle | Ensemble | Exported, decision: Decision | None) -> di
     }
 
 
-def _moved(bundle: Bundle | Ensemble | Exported, prior: Mapping[str, float] | str | Path) -> Decision:
+def moved(bundle: Bundle | Ensemble | Exported, prior: Mapping[str, float] | str | Path) -> Decision:
     """The decision for ground of given class shares; raises `ConfigError` or `BundleError` where it cannot be made."""
     from raremap.measure.decision import Decision
 

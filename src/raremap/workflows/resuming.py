@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from raremap.tiles.catalog import Catalog
 
 # What makes a run faster or slower and not different.
-_MANNER = ("device", "workers", "threads", "seed")
+_MANNER = ("device", "workers", "threads", "seed", "cache", "cache_folder")
 # Where data lie; the catalog's fingerprint says what they are.
-_PATHS = ("root", "images", "band_files", "masks", "weights")
+_PATHS = ("root", "images", "band_files", "layers", "masks", "weights")
 
 
 def checksum_of(experiment: Experiment, catalog: Catalog) -> str:

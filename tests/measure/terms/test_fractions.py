@@ -30,6 +30,7 @@ def test_fractions_of_0_and_1_are_the_hard_labels(name, weight) -> None:
     term = TERMS[name][0]
     logits, mask, _ = batch(1)
     one = F.one_hot(torch.where(mask == IGNORE, 0, mask), 4).movedim(-1, 1) * (mask != IGNORE).unsqueeze(1)
+    assert not term.hard
     hard, soft = term(logits, mask, weight), term(logits, one.float(), weight)
     assert soft.item() == pytest.approx(float(hard), rel=1e-5)
 
@@ -92,5 +93,6 @@ def test_gradients_are_right(name) -> None:
 @pytest.mark.parametrize("name", sorted(n for n, (term, _) in TERMS.items() if term.kind not in SOFT))
 def test_other_terms_say_that_fractions_have_no_meaning_for_them(name) -> None:
     logits, fractions, _ = cells()
+    assert TERMS[name][0].hard
     with pytest.raises(TrainingError, match="has no meaning on class fractions"):
         TERMS[name][0](logits, fractions, **batch()[2])

@@ -7,7 +7,7 @@ and in its state for a training that goes on.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,7 @@ class Seesaw(Term):
     their objects do not. No prior's offset: M is a prior of its own.
     """
 
+    hard: ClassVar[bool] = True
     kind: Literal["seesaw"] = "seesaw"
     p: float = Field(default=0.8, ge=0)
     q: float = Field(default=2.0, ge=0)
@@ -68,6 +69,7 @@ class Recall(Term):
     code counts ignored pixels as a class; ours leaves them out.
     """
 
+    hard: ClassVar[bool] = True
     kind: Literal["recall"] = "recall"
     momentum: float = Field(default=0.9, ge=0, lt=1)
 
@@ -93,4 +95,4 @@ def batch_recall(view: View) -> Tensor:
     # torch's argmax is six times slower than the index that comes with its max.
     right = (view.logits.detach().max(1).indices == view.index) & view.labelled
     found = torch.bincount(view.index[right], minlength=view.num_classes)
-    return found / view.seen.clamp(min=1)
+    return view.total(found) / view.seen.clamp(min=1)

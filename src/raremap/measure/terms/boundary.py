@@ -29,6 +29,7 @@ class Boundary(Term):
 
     maps: ClassVar[tuple[str, ...]] = ("distance",)
     region: ClassVar[bool] = True
+    hard: ClassVar[bool] = True
     kind: Literal["boundary"] = "boundary"
     only: Literal["rare"] | tuple[int | str, ...] | None = None
     clip: float | None = Field(default=20.0, gt=0)
@@ -45,7 +46,7 @@ class Boundary(Term):
                 "a map for each of its classes"
             )
         by_class = (probs * (distance * view.ones.unsqueeze(1))).sum((0, 2, 3))
-        by_class = by_class / view.ones.sum().clamp(min=1e-12)
+        by_class = view.ratio(by_class, view.ones.sum())
         weight = self._weight(view, weight)
         if weight is None:
             return by_class.mean()

@@ -22,6 +22,8 @@ class Lovasz(Term):
     """
 
     region: ClassVar[bool] = True
+    pools: ClassVar[bool] = False  # it sorts the pixels of a batch
+    hard: ClassVar[bool] = True
     kind: Literal["lovasz"] = "lovasz"
     classes: Classes = "present"
 

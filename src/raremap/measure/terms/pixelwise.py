@@ -43,7 +43,7 @@ class CrossEntropy(Term):
             # torch's own is the faster, and cannot be differentiated by its weights, which the outer loop does.
             return _cost(view, weight, lambda log_p: log_p)
         total = F.nll_loss(view.scores(weight), view.mask, weight, ignore_index=view.ignore, reduction="sum")
-        return total / view.pixel_weights(weight).sum().clamp(min=1e-12)
+        return view.ratio(total, view.pixel_weights(weight).sum())
 
 
 class Focal(Term):
@@ -113,6 +113,7 @@ class BoundaryCE(Term):
     """
 
     maps: ClassVar[tuple[str, ...]] = ("edge",)
+    hard: ClassVar[bool] = True
     kind: Literal["boundary_ce"] = "boundary_ce"
     w: float = Field(default=10.0, ge=0)
     sigma: float = Field(default=5.0, gt=0)
@@ -132,6 +133,7 @@ class CenterCE(Term):
     """
 
     maps: ClassVar[tuple[str, ...]] = ("center",)
+    hard: ClassVar[bool] = True
     kind: Literal["center_ce"] = "center_ce"
     w: float = Field(default=1.0, ge=0)
 
@@ -154,7 +156,7 @@ def _cost(view: View, weight: Tensor | None, score: Callable[[Tensor], Tensor]) 
     log_probs = view.scores(weight)
     if view.hard and weight is None and view.uniform:
         # Ignored pixels have log p 0: nothing to multiply them out of.
-        return -score(view.own(log_probs)).sum() / view.labelled.sum().clamp(min=1)
+        return -view.ratio(score(view.own(log_probs)).sum(), view.labelled.sum(), least=1)
     if view.hard:
         return -view.mean(score(view.own(log_probs)), view.pixel_weights(weight))
     area = view.fractions if weight is None else view.fractions * weight.view(1, -1, 1, 1)

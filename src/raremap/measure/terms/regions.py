@@ -152,6 +152,7 @@ class UnifiedFocal(_Region):
     a mean over all pixels, ignored ones too; ours over labelled ones.
     """
 
+    hard: ClassVar[bool] = True
     kind: Literal["unified_focal"] = "unified_focal"
     share: float = Field(default=0.5, ge=0, le=1)
     delta: float = Field(default=0.6, ge=0, le=1)

@@ -21,11 +21,15 @@ class Term(Options):
 
     `weights` by class. Explicit ones are taken as they are; all others follow from class shares, which a
     term does not know: it is given them as `weight` `[K]`, from `class_weights`. `maps` names what must come
-    with the batch beside the mask; `region` says that the term looks at whole regions and not pixel by pixel.
+    with the batch beside the mask; `region` says that the term looks at whole regions and not pixel by pixel;
+    `pools` that it is made of sums, which several processes can share; `hard` that it has no meaning on class
+    fractions.
     """
 
     maps: ClassVar[tuple[str, ...]] = ()
     region: ClassVar[bool] = False
+    pools: ClassVar[bool] = True
+    hard: ClassVar[bool] = False
     weights: Weights = "none"
 
     def __call__(

@@ -5,6 +5,7 @@ Axes: B batch, K classes, H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -42,6 +43,9 @@ class View:
     Maps that come with the batch (`raremap.batches.distance`): `distance` `[B, n, H, W]`, signed, of some
     classes; `edge` `[B, H, W]`, pixels to the next boundary; `center` `[B, H, W]`, from 0 at an object's rim
     to 1 at its innermost pixel. Raises `TrainingError` where shapes do not fit.
+
+    With a `pool` the batch is one share of a larger one: all sums over pixels go through it, and come back as
+    those of the whole (`raremap.measure.terms.pool`).
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class View:
         edge: Tensor | None = None,
         center: Tensor | None = None,
         worth: Tensor | None = None,
+        pool: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.hard = not target.is_floating_point()
         expected = (logits.shape[0], *logits.shape[2:]) if self.hard else tuple(logits.shape)
@@ -66,7 +71,7 @@ class View:
         self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         self.prior, self.ignore = prior, ignore
         self.distance, self.edge, self.center = distance, edge, center
-        self._worth = worth
+        self._worth, self._pool = worth, pool
         self._target = target
 
     @property
@@ -115,6 +120,9 @@ class View:
     @cached_property
     def seen(self) -> Tensor:
         """Labelled pixels, or area, of each class, `[K]`."""
+        return self.total(self._seen())
+
+    def _seen(self) -> Tensor:
         if not self.hard:
             return self.fractions.sum((0, 2, 3))
         if not self.uniform:
@@ -176,11 +184,20 @@ class View:
                 fractions = fractions * worth.view(1, -1, 1, 1)
             claims = self.probs * fractions.sum(1, keepdim=True)
             hits, claimed = torch.minimum(claims, fractions).sum((0, 2, 3)), claims.sum((0, 2, 3))
+        hits, claimed = self.total(hits), self.total(claimed)
         return Sums(hits, claimed, truth, truth.sum())
+
+    def total(self, of_share: Tensor) -> Tensor:
+        """A sum over the pixels of this batch, as one over the whole that it is a share of."""
+        return of_share if self._pool is None else self._pool(of_share)
+
+    def ratio(self, above: Tensor, below: Tensor, least: float = 1e-12) -> Tensor:
+        """One sum over pixels divided by another, which counts as `least` where it is less."""
+        return self.total(above) / self.total(below).clamp(min=least)
 
     def mean(self, costs: Tensor, pixel_weight: Tensor) -> Tensor:
         """Mean of costs `[B, H, W]` by weights that are 0 where pixels are ignored; 0 where all are."""
-        return (costs * pixel_weight).sum() / pixel_weight.sum().clamp(min=1e-12)
+        return self.ratio((costs * pixel_weight).sum(), pixel_weight.sum())
 
     def pixel_weights(self, weight: Tensor | None) -> Tensor:
         """What each pixel counts, `[B, H, W]`: 1, or its class's weight `[K]`; 0 where it is ignored."""
@@ -191,7 +208,7 @@ class View:
         if not self.hard:
             raise TrainingError(
                 f"the loss term '{kind}' has no meaning on class fractions; give it a class index [B, H, W], "
-                "or take ce, focal, poly, log_cosh, dice, generalised_dice, iou, tversky or focal_tversky"
+                "or take ce, focal, poly, log_cosh, dice, log_cosh_dice, generalised_dice, iou, tversky or focal_tversky"
             )
 
     def need_map(self, kind: str, name: str) -> Tensor:

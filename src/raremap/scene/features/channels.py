@@ -66,9 +66,9 @@ class Channels:
             dict.fromkeys(require_band(n, self.bands, f.called) for f in self.features for n in f.ranged)
         )
 
-    def grown(self, window: Window, grid: Grid) -> Window:
-        """The window with its margin, as far as the scene reaches."""
-        m = self.margin
+    def grown(self, window: Window, grid: Grid, margin: int | None = None) -> Window:
+        """The window with its margin, or another one, as far as the scene reaches."""
+        m = self.margin if margin is None else margin
         return Window(
             window.row_off - m, window.col_off - m, window.height + 2 * m, window.width + 2 * m
         ).intersect(grid.window)

@@ -1,0 +1,140 @@
+"""How often the 95 % intervals of `raremap area` hold the true areas: samples drawn again and again from valleys.
+
+    python benchmarks/area_coverage.py [--quick] [--draws 500] [--valleys FOLDER] [--out benchmarks/results/area_coverage.md]
+
+`--valleys` is a folder that `raremap simulate` made; without it four valleys of 256² pixels are simulated.
+
+The truth is what a simulated valley has at each pixel; the map is the labels as people draw them (moved borders, lost
+houses), with salt and pepper over it, so that rare classes are missed and invented. A sample of the design that
+`raremap sample` makes by default is drawn, labelled with the truth, and put to `raremap area`'s estimator; with and
+without the stratum beside rare classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import rasterio
+
+from raremap.labels import LabelScheme
+from raremap.maps.classmap import open_classmap
+from raremap.maps.strata import Strata, Survey, draw, survey
+from raremap.measure.allocation import allocate_for
+from raremap.measure.stratified import Accuracy, Stratified, accuracy
+from raremap.valley.options import ValleyOptions
+from raremap.valley.simulate import simulate
+
+_VALLEYS = 4
+
+
+def erring_map(folder: Path, out: Path, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """The labels of valleys side by side, with noise, as a map; gives their truth as class index (-1 outside)."""
+    parts = []
+    for name in sorted((folder / "labels").glob("*.tif"))[:_VALLEYS]:
+        with rasterio.open(name) as file, rasterio.open(folder / "labels_true" / name.name) as other:
+            parts.append((file.read(1), other.read(1)))
+            profile, tags = file.profile, file.tags(1)
+    drawn, true = (np.concatenate(side, 1) for side in zip(*parts, strict=True))
+    flip = (rng.random(drawn.shape) < noise) & (drawn > 0)
+    near = np.roll(drawn, (3, -2), (0, 1))  # what is called wrongly is called like something near
+    drawn = np.where(flip & (near > 0), near, drawn)
+    drawn[true == 0] = 0
+    true[drawn == 0] = 0
+    profile.update(height=drawn.shape[0], width=drawn.shape[1])
+    with rasterio.open(out, "w", **profile) as file:
+        file.write(drawn, 1)
+        file.update_tags(**tags)
+    return true.astype(int) - 1
+
+
+def estimate(strata: Strata, found: Survey, sizes: np.ndarray, true: np.ndarray, mapped: np.ndarray, rng: np.random.Generator) -> Accuracy:  # fmt: skip
+    """One sample of a map, labelled with the truth, and what it says."""
+    points = draw(strata, found, sizes, rng)
+    sample = Stratified(
+        points.stratum, np.ones(len(points.rows)), found.pixels.sum(0), found.pixels.sum(0), strata.names
+    )
+    return accuracy(sample, points.index, true[points.rows, points.cols], strata.source.names, mapped)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--draws", type=int, default=500)
+    parser.add_argument("--valleys", type=Path)
+    parser.add_argument("--se", type=float, default=0.01)
+    parser.add_argument("--noise", type=float, default=0.05)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.quick:
+        args.draws = 20
+    warnings.simplefilter("ignore")
+    started, rng = time.time(), np.random.default_rng(0)
+    lines = [
+        "# Coverage of the intervals of `raremap area`",
+        "",
+        f"`python benchmarks/area_coverage.py --draws {args.draws}`: {_VALLEYS} simulated valleys of 256² pixels side by side, "
+        f"their drawn labels with {args.noise:.0%} noise as the map, {args.draws} samples of each design, nominal 95 %. "
+        f"A binomial 95 % range around 95 % is ± {196 * np.sqrt(0.95 * 0.05 / args.draws):.1f} points. "
+        "Bias and width are shares of the true area.",
+        "",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        if args.valleys is None:
+            args.valleys = Path(folder)
+            simulate(folder, ValleyOptions(seed=11, size=256, valleys=_VALLEYS))
+        path = Path(folder) / "map.tif"
+        true = erring_map(args.valleys, path, args.noise, rng)
+        names = LabelScheme.named("catalonia").names
+        with open_classmap(path) as source:
+            areas = survey(Strata.of(source)).areas
+            assert source.names == names
+            rare = [i for i, a in enumerate(areas) if 0 < a < 0.5 / len(areas) * areas.sum()]
+            truth = np.array([(true == i).sum() for i in range(len(names))], float)
+            for buffer in (0, 3):
+                strata = Strata.of(source, rare, buffer)
+                found = survey(strata)
+                expected = np.array(
+                    [
+                        0.7 if n in [names[i] for i in rare] or h == strata.beside else 0.9
+                        for h, n in enumerate(strata.names)
+                    ]
+                )
+                sizes = allocate_for(args.se, found.weights, expected, found.pixels.sum(0))
+                runs = [estimate(strata, found, sizes, true, areas, rng) for _ in range(args.draws)]
+                low, high, value = (
+                    np.array([[getattr(a, key) for a in r.areas] for r in runs])
+                    for key in ("low", "high", "value")
+                )
+                held = ((low <= truth) & (truth <= high)).mean(0)
+                lines += [
+                    f"## {'No buffer' if not buffer else f'Buffer of {buffer} pixels around rare classes'}: {sizes.sum():,} points",
+                    "",
+                    "| class | true share | mapped | coverage | bias | half width |",
+                    "|---|---|---|---|---|---|",
+                ]
+                for i in np.argsort(-truth):
+                    if truth[i]:
+                        lines.append(
+                            f"| {names[i]}{' (rare)' if i in rare else ''} | {truth[i] / truth.sum():.2%} | {areas[i] / areas.sum():.2%} "
+                            f"| {held[i]:.1%} | {value[:, i].mean() / truth[i] - 1:+.1%} | {((high - low)[:, i] / 2).mean() / truth[i]:.0%} |"
+                        )
+                there = truth > 0
+                lines += [
+                    "",
+                    f"Mean over classes {held[there].mean():.1%}, lowest {held[there].min():.1%}.",
+                    "",
+                ]
+                print("\n".join(lines[-6 - there.sum() :]), flush=True)
+    lines.append(f"{platform.python_version()}, numpy {np.__version__}, {time.time() - started:.0f} s.")
+    if args.out:
+        args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""A map brought up to date by a newer scene: only where that shows the ground, and only where it is sure enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raremap.errors import SceneError
+from raremap.files import written
+from raremap.jobs import Progress
+from raremap.labels import LabelScheme
+from raremap.maps.classmap import NONE, ClassMap, blocks
+from raremap.maps.options import PredictOptions
+from raremap.maps.stream import Network, Strip, stream
+from raremap.maps.style import qml
+from raremap.scene.clouds import CloudReader
+from raremap.scene.cog import CogWriter
+from raremap.scene.gdal import opened, read_window
+from raremap.scene.grid import Grid
+from raremap.scene.raster import Image
+from raremap.scene.window import Window
+
+DATE_BANDS = ("seen", "changed")
+"""Bands of the dates beside a map: the last day that showed a pixel, and the last that changed its class."""
+
+
+@dataclass(frozen=True)
+class Newer:
+    """A scene that may bring news: its image, its clouds where they are known, its day since 1970-01-01.
+
+    `decide` gives classes of probabilities, `odds` the log-odds of classes `[h, w]` over others.
+    """
+
+    image: Image
+    network: Network
+    decide: Callable[[np.ndarray], np.ndarray]
+    odds: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    day: int
+    clouds: CloudReader | None = None
+    options: PredictOptions | None = None
+
+
+@dataclass
+class Counts:
+    """Pixels of the map: `changed [K + 1, K]` from (last row: no class) and to, and those that stay, by reason."""
+
+    changed: np.ndarray
+    confirmed: int = 0
+    unsure: int = 0
+    clouded: int = 0
+    not_newer: int = 0
+
+
+def check_legend(before: ClassMap, scheme: LabelScheme) -> None:
+    """Raise `SceneError` where a map's legend is not that of a label scheme."""
+    legend = dict(zip(before.values, before.names, strict=True))
+    wanted = dict(zip(scheme.values, scheme.names, strict=True))
+    for value in legend.keys() | wanted.keys():
+        one, other = (names.get(value, "no class") for names in (legend, wanted))
+        if one != other:
+            raise SceneError(
+                f"value {value} of map {before.path} is '{one}', in the bundle it is '{other}'; "
+                "a map is renewed by a bundle of its own classes"
+            )
+
+
+def offset(scene: Grid, on: Grid, name: str, path: Path) -> tuple[int, int]:
+    """Row and column of a scene's first pixel on a map's grid; raises `SceneError` where their pixels differ."""
+    if scene.crs is not None and on.crs is not None and scene.crs != on.crs:
+        raise SceneError(
+            f"{name} has another CRS than map {path}; bring it to the map's grid (gdalwarp -tap)"
+        )
+    t = ~on.transform @ scene.transform
+    row, col = round(t.f), round(t.c)
+    shift = max(abs(t.f - row), abs(t.c - col))
+    # Off by less than a hundredth of a pixel, at the far end too.
+    drift = max(abs(t.a - 1), abs(t.e - 1), abs(t.b), abs(t.d)) * max(scene.height, scene.width)
+    if shift > 1e-2 or drift > 1e-2:
+        raise SceneError(
+            f"{name} has another grid than map {path} (its pixels lie {max(shift, drift):.3g} pixels off); "
+            "bring it to the map's grid first (gdalwarp with the map's -te and -tr)"
+        )
+    return row, col
+
+
+def renew(
+    before: ClassMap,
+    newer: Newer,
+    out: str | Path,
+    scheme: LabelScheme,
+    margin: float,
+    tags: dict[str, str],
+    progress: Progress | None = None,
+) -> Counts:
+    """Write the renewed map, its dates and its style; every pixel that the scene has no news for is as it was.
+
+    News are where the scene is valid, free of clouds and newer than what the pixel rests upon. There a pixel
+    without a class gets one, and another changes where the log-odds of the new class over its own exceed
+    `margin`. `out` may be the map itself. All files take their names together, at the end. Raises
+    `SceneError` where grids or classes do not fit, `OutputError`.
+    """
+    check_legend(before, scheme)
+    row, col = offset(newer.image.grid, before.grid, newer.image.paths[0], before.path)
+    here = Window(row, col, newer.image.grid.height, newer.image.grid.width).intersect(before.grid.window)
+    if here.empty:
+        raise SceneError(f"{newer.image.paths[0]} does not meet map {before.path}; nothing was written")
+    out = Path(out)
+    dates = Dates(dates_path(before.path), before.grid)
+    counts = Counts(np.zeros((scheme.num_classes + 1, scheme.num_classes), np.int64))
+    colors = dict(zip(scheme.values, map(tuple, scheme.rgb.tolist()), strict=True))
+    with ExitStack() as files:
+        days = files.enter_context(
+            CogWriter(dates_path(out), before.grid, "uint16", bands=DATE_BANDS, nodata=0, tags={"unit": "days since 1970-01-01"})
+        )  # fmt: skip
+        classes = files.enter_context(
+            CogWriter(
+                out, before.grid, "uint8", bands=("class",), nodata=before.nodata, colors=colors,
+                tags={**_kept(before.tags), **tags, **{f"class_{v}": n for v, n in zip(scheme.values, scheme.names, strict=True)}},
+            )
+        )  # fmt: skip
+        for window in blocks(before.grid):
+            classes.write(window, before.raw(window))
+            days.write(window, dates.read(window))
+        wanted = [Window(here.row_off - row, here.col_off - col, here.height, here.width)]
+        strips = stream(
+            newer.image, newer.network, scheme.num_classes, newer.options, wanted=wanted, progress=progress
+        )
+        with closing(strips):
+            for strip in strips:
+                window = strip.window
+                on_map = Window(window.row_off + row, window.col_off + col, window.height, window.width)
+                raw, day = before.raw(on_map), dates.read(on_map)
+                _merge(raw, day, before.read(on_map), strip, newer, scheme, margin, counts)
+                classes.write(on_map, raw)
+                days.write(on_map, day)
+        for writer in (days, classes):
+            writer.complete()
+        style = files.enter_context(written(out.with_suffix(".qml")))
+        style.write_text(qml(scheme), encoding="utf-8")
+    return counts
+
+
+def _merge(
+    raw: np.ndarray,
+    day: np.ndarray,
+    old: np.ndarray,
+    strip: Strip,
+    newer: Newer,
+    scheme: LabelScheme,
+    margin: float,
+    counts: Counts,
+) -> None:
+    """Put a strip's news into the map's values `raw` and dates `day` `[2, h, w]`."""
+    look = strip.valid.copy()
+    if newer.clouds is not None:
+        cloud = newer.clouds.read(strip.window)[0]
+        counts.clouded += int((look & cloud).sum())
+        look &= ~cloud
+    late = day[0] >= newer.day
+    counts.not_newer += int((look & late).sum())
+    look &= ~late
+    new = newer.decide(strip.probs)
+    fresh = look & (old == NONE)
+    differs = look & (old != NONE) & (new != old)
+    sure = np.zeros_like(differs)
+    if differs.any():
+        over = newer.odds(strip.probs, new, np.where(old == NONE, 0, old))
+        sure = differs & (over > margin)
+    change = fresh | sure
+    counts.unsure += int((differs & ~sure).sum())
+    counts.confirmed += int((look & ~fresh & ~differs).sum())
+    k = scheme.num_classes
+    pairs = np.where(old == NONE, k, old)[change] * k + new[change]
+    counts.changed += np.bincount(pairs, minlength=(k + 1) * k).reshape(k + 1, k)
+    raw[change] = np.array(scheme.values, np.uint8)[new[change]]
+    day[0, look] = newer.day
+    day[1, change] = newer.day
+
+
+class Dates:
+    """The dates beside a map, uint16 `[2, h, w]` by window; 0 (unknown) where there are none."""
+
+    def __init__(self, path: Path, grid: Grid) -> None:
+        self._path = path if path.exists() else None
+        if self._path is not None:
+            with opened(self._path) as file:
+                fits = file.descriptions == DATE_BANDS and (file.height, file.width) == (
+                    grid.height,
+                    grid.width,
+                )
+            if not fits:
+                raise SceneError(f"{path} does not hold the dates of its map; move it away to begin anew")
+
+    def read(self, window: Window) -> np.ndarray:
+        """Days of a window."""
+        if self._path is None:
+            return np.zeros((2, window.height, window.width), np.uint16)
+        with opened(self._path) as file:
+            return read_window(file, [1, 2], window)
+
+
+def dates_path(path: Path) -> Path:
+    """Where the dates of a map lie."""
+    return path.with_name(f"{path.stem}.dates.tif")
+
+
+def _kept(tags: dict[str, Any]) -> dict[str, str]:
+    """A map's own tags without those that the driver writes itself."""
+    return {k: str(v) for k, v in tags.items() if k not in ("AREA_OR_POINT",)}

@@ -1,0 +1,220 @@
+"""`raremap area`: what a labelled sample says of a map: its accuracy, and the areas of its classes, with intervals."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raremap.errors import RaremapWarning, SampleError
+from raremap.files import written
+from raremap.measure.stratified import Accuracy, Estimate, Stratified, accuracy
+from raremap.plain import plain
+
+if TYPE_CHECKING:
+    from raremap.labels import LabelScheme
+    from raremap.maps.atpoints import Answers
+    from raremap.maps.classmap import ClassMap
+    from raremap.maps.reference import Reference
+
+FEW = 5
+"""A figure that rests on fewer points than this is marked."""
+
+
+@dataclass(frozen=True)
+class AreaEstimate:
+    """Accuracy and areas of a map; areas in `unit` ("ha" or "pixels").
+
+    `points` counts the points that were used, `left_out` the others by reason, `strata` says how many of each stratum were used.
+    """
+
+    map: Path
+    sample: Path
+    unit: str
+    found: Accuracy
+    colors: tuple[str, ...]
+    points: int
+    left_out: dict[str, int]
+    strata: dict[str, int]
+    remarks: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    @property
+    def areas(self) -> dict[str, Estimate]:
+        """Area of each class, adjusted for the map's errors."""
+        return dict(zip(self.found.names, self.found.areas, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; the matrices have the map's classes as rows."""
+        f = self.found
+        return plain(
+            {
+                "map": str(self.map),
+                "sample": str(self.sample),
+                "unit": self.unit,
+                "level": 0.95,
+                "points": self.points,
+                "left_out": self.left_out,
+                "points_by_stratum": self.strata,
+                "overall": f.overall.to_dict(),
+                "classes": {
+                    name: {
+                        "mapped_area": f.mapped[i],
+                        "area": f.areas[i].to_dict(),
+                        "users_accuracy": f.users[i].to_dict(),
+                        "producers_accuracy": f.producers[i].to_dict(),
+                        "mapped_points": f.counts[i].sum(),
+                        "reference_points": f.counts[:, i].sum(),
+                    }
+                    for i, name in enumerate(f.names)
+                },
+                "matrix_points": f.counts,
+                "matrix_shares": f.shares,
+                "remarks": list(self.remarks),
+                "files": [str(p) for p in self.files],
+            }
+        )
+
+    def __str__(self) -> str:
+        f = self.found
+        wide = max(map(len, f.names))
+        lines = [
+            f"{self.map}: overall accuracy {_share(f.overall)} (95 %, {self.points:,} points)",
+            f"  {'':<{wide}} {'mapped':>14} {'area':>14} {'± 95 %':>12} {self.unit:<6} {'user’s':>15} {'producer’s':>15}",
+        ]
+        for i, name in enumerate(f.names):
+            if not (f.mapped[i] or f.counts[:, i].any()):
+                continue
+            area = f.areas[i]
+            lines.append(
+                f"  {name:<{wide}} {f.mapped[i]:14,.2f} {area.value:14,.2f} {area.half:12,.2f} {'':<6} "
+                f"{_share(f.users[i]):>15} {_share(f.producers[i]):>15}"
+            )
+        lines += [f"note: {r}" for r in self.remarks]
+        lines += [str(p) for p in self.files]
+        return "\n".join(lines)
+
+
+def _share(e: Estimate) -> str:
+    return "–" if np.isnan(e.value) else str(e)
+
+
+def area(
+    map: str | Path,
+    points: str | Path,
+    out: str | Path | None = None,
+    scheme: LabelScheme | str | None = None,
+) -> AreaEstimate:
+    """Estimate accuracy and areas from the points of `raremap sample` that were labelled.
+
+    The general estimator of stratified samples (Stehman 2014), which is that of Olofsson et al. 2014 where the
+    strata are the map's classes; so another map than the one that the sample was drawn from may be judged by it.
+    Points of a file without a design count as drawn at random within each class of the map, with a warning. With
+    `out` writes area.json and area.html there. Ground is measured on the ellipsoid, in any CRS.
+
+    Raises `SceneError` for a map without a legend, `SampleError` where the points cannot be read or a stratum
+    has fewer than two that can be used. What is left out is counted and warned of.
+    """
+    from raremap.labels import LabelScheme
+    from raremap.maps.atpoints import answers_of
+    from raremap.maps.classmap import open_classmap
+    from raremap.maps.reference import read_reference
+    from raremap.maps.strata import Strata, survey
+
+    sample = read_reference(points)
+    scheme = LabelScheme.named(scheme) if isinstance(scheme, str) else scheme
+    with open_classmap(map, scheme) as source:
+        answers = answers_of(source, sample)
+        counted = survey(Strata.of(source))
+        by_hectare = source.grid.crs is not None
+        mapped = counted.areas / (1e4 if by_hectare else 1.0)
+        pixels = counted.pixels.sum(0)
+        result = _estimate(source, sample, answers, mapped, pixels, "ha" if by_hectare else "pixels")
+    for remark in result.remarks:
+        warnings.warn(remark, RaremapWarning, stacklevel=2)
+    return result if out is None else _write(result, Path(out))
+
+
+def _estimate(
+    source: ClassMap, sample: Reference, answers: Answers, mapped: np.ndarray, pixels: np.ndarray, unit: str
+) -> AreaEstimate:
+    design, left_out = sample.design, dict(answers.left_out)
+    remarks = []
+    if design is None:
+        names, areas, stratum, known = source.names, mapped, answers.mapped, np.ones(len(answers.ids), bool)
+        remarks.append(
+            f"{sample.path} does not say how its points were drawn; they count as drawn at random within each class of the map"
+        )
+    else:
+        if (design.facts.get("unit") == "pixels") != (unit == "pixels"):
+            raise SampleError(
+                f"{sample.path} was drawn from a map {'with' if unit == 'pixels' else 'without'} a CRS, "
+                f"{source.path} has {'none' if unit == 'pixels' else 'one'}; give the map that it was drawn from"
+            )
+        names = tuple(s.name for s in design.strata)
+        pixels = np.array([s.pixels for s in design.strata], np.int64)
+        areas = np.array([s.area for s in design.strata]) / (1e4 if unit == "ha" else 1.0)
+        stratum = np.array([design.stratum_of.get(i, -1) for i in answers.ids.tolist()], np.int64)
+        # A point counts once, whatever was copied in QGIS.
+        first = np.zeros(len(stratum), bool)
+        first[np.unique(answers.ids, return_index=True)[1]] = True
+        known = (stratum >= 0) & first
+        if added := int((~known).sum()):
+            left_out["that the design does not know"] = added
+        if gone := len(set(design.stratum_of) - set(sample.ids.tolist())):
+            left_out["of the design that are no longer in the file"] = gone
+    stratum, ground = stratum[known], answers.ground[known]
+    if not len(stratum):
+        raise SampleError(
+            f"{sample.path} has no point that can be used: {_said(left_out) or 'it is empty'}; "
+            "fill in the field 'reference'"
+        )
+    drawn = Stratified(stratum, ground, areas, pixels, names)
+    found = accuracy(drawn, answers.mapped[known], answers.reference[known], source.names, mapped)
+    if left_out:
+        odd = f" ({', '.join(answers.unknown[:3])})" if answers.unknown else ""
+        remarks.append(
+            f"points left out: {_said(left_out)}{odd}; the others stand for them, as if they were like the rest of their stratum"
+        )
+    if few := _few(found):
+        remarks.append(f"fewer than {FEW} reference points hold {few}: their intervals are not to be trusted")
+    return AreaEstimate(
+        map=source.path,
+        sample=sample.path,
+        unit=unit,
+        found=found,
+        colors=source.colors,
+        points=len(stratum),
+        left_out=left_out,
+        strata={n: int(c) for n, c in zip(names, drawn.points, strict=True)},
+        remarks=tuple(remarks),
+    )
+
+
+def _said(left_out: dict[str, int]) -> str:
+    return ", ".join(f"{n:,} {reason}" for reason, n in left_out.items())
+
+
+def _few(found: Accuracy) -> str:
+    held = found.counts.sum(0)
+    return ", ".join(
+        f"'{name}' ({n})"
+        for name, n, area in zip(found.names, held, found.mapped, strict=True)
+        if n < FEW and (n or area)
+    )
+
+
+def _write(result: AreaEstimate, out: Path) -> AreaEstimate:
+    from raremap.reports.area import write_area_page
+
+    result = replace(result, files=(out / "area.json", out / "area.html"))
+    with written(result.files[0]) as fresh:
+        fresh.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
+    write_area_page(
+        result.files[1], result.to_dict(), dict(zip(result.found.names, result.colors, strict=True))
+    )
+    return result

@@ -1,0 +1,302 @@
+"""`raremap predict --update`: a map renewed by newer scenes, once or as they arrive."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date as Date
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raremap.errors import ConfigError, RaremapError, RaremapWarning, SceneError
+from raremap.files import written
+from raremap.jobs import progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from raremap.bundle import Bundle
+    from raremap.ensembles import Ensemble
+    from raremap.scene.clouds import CloudReader
+    from raremap.scene.grid import Grid
+
+_EPOCH = Date(1970, 1, 1)
+_DAY = re.compile(r"(?<!\d)((?:19|20)\d{2})[-_:]?(0[1-9]|1[0-2])[-_:]?(0[1-9]|[12]\d|3[01])(?!\d)")
+_SETTLED_S = 5  # a file that changed since is still being written
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What a scene changed in a map: pixels from class to class, and those that stayed, by reason."""
+
+    path: Path
+    dates: Path
+    scene: Path
+    date: str
+    margin: float
+    names: tuple[str, ...]
+    changed: np.ndarray
+    confirmed: int
+    unsure: int
+    clouded: int
+    not_newer: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; `from` null is ground that had no class."""
+        rows, cols = self.changed.nonzero()
+        return {
+            "map": str(self.path),
+            "dates": str(self.dates),
+            "scene": str(self.scene),
+            "date": self.date,
+            "margin": self.margin,
+            "changed": [
+                {
+                    "from": self.names[i] if i < len(self.names) else None,
+                    "to": self.names[j],
+                    "pixels": int(self.changed[i, j]),
+                }
+                for i, j in zip(rows.tolist(), cols.tolist(), strict=True)
+            ],
+            "confirmed": self.confirmed,
+            "within_margin": self.unsure,
+            "clouded": self.clouded,
+            "not_newer": self.not_newer,
+            "seconds": round(self.seconds, 2),
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.path}  ({self.scene.name} of {self.date}, {self.seconds:.1f} s)",
+            f"  {'changed':<28} {self.changed.sum():13,} pixels",
+            f"  {'the same class again':<28} {self.confirmed:13,}",
+            f"  {'another, within the margin':<28} {self.unsure:13,}",
+            f"  {'clouded':<28} {self.clouded:13,}",
+            f"  {'seen as late already':<28} {self.not_newer:13,}",
+        ]
+        order = sorted(self.to_dict()["changed"], key=lambda c: -c["pixels"])
+        lines += [f"    {c['from'] or 'no class'} → {c['to']}: {c['pixels']:,}" for c in order[:12]]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Renewals:
+    """What each scene changed, in the order of their dates."""
+
+    scenes: tuple[Renewal, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {"scenes": [s.to_dict() for s in self.scenes]}
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.scenes))
+
+
+def renew(
+    bundle: Bundle | Ensemble | str | Path,
+    scenes: str | Path | Sequence[str | Path],
+    update: str | Path,
+    out: str | Path | None = None,
+    margin: float = 0.5,
+    date: str | None = None,
+    clouds: str | Path | None = None,
+    cloud_values: Sequence[int] | None = None,
+    argmax: bool = False,
+    window: int | None = None,
+    overlap: float | None = None,
+    device: str = "auto",
+    prior: Any = None,
+    nodata: float | None = None,
+    tta: str | bool | None = None,
+    scales: Sequence[float] | None = None,
+    quiet: bool = False,
+) -> Renewals:
+    """Bring the map `update` up to date by newer scenes, in the order of their dates; `out` (default: the map itself).
+
+    A pixel is looked at where a scene is valid, without clouds, and newer than what the pixel rests upon; it
+    changes where the log-odds of the scene's class over the map's exceed `margin`. All others are as they were.
+    `NAME.dates.tif` beside the map says of each pixel when it was last seen and when it last changed.
+    `date` (2024-08-12) is that of one scene, where neither its tags nor its name say so. `clouds` is a band of
+    the scenes, a file, or a folder of files of the scenes' names, in which
+    `cloud_values` are no view of the ground (default: 1, or what Sentinel-2's SCL calls clouds and their shadows). The rest is as in `predict`.
+
+    Raises `SceneError` where a scene's grid or the map's classes do not fit.
+    """
+    import numpy as np
+
+    from raremap.ensembles import load_bundle
+    from raremap.maps.classmap import open_classmap
+    from raremap.maps.renew import Newer, dates_path
+    from raremap.maps.renew import renew as write
+    from raremap.measure.decision import Decision
+    from raremap.ways import predicting, unfitted
+    from raremap.workflows.predict import moved, open_for, tags_of
+
+    if not np.isfinite(margin) or margin < 0:
+        raise ConfigError(f"the margin is {margin:g}, expected log-odds of 0 or more, such as 0.5")
+    own = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
+    bundle = predicting(own, window, overlap, tta, scales)
+    if not argmax and prior is None and (told := unfitted(bundle)):
+        warnings.warn(told, RaremapWarning, stacklevel=2)
+    paths = [Path(scenes)] if isinstance(scenes, (str, Path)) else [Path(s) for s in scenes]
+    if date is not None and len(paths) > 1:
+        raise ConfigError(f"one date cannot be that of {len(paths)} scenes; give them one by one")
+    dated = sorted(((day_of(p, date), p) for p in paths), key=lambda pair: pair[0])
+    target = Path(update if out is None else out)
+    fitted = moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
+    decision = fitted or Decision((0.0,) * bundle.scheme.num_classes)
+    nodata = bundle.nodata if nodata is None else nodata
+    network = bundle.network(device=device)
+    done, source = [], Path(update)
+    for day, path in dated:
+        started = time.perf_counter()
+        with (
+            open_classmap(source) as before,
+            open_for(bundle, path, nodata) as image,
+            progress(path.name, image.grid.height, quiet) as bar,
+        ):
+            newer = Newer(
+                image,
+                network,
+                decision.apply,
+                decision.odds,
+                day,
+                _clouds(clouds, cloud_values, path, image.grid),
+                bundle.predict,
+            )
+            counts = write(before, newer, target, bundle.scheme, margin, tags_of(bundle, fitted), bar)
+        done.append(
+            Renewal(
+                target, dates_path(target), path, _iso(day), margin, bundle.scheme.names, counts.changed,
+                counts.confirmed, counts.unsure, counts.clouded, counts.not_newer, time.perf_counter() - started,
+            )
+        )  # fmt: skip
+        source = target
+    return Renewals(tuple(done))
+
+
+def day_of(path: Path, date: str | None = None) -> int:
+    """Days since 1970-01-01 of a scene: `date`, or what its tags or its name say; raises `SceneError`, `ConfigError`."""
+    if date is not None:
+        try:
+            return (Date.fromisoformat(date) - _EPOCH).days
+        except ValueError:
+            raise ConfigError(f"'{date}' is not a date such as 2024-08-12") from None
+    from raremap.scene.gdal import opened
+
+    with opened(path) as file:
+        stamp = file.tags().get("TIFFTAG_DATETIME", "")
+    match = _DAY.search(stamp) or _DAY.search(path.name)
+    if match is None:
+        raise SceneError(f"{path} does not say of which day it is, nor does its name; give --date 2024-08-12")
+    year, month, day = map(int, match.groups())
+    try:
+        return (Date(year, month, day) - _EPOCH).days
+    except ValueError:
+        raise SceneError(f"{path} is of {match.group()}, which is no day; give --date") from None
+
+
+def _iso(day: int) -> str:
+    return (_EPOCH + timedelta(days=day)).isoformat()
+
+
+def _clouds(
+    clouds: str | Path | None, values: Sequence[int] | None, scene: Path, grid: Grid
+) -> CloudReader | None:
+    from raremap.scene.clouds import CloudRecord
+    from raremap.scene.raster import open_image
+
+    if clouds is None:
+        return None
+    cloud = tuple(values) if values else None
+    path = Path(clouds)
+    if path.is_dir():
+        path = path / scene.name
+    if path.exists() or path.suffix:
+        return CloudRecord(files=(str(path),), cloud=cloud).open(None, grid)
+    return CloudRecord(bands=(str(clouds),), cloud=cloud).open(open_image(scene, bands=[str(clouds)]), grid)
+
+
+def in_folder(folder: str | Path) -> Callable[[], list[Path]]:
+    """Finds the scenes of a folder that are no longer being written; a source for `watch`."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SceneError(f"{folder} is not a folder to watch")
+
+    def find() -> list[Path]:
+        files = (
+            p for p in sorted(folder.iterdir()) if p.suffix.lower() in (".tif", ".tiff") and p.name[0] != "."
+        )
+        return [p for p in files if time.time() - p.stat().st_mtime >= _SETTLED_S]
+
+    return find
+
+
+def watch(
+    bundle: Bundle | Ensemble | str | Path,
+    find: Callable[[], Sequence[Path]] | str | Path,
+    update: str | Path,
+    out: str | Path | None = None,
+    every_s: float = 60,
+    rounds: int | None = None,
+    **options: Any,
+) -> Iterator[Renewal]:
+    """Renew a map by scenes as they arrive, and hand on what each changed; ends after `rounds` looks (None: never).
+
+    `find` is a folder, or what gives the scenes that are there (a search that downloads them, say). What was
+    done is kept in `OUT.watched.json`, so that a stopped watch goes on where it was. A scene that
+    cannot be used is warned of once, and tried again when its file has changed.
+    """
+    from raremap.ensembles import load_bundle
+
+    bundle = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
+    look = find if callable(find) else in_folder(find)
+    target = Path(update if out is None else out)
+    journal = target.with_name(f"{target.stem}.watched.json")
+    done: dict[str, str] = _read_journal(journal)
+    source = target if done and target.exists() else Path(update)
+    while True:
+        fresh = [p for p in look() if done.get(str(p)) != _stamp(p)]
+        for path in sorted(fresh, key=_order):
+            try:
+                result = renew(bundle, path, source, target, **options).scenes[0]
+            except RaremapError as error:
+                warnings.warn(f"{path.name} was left aside: {error}", RaremapWarning, stacklevel=2)
+            else:
+                source = target
+                yield result
+            done[str(path)] = _stamp(path)
+            with written(journal) as file:
+                file.write_text(json.dumps(done, indent=1), encoding="utf-8")
+        rounds = None if rounds is None else rounds - 1
+        if rounds == 0:
+            return
+        time.sleep(every_s)
+
+
+def _order(path: Path) -> tuple[int, str]:
+    try:
+        return day_of(path), path.name
+    except RaremapError:  # told when it is tried
+        return 0, path.name
+
+
+def _stamp(path: Path) -> str:
+    state = path.stat()
+    return f"{state.st_size} {state.st_mtime_ns}"
+
+
+def _read_journal(path: Path) -> dict[str, str]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        raise SceneError(f"{path} cannot be read; remove it to look at all scenes again") from None

@@ -1,0 +1,187 @@
+"""Trainings that read from a cache, that do not, and when there is one."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from tests import project
+from tests.batches import ground
+from tests.batches.test_features import FEATURES
+
+from raremap.balance.plan import SamplingPlan
+from raremap.balance.sampler import Stream
+from raremap.batches import cache
+from raremap.batches.cache import use_cache
+from raremap.batches.dataset import TrainSamples
+from raremap.batches.loader import TrainBatches
+from raremap.batches.options import AugmentOptions
+from raremap.errors import OutputError, RaremapWarning
+from raremap.learn import fit
+from raremap.scene.normalize import Normalization
+from raremap.tiles import fill as filling
+from raremap.tiles.reader import TileReader
+from raremap.tiles.store import Store
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def reader_of(catalog, memory=0, **more):
+    return TileReader(catalog, np.arange(len(catalog)), memory, **more)
+
+
+def cached(catalog, folder, **more):
+    reader = reader_of(catalog, **more)
+    use_cache(reader, catalog, True, folder, quiet=True)
+    return reader
+
+
+def has_store(reader):
+    return isinstance(reader._store, Store)
+
+
+@pytest.fixture
+def thinned(tmp_path):
+    """A catalog with label weights, hidden classes, and a tile of points."""
+    catalog = ground.make(tmp_path, sizes=((300, 77), (40, 33)), weights="weights/*.tif")
+    return replace(catalog, hidden={1: (2,)}, points={2: np.array([0, 5, 777])})
+
+
+@pytest.mark.parametrize("features", [(), FEATURES], ids=["bands", "features"])
+def test_tiles_are_those_of_the_files(thinned, tmp_path, features):
+    plain, reader = reader_of(thinned, features=features), cached(thinned, tmp_path / "c", features=features)
+    kept = reader_of(thinned, 1 << 30, features=features)
+    assert has_store(reader)
+    assert not reader.in_memory
+    assert kept.in_memory
+    for row, window in enumerate(thinned.windows):
+        over = tuple(a.copy() for a in plain.whole(row))
+        over[0][:, 3:9, 2:20], over[2][3:9, 2:20] = 7, 1
+        for one in (reader, kept):
+            for a, b in zip(one.whole(row), plain.whole(row), strict=True):
+                assert a.dtype == b.dtype
+                np.testing.assert_array_equal(a, b)
+            for a, b in zip(one.sample(row), plain.sample(row), strict=True):
+                np.testing.assert_array_equal(a, b)
+            for code in (0, 3):
+                a, b = (r.cut(row, window, over).image(code) for r in (one, plain))
+                np.testing.assert_array_equal(a, b)
+            np.testing.assert_array_equal(one.labels(row), plain.labels(row))
+            np.testing.assert_array_equal(one.weight(row), plain.weight(row))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_have_the_bytes_of_those_without(thinned, tmp_path, workers):
+    stream = Stream(SamplingPlan.uniform(thinned, np.ones(len(thinned), bool)), 0)
+
+    def batches(reader, workers):
+        channels = Normalization.identity(len(reader.channels.names))
+        samples = TrainSamples(reader, thinned, stream, channels, 24, AugmentOptions(), 0)
+        return [
+            [b[key].numpy().tobytes() for key in ("image", "mask", "worth")]
+            for b in TrainBatches(samples, 0, 5, 4, workers, False)
+        ]
+
+    reader = cached(thinned, tmp_path / "cache", features=FEATURES[:2])
+    reader.whole(0)  # the parent reads as well
+    assert batches(reader, workers) == batches(reader_of(thinned, features=FEATURES[:2]), 0)
+
+
+def test_a_kept_tile_of_before_does_not_stay(tmp_path):
+    """Where a reader held tiles in memory, they are given back."""
+    catalog = ground.make(tmp_path)
+    reader = reader_of(catalog, 1 << 30)
+    reader.whole(0)
+    use_cache(reader, catalog, True, tmp_path / "cache", quiet=True)
+    assert not reader._kept
+
+
+@pytest.mark.parametrize(
+    ("use", "memory", "used"),
+    [
+        (False, 0, False),
+        (False, 1 << 30, False),
+        ("auto", 1 << 30, False),
+        ("auto", 0, True),
+        (True, 0, True),
+        (True, 1 << 30, True),
+    ],
+)
+def test_when_there_is_a_cache(tmp_path, use, memory, used):
+    catalog = ground.make(tmp_path)
+    reader = reader_of(catalog, memory)
+    use_cache(reader, catalog, use, tmp_path / "a/b/cache", quiet=True)
+    assert has_store(reader) == used
+    assert (tmp_path / "a").exists() == used
+
+
+def test_auto_leaves_half_of_the_free_disk_but_counts_what_is_there_already(tmp_path, monkeypatch):
+    catalog = ground.make(tmp_path)
+    size = filling.size_of(catalog, reader_of(catalog).windows)
+    folder, free = tmp_path / "cache", 2 * size - 1
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: Usage(1 << 40, 0, free))
+    reader = reader_of(catalog)
+    with pytest.warns(
+        RaremapWarning, match="from their files each time: a cache would take .* MB, more than half"
+    ):
+        use_cache(reader, catalog, "auto", folder, quiet=True)
+    assert not has_store(reader)
+    assert not folder.exists()
+    use_cache(reader, catalog, True, folder, quiet=True)
+    again, free = reader_of(catalog), size
+    use_cache(again, catalog, "auto", folder, quiet=True)
+    assert has_store(again)
+
+
+def test_where_it_cannot_be_made_auto_goes_on_without_and_true_does_not(tmp_path, monkeypatch):
+    catalog = ground.make(tmp_path)
+    (tmp_path / "file").write_text("")
+    folder, reader = tmp_path / "file/cache", reader_of(catalog)
+    with pytest.warns(
+        RaremapWarning, match="from their files each time: .*file/cache cannot be written"
+    ) as told:
+        use_cache(reader, catalog, "auto", folder, quiet=True)
+    assert len(told) == 1
+    assert "\n" not in str(told[0].message)
+    assert np.array_equal(reader.whole(0)[0], reader_of(catalog).whole(0)[0])
+    with pytest.raises(OutputError, match="file/cache cannot be written"):
+        use_cache(reader, catalog, True, folder, quiet=True)
+
+
+def test_auto_leaves_nothing_on_a_disk_that_filled_up(tmp_path, monkeypatch):
+    catalog = ground.make(tmp_path)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(filling.os, "fsync", full)
+    with pytest.warns(RaremapWarning, match=r"cannot be written \(No space left on device\)"):
+        use_cache(reader_of(catalog), catalog, "auto", tmp_path / "cache", quiet=True)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+@pytest.mark.slow
+def test_trainings_with_a_cache_and_without_end_with_the_same_weights(tmp_path, monkeypatch):
+    project.make(tmp_path / "data")
+    stores = []
+    use = TileReader.use
+    monkeypatch.setattr(TileReader, "use", lambda self, store: stores.append(store) or use(self, store))
+    monkeypatch.setattr(fit, "TileReader", partial(TileReader, memory=0))  # nothing fits
+    steps = ("train.precision=float32", "train.steps=4", "balance.kind=diao", "balance.copy_paste=true")
+    ends = []
+    for name, *more in (
+        ("files", "train.cache=false"),
+        ("auto", "train.workers=0"),
+        ("shared", "train.workers=2", "train.cache=true", f"train.cache_folder={tmp_path / 'auto/cache'}"),
+    ):
+        training = project.train(tmp_path / "data", tmp_path / name, *steps, *more)
+        ends.append((training.bundle.module.state_dict(), training.monitor_macro_f1, training.bundle.prior))
+    assert len(stores) == 2
+    assert stores[0].path == stores[1].path == next((tmp_path / "auto/cache").glob("*.pixels"))
+    for weights, *figures in ends[1:]:
+        assert figures == list(ends[0][1:])
+        assert all(torch.equal(a, b) for a, b in zip(weights.values(), ends[0][0].values(), strict=True))
