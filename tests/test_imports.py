@@ -66,6 +66,7 @@ rm.predict(bundle, folder + "/scene.tif", folder + "/map.tif", quiet=True)
         "export-tiles",
         "models",
         "tune",
+        "export",
     ],
 )
 def test_every_verb_has_help_with_an_example(name):

@@ -165,7 +165,9 @@ def _targets(paths: list[Path], out: Path) -> list[Path]:
     return targets
 
 
-def tags_of(bundle: Bundle | Ensemble | Exported, decision: Decision | None, level: int = 0) -> dict[str, str]:
+def tags_of(
+    bundle: Bundle | Ensemble | Exported, decision: Decision | None, level: int = 0
+) -> dict[str, str]:
     """What a map says of itself: the software, the model, and how classes were decided and averaged."""
     how = (
         f"argmax at level {level}"
