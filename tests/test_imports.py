@@ -67,6 +67,7 @@ rm.predict(bundle, folder + "/scene.tif", folder + "/map.tif", quiet=True)
         "models",
         "tune",
         "serve",
+        "export",
     ],
 )
 def test_every_verb_has_help_with_an_example(name):

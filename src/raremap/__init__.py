@@ -17,6 +17,7 @@ _HOME = {
     "Catalog": "raremap.tiles.catalog",
     "Ensemble": "raremap.ensembles",
     "Experiment": "raremap.config",
+    "Exported": "raremap.exported",
     "LabelScheme": "raremap.labels",
     "RaremapError": "raremap.errors",
     "RaremapWarning": "raremap.errors",
@@ -32,6 +33,7 @@ _HOME = {
     "demo": "raremap.workflows.demo",
     "ensemble": "raremap.workflows.ensemble",
     "evaluate": "raremap.workflows.evaluate",
+    "export": "raremap.workflows.export",
     "export_tiles": "raremap.workflows.export_tiles",
     "faults": "raremap.workflows.faults",
     "kfold": "raremap.workflows.kfold",
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from raremap.ensembles import load_bundle as load_bundle
     from raremap.errors import RaremapError as RaremapError
     from raremap.errors import RaremapWarning as RaremapWarning
+    from raremap.exported import Exported as Exported
     from raremap.labels import LabelScheme as LabelScheme
     from raremap.tabular.model import TableModel as TableModel
     from raremap.tiles.catalog import Catalog as Catalog
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
     from raremap.workflows.demo import demo as demo
     from raremap.workflows.ensemble import ensemble as ensemble
     from raremap.workflows.evaluate import evaluate as evaluate
+    from raremap.workflows.export import export as export
     from raremap.workflows.export_tiles import export_tiles as export_tiles
     from raremap.workflows.faults import faults as faults
     from raremap.workflows.kfold import kfold as kfold

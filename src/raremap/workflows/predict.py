@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
+    from raremap.exported import Exported
     from raremap.labels import LabelScheme
     from raremap.maps.export import MapSummary
     from raremap.measure.decision import Decision
@@ -48,7 +49,7 @@ class Maps:
 
 
 def predict(
-    bundle: Bundle | Ensemble | str | Path,
+    bundle: Bundle | Ensemble | Exported | str | Path,
     scenes: str | Path | Sequence[str | Path],
     out: str | Path,
     probabilities: Literal["float32", "uint8"] | None = None,
@@ -68,7 +69,7 @@ def predict(
     ray: str | None = None,
     workers: int | None = None,
 ) -> Maps:
-    """Map scenes with a bundle or an ensemble: for one scene `out` is the map's file, for several a folder.
+    """Map scenes with a bundle, an ensemble or an exported model: for one scene `out` is the map's file, for several a folder.
 
     `probabilities` ("float32" or "uint8") also writes a band a class as `NAME.probs.tif`, after the decision's
     temperature. `argmax` leaves the fitted decision aside. `prior` are the class shares expected in the
@@ -92,11 +93,11 @@ def predict(
     scenes would write one map. Where a scene fails in the middle its map is not there; those before it stay.
     """
     from raremap.cluster import maybe_joined
-    from raremap.ensembles import load_bundle
+    from raremap.exported import load_model
     from raremap.maps.export import write_map
     from raremap.ways import predicting, unfitted
 
-    own = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
+    own = load_model(bundle) if isinstance(bundle, (str, Path)) else bundle
     bundle = predicting(own, window, overlap, tta, scales)
     # Not as Path, which makes s3:/ of s3://.
     paths = [str(s) for s in ([scenes] if isinstance(scenes, (str, Path)) else scenes)]
@@ -162,7 +163,7 @@ def _deciding(scheme: LabelScheme, decision: Decision | None, level: int) -> tup
     return up.scheme, lambda probs: most_likely(summed(probs)), summed
 
 
-def open_for(bundle: Bundle | Ensemble, path: str | Path, nodata: float | None) -> Image:
+def open_for(bundle: Bundle | Ensemble | Exported, path: str | Path, nodata: float | None) -> Image:
     """The bundle's bands of a scene (`open_bands`), with its features."""
     return bundle.opened(open_bands(bundle.bands, path, nodata))
 
@@ -205,7 +206,9 @@ def _targets(paths: list[Path], out: Path) -> list[Path]:
     return targets
 
 
-def tags_of(bundle: Bundle | Ensemble, decision: Decision | None, level: int = 0) -> dict[str, str]:
+def tags_of(
+    bundle: Bundle | Ensemble | Exported, decision: Decision | None, level: int = 0
+) -> dict[str, str]:
     """What a map says of itself: the software, the model, and how classes were decided and averaged."""
     how = (
         f"argmax at level {level}"
@@ -229,7 +232,7 @@ def tags_of(bundle: Bundle | Ensemble, decision: Decision | None, level: int = 0
     }
 
 
-def moved(bundle: Bundle | Ensemble, prior: Mapping[str, float] | str | Path) -> Decision:
+def moved(bundle: Bundle | Ensemble | Exported, prior: Mapping[str, float] | str | Path) -> Decision:
     """The decision for ground of given class shares; raises `ConfigError` or `BundleError` where it cannot be made."""
     from raremap.measure.decision import Decision
 
