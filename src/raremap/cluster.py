@@ -54,16 +54,32 @@ def connect(address: str, cpus: int | None = None, extra: str = "ray") -> bool:
         return False
     own: dict[str, Any] = {}
     if address == "local":
-        # Workers find what this process finds, however it was started.
-        found = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        own = {"num_cpus": cpus or cores(), "include_dashboard": False, "runtime_env": {"env_vars": found}}
+        own = {"num_cpus": cpus or cores(), "include_dashboard": False}
     elif address != "auto":
         _answers(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        with _paths_passed_on():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except Exception as error:  # Ray raises that very class where its parts do not start in time
         raise _unreachable(address, reason(error, 120)) from None
     return True
+
+
+@contextmanager
+def _paths_passed_on() -> Iterator[None]:
+    """What is started here finds what this process finds, however it was started.
+
+    Ray's own `runtime_env` would do, but starts every worker twice.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _answers(address: str) -> None:
@@ -97,6 +113,10 @@ class Cluster:
         """Whether any of its machines has a GPU."""
         return self._total("GPU") >= 1
 
+    def size(self, on_gpu: bool = False) -> int:
+        """Workers of a team."""
+        return self.workers or max(1, self._total("GPU" if on_gpu else "CPU"))
+
     def _total(self, what: str) -> int:
         import ray
 
@@ -107,8 +127,7 @@ class Cluster:
         self, setup: Setup[P, R], told: Callable[[P], str] = str, on_gpu: bool = False
     ) -> Iterator[Team[P, R]]:
         """Workers that have each called `setup` once; they end with the block. `told` names a part in the log."""
-        size = self.workers or max(1, self._total("GPU" if on_gpu else "CPU"))
-        team = Team(setup, told, size, on_gpu, self.address)
+        team = Team(setup, told, self.size(on_gpu), on_gpu, self.address)
         try:
             yield team
         finally:
@@ -265,6 +284,7 @@ class Team(Generic[P, R]):
         with self._lock:
             self._closed = True
             workers, self._all = self._all, set()
+        self._idle.put(ClusterError("the workers were ended"))  # for threads that wait for one
         for worker in workers:
             self._ray.kill(worker)
 

@@ -112,8 +112,8 @@ def _each(strip: Filtered, windows: list[Window], cluster: Cluster | None) -> It
         yield from map(strip, windows)
         return
     with (
+        ThreadPoolExecutor(cluster.size(), "raremap-clean") as pool,
         cluster.team(partial(_same, strip), lambda w: f"clean, rows {w.row_off}-{w.row_end}") as team,
-        ThreadPoolExecutor(team.size, "raremap-clean") as pool,
     ):
         yield from in_order(pool, team, windows, 2 * team.size)
 

@@ -105,7 +105,8 @@ def rescale_labels(
             work = _windowing(source, alignment, options, scheme, pool, workers)
             if cluster is None:
                 return _write(work, out, _Step(work), pool, workers, progress, tags or {})
-        with cluster.team(partial(_Step, work), _told) as team, _workers(team.size) as pool:
+        # The team ends before the threads that wait for it: a run that is stopped does not wait for its windows.
+        with _workers(cluster.size()) as pool, cluster.team(partial(_Step, work), _told) as team:
             return _write(work, out, team, pool, team.size, progress, tags or {})
     finally:
         source.close()

@@ -169,12 +169,13 @@ def count(
 
     with ExitStack() as stack:
         counted: Callable[[_Part], np.ndarray] = _count_part
+        stop: Callable[[], None] | None = None
         if cluster is None:
             stack.enter_context(bounded_cache(128))
         else:
             team = stack.enter_context(cluster.team(_Counter))
-            counted, threads = team, team.size
-        for part, found in in_threads(parts(), result, threads):
+            counted, threads, stop = team, team.size, team.close
+        for part, found in in_threads(parts(), result, threads, stop):
             name = part.scene.name
             if journal.get(part.key) is None:
                 journal.put(part.key, found.tobytes())
