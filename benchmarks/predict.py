@@ -2,6 +2,7 @@
 
     python benchmarks/predict.py            about ten minutes on two cores
     python benchmarks/predict.py --quick    under a minute
+    python benchmarks/predict.py --only sparse   100,000² pixels, of which twenty squares of 1024² hold something
 
 Every measurement is a fresh process, so that peak memory is its own; those that are compared take turns,
 and medians are given. Two models:
@@ -11,7 +12,8 @@ and medians are given. Two models:
   argmax, and writes nothing. Both run the same convolution on 2 threads; raremap adds the softmax.
 - a U-Net ResNet-18 as bundles hold it, beside the same network on the same windows alone.
 
-toolbelt is in the dependency group `bench`; without it its column stays empty.
+toolbelt is in the dependency group `bench`, or in an environment of its own, with torch and rasterio:
+`--python-toolbelt PYTHON`; without it its column stays empty.
 """
 
 from __future__ import annotations
@@ -72,6 +74,24 @@ def make_scene(path: Path, height: int, width: int) -> None:
             for col in range(0, width, side):
                 h, w = min(side, height - row), min(side, width - col)
                 file.write(cell[:, :h, :w], window=rasterio.windows.Window(col, row, w, h))
+
+
+def make_sparse(path: Path, side: int) -> None:
+    """4 bands uint8 with nodata 0, tiles of 512², of which only those of twenty squares are there."""
+    import numpy as np
+    import rasterio
+
+    rng = np.random.default_rng(0)
+    profile = {
+        "driver": "GTiff", "height": side, "width": side, "count": BANDS, "dtype": "uint8", "crs": "EPSG:32631",
+        "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "nodata": 0,
+        "SPARSE_OK": True, "bigtiff": "IF_SAFER",
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as file:
+        for _ in range(20):
+            row, col = (int(v) for v in rng.integers(0, side - 1024, 2) // 512 * 512)
+            values = rng.integers(1, 200, (BANDS, 1024, 1024), dtype=np.uint8)
+            file.write(values, window=rasterio.windows.Window(col, row, 1024, 1024))
 
 
 def network(model: str):
@@ -170,9 +190,12 @@ def run_toolbelt(scene: Path, model: str) -> dict[str, float]:
 RUNNERS = {"raremap": run_raremap, "network": run_network, "toolbelt": run_toolbelt}
 
 
+PYTHONS: dict[str, str] = {}  # of runners with an environment of their own
+
+
 def measure(runner: str, scene: Path, model: str) -> dict[str, float]:
     """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--child", runner, str(scene), model]
+    command = [PYTHONS.get(runner, sys.executable), __file__, "--child", runner, str(scene), model]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{runner} on {scene.name} failed:\n{done.stderr[-2000:]}")
@@ -206,7 +229,8 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="smaller scenes, one run each, under a minute")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=["conv", "long", "unet"], help="one part")
+    parser.add_argument("--only", choices=["conv", "long", "unet", "sparse"], help="one part")
+    parser.add_argument("--python-toolbelt", metavar="PYTHON", help="one that has pytorch-toolbelt")
     parser.add_argument("--child", nargs=3, metavar=("RUNNER", "SCENE", "MODEL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -216,7 +240,9 @@ def main() -> None:
 
     n = 2048 if args.quick else 8192
     repeats = 1 if args.quick else args.repeats
-    peer = importlib.util.find_spec("pytorch_toolbelt") is not None
+    if args.python_toolbelt:
+        PYTHONS["toolbelt"] = args.python_toolbelt
+    peer = bool(PYTHONS) or importlib.util.find_spec("pytorch_toolbelt") is not None
     figures: dict[str, object] = {
         "versions": {p: metadata.version(p) for p in ("raremap", "torch", "numpy", "rasterio")},
         "cores": os.cpu_count(),
@@ -225,7 +251,10 @@ def main() -> None:
         "quick": args.quick,
     }
     if peer:
-        figures["versions"]["pytorch-toolbelt"] = metadata.version("pytorch-toolbelt")  # type: ignore[index]
+        asks = "from importlib.metadata import version; print(version('pytorch-toolbelt'))"
+        python = PYTHONS.get("toolbelt", sys.executable)
+        told = subprocess.run([python, "-c", asks], capture_output=True, text=True, check=True).stdout
+        figures["versions"]["pytorch-toolbelt"] = told.strip()  # type: ignore[index]
     else:
         print("pytorch-toolbelt is not installed (uv sync --group bench): its lines are missing")
     print(
@@ -254,6 +283,11 @@ def main() -> None:
             unet = compare(f"{m}x{m} U-Net ResNet-18", ["raremap", "network"], scene, "unet", min(repeats, 3))
             figures["unet"] = unet
             figures["unet_overhead"] = round(unet["raremap"]["seconds"] / unet["network"]["seconds"] - 1, 4)
+        if args.only == "sparse":
+            side = 10_000 if args.quick else 100_000
+            make_sparse(scene, side)
+            title = f"{side}x{side} sparse, convolution"
+            figures["sparse"] = compare(title, ["raremap"], scene, "conv", 1)["raremap"]
     figures["load_after"] = os.getloadavg()[0]
     print(json.dumps(figures))
 

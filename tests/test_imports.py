@@ -66,6 +66,8 @@ rm.predict(bundle, folder + "/scene.tif", folder + "/map.tif", quiet=True)
         "export-tiles",
         "models",
         "tune",
+        "serve",
+        "export",
     ],
 )
 def test_every_verb_has_help_with_an_example(name):

@@ -17,10 +17,13 @@ _HOME = {
     "Catalog": "raremap.tiles.catalog",
     "Ensemble": "raremap.ensembles",
     "Experiment": "raremap.config",
+    "Exported": "raremap.exported",
     "LabelScheme": "raremap.labels",
     "RaremapError": "raremap.errors",
     "RaremapWarning": "raremap.errors",
     "SamplingPlan": "raremap.balance.plan",
+    "TableModel": "raremap.tabular.model",
+    "acquire": "raremap.workflows.acquire",
     "area": "raremap.workflows.area",
     "calibrate": "raremap.workflows.calibrate",
     "census": "raremap.workflows.census",
@@ -30,6 +33,7 @@ _HOME = {
     "demo": "raremap.workflows.demo",
     "ensemble": "raremap.workflows.ensemble",
     "evaluate": "raremap.workflows.evaluate",
+    "export": "raremap.workflows.export",
     "export_tiles": "raremap.workflows.export_tiles",
     "faults": "raremap.workflows.faults",
     "kfold": "raremap.workflows.kfold",
@@ -43,6 +47,9 @@ _HOME = {
     "rescale": "raremap.workflows.rescale",
     "sample": "raremap.workflows.sample",
     "simulate": "raremap.workflows.simulate",
+    "table_fuse": "raremap.workflows.table_fuse",
+    "table_predict": "raremap.workflows.table_predict",
+    "table_train": "raremap.workflows.table_train",
     "train": "raremap.workflows.train",
     "tune": "raremap.workflows.tune",
     "vectorize": "raremap.workflows.vectorize",
@@ -58,8 +65,11 @@ if TYPE_CHECKING:
     from raremap.ensembles import load_bundle as load_bundle
     from raremap.errors import RaremapError as RaremapError
     from raremap.errors import RaremapWarning as RaremapWarning
+    from raremap.exported import Exported as Exported
     from raremap.labels import LabelScheme as LabelScheme
+    from raremap.tabular.model import TableModel as TableModel
     from raremap.tiles.catalog import Catalog as Catalog
+    from raremap.workflows.acquire import acquire as acquire
     from raremap.workflows.area import area as area
     from raremap.workflows.calibrate import calibrate as calibrate
     from raremap.workflows.census import census as census
@@ -69,6 +79,7 @@ if TYPE_CHECKING:
     from raremap.workflows.demo import demo as demo
     from raremap.workflows.ensemble import ensemble as ensemble
     from raremap.workflows.evaluate import evaluate as evaluate
+    from raremap.workflows.export import export as export
     from raremap.workflows.export_tiles import export_tiles as export_tiles
     from raremap.workflows.faults import faults as faults
     from raremap.workflows.kfold import kfold as kfold
@@ -81,6 +92,9 @@ if TYPE_CHECKING:
     from raremap.workflows.rescale import rescale as rescale
     from raremap.workflows.sample import sample as sample
     from raremap.workflows.simulate import simulate as simulate
+    from raremap.workflows.table_fuse import table_fuse as table_fuse
+    from raremap.workflows.table_predict import table_predict as table_predict
+    from raremap.workflows.table_train import table_train as table_train
     from raremap.workflows.train import train as train
     from raremap.workflows.tune import tune as tune
     from raremap.workflows.vectorize import vectorize as vectorize

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from raremap.errors import BundleError, MissingExtra
-from raremap.files import written_folder
+from raremap.files import digest_of, sha256_of, written_folder
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
@@ -137,8 +136,8 @@ class Bundle:
         with written_folder(folder, "bundle", (ITEM, ENSEMBLE)) as fresh:
             state = {k: v.detach().cpu().contiguous().clone() for k, v in self.module.state_dict().items()}
             save_file(state, fresh / _WEIGHTS)
-            item = _item(self)
-            item["properties"]["raremap:weights_sha256"] = _sha256(fresh / _WEIGHTS)
+            item = item_of(self)
+            item["properties"]["raremap:weights_sha256"] = sha256_of(fresh / _WEIGHTS)
             item["properties"]["raremap:digest"] = digest_of(item)
             (fresh / ITEM).write_text(json.dumps(item, indent=2, ensure_ascii=False), encoding="utf-8")
             (fresh / _CARD).write_text(_card(self), encoding="utf-8")
@@ -151,6 +150,8 @@ class Bundle:
         Raises `BundleError` naming the file that is missing, altered or of a newer format.
         """
         folder = Path(folder)
+        if folder.suffix.lower() == ".onnx":
+            raise BundleError(f"{folder} is an exported model, expected the bundle that it was made of")
         if not folder.is_dir():
             raise BundleError(f"bundle {folder} does not exist; expected a folder with {_WEIGHTS} and {ITEM}")
         if (folder / ENSEMBLE).is_file():
@@ -162,22 +163,8 @@ class Bundle:
                 raise BundleError(
                     f"bundle {folder} has no {name}; it is incomplete, copy the whole folder again"
                 )
-        try:
-            item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
-            own = item["properties"]
-        except (ValueError, KeyError, TypeError):
-            raise BundleError(
-                f"{folder / ITEM} is not a bundle's description; copy the whole folder again"
-            ) from None
-        if own.get("raremap:format", 0) > FORMAT:
-            raise BundleError(
-                f"bundle {folder} has format {own['raremap:format']}, this raremap reads up to {FORMAT}; update raremap"
-            )
-        if own.get("raremap:digest") != digest_of(item):
-            raise BundleError(
-                f"{folder / ITEM} was altered since it was written; restore it, or save the bundle again from Python"
-            )
-        if own["raremap:weights_sha256"] != _sha256(folder / _WEIGHTS):
+        own = read_item(folder / ITEM, "a bundle")["properties"]
+        if own["raremap:weights_sha256"] != sha256_of(folder / _WEIGHTS):
             raise BundleError(
                 f"{folder / _WEIGHTS} was altered or cut short since it was written; copy the whole folder again"
             )
@@ -186,45 +173,60 @@ class Bundle:
         except ImportError:
             raise MissingExtra("safetensors", "train") from None
 
-        scheme = LabelScheme(**own["raremap:labels"])
-        bands = tuple(own["raremap:bands"])
-        features = TypeAdapter(tuple[Feature, ...]).validate_python(own.get("raremap:features", []))
-        model = own.get("raremap:model")
-        options = model_options(model) if model else None
+        fields = fields_of(own)
+        options = fields["options"]
         if module is None:
             if options is None:
                 raise BundleError(
                     f"bundle {folder} holds a network that raremap did not build; pass it: Bundle.load(folder, module=net)"
                 )
             # The weights come from the bundle, so none are fetched.
-            count = len(with_features(bands, features))
-            module = options.bare().build(count, scheme.num_classes)
+            count = len(with_features(fields["bands"], fields["features"]))
+            module = options.bare().build(count, fields["scheme"].num_classes)
         try:
             module.load_state_dict(load_file(folder / _WEIGHTS))
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise BundleError(f"the weights of bundle {folder} do not fit its network: {reason}") from None
         module.eval()
-        decision = own.get("raremap:decision")
-        prior = own.get("raremap:prior")
-        return cls(
-            module=module,
-            scheme=scheme,
-            bands=bands,
-            normalization=Normalization.from_dict(own["raremap:normalization"]),
-            options=options,
-            prior=tuple(prior) if prior else None,
-            decision=Decision.from_dict(decision) if decision else None,
-            predict=PredictOptions(**own["raremap:predict"]),
-            nodata=own.get("raremap:nodata"),
-            metrics=own.get("raremap:metrics", {}),
-            info=own.get("raremap:info", {}),
-            features=features,
-            decisions=tuple(map(Decision.from_dict, own.get("raremap:decisions", ()))),
-        )
+        return cls(module=module, **fields)
 
 
-def _item(bundle: Bundle) -> dict[str, Any]:
+def read_item(path: Path, what: str) -> dict[str, Any]:
+    """The description of `what`, such as "a bundle", looked at; raises `BundleError`."""
+    try:
+        item = json.loads(path.read_text(encoding="utf-8"))
+        own = item["properties"]
+        number, digest = own.get("raremap:format", 0), own.get("raremap:digest")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise BundleError(f"{path} is not {what}'s description; copy the whole of it again") from None
+    if number > FORMAT:
+        raise BundleError(f"{path} has format {number}, this raremap reads up to {FORMAT}; update raremap")
+    if digest != digest_of(item):
+        raise BundleError(f"{path} was altered since it was written; restore it, or write it anew")
+    return item
+
+
+def fields_of(own: dict[str, Any]) -> dict[str, Any]:
+    """What a description tells of a model, by the names of a bundle's fields: all but the network."""
+    decision, prior, model = (own.get(f"raremap:{key}") for key in ("decision", "prior", "model"))
+    return {
+        "scheme": LabelScheme(**own["raremap:labels"]),
+        "bands": tuple(own["raremap:bands"]),
+        "normalization": Normalization.from_dict(own["raremap:normalization"]),
+        "options": model_options(model) if model else None,
+        "prior": tuple(prior) if prior else None,
+        "decision": Decision.from_dict(decision) if decision else None,
+        "predict": PredictOptions(**own["raremap:predict"]),
+        "nodata": own.get("raremap:nodata"),
+        "metrics": own.get("raremap:metrics", {}),
+        "info": own.get("raremap:info", {}),
+        "features": TypeAdapter(tuple[Feature, ...]).validate_python(own.get("raremap:features", [])),
+        "decisions": tuple(map(Decision.from_dict, own.get("raremap:decisions", ()))),
+    }
+
+
+def item_of(bundle: Bundle) -> dict[str, Any]:
     """The STAC item (MLM extension 1.4); what is ours stands under `raremap:`."""
     import torch
 
@@ -361,14 +363,3 @@ def _card(bundle: Bundle) -> str:
             "",
         ]
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_of(item: dict[str, Any]) -> str:
-    """Checksum of the item without its own digest, independent of layout."""
-    bare = {**item, "properties": {k: v for k, v in item["properties"].items() if k != "raremap:digest"}}
-    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()

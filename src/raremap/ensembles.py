@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.bundle import ENSEMBLE, FORMAT, ITEM, Bundle, class_table, digest_of
+from raremap.bundle import ENSEMBLE, FORMAT, ITEM, Bundle, class_table
 from raremap.errors import BundleError
-from raremap.files import written_folder
+from raremap.files import digest_of, written_folder
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision

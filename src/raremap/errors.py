@@ -22,6 +22,10 @@ class LabelError(RaremapError):
     """A label value, colour or scheme does not fit."""
 
 
+class TableError(RaremapError):
+    """A table, its columns or its coordinates cannot be used as given."""
+
+
 class CatalogError(RaremapError):
     """A catalog is missing, altered, or holds no usable tile."""
 
@@ -44,6 +48,10 @@ class SampleError(RaremapError):
 
 class OutputError(RaremapError):
     """An output cannot be written where it was asked for."""
+
+
+class AcquireError(RaremapError):
+    """Imagery cannot be found or fetched from where it was asked for."""
 
 
 class MissingExtra(RaremapError):

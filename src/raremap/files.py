@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from raremap.errors import OutputError
 
@@ -116,3 +119,15 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
                 f"another process is at work in {folder}; wait for it, or choose another folder with -o"
             ) from None
         yield
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(item: dict[str, Any]) -> str:
+    """Checksum of a bundle's item without its own digest, independent of layout."""
+    bare = {**item, "properties": {k: v for k, v in item["properties"].items() if k != "raremap:digest"}}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -50,9 +51,40 @@ class Lines(Silent):
         print(text, file=sys.stderr, flush=True)
 
 
+_listener: ContextVar[Callable[[float], None] | None] = ContextVar("raremap-progress", default=None)
+
+
+@contextmanager
+def heard(listener: Callable[[float], None]) -> Iterator[None]:
+    """Within it the share that is done (0 to 1) of each long job of this thread is told to `listener`, and not shown."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+class _Told(Silent):
+    """A `Progress` that tells a listener."""
+
+    def __init__(self, total: float, listener: Callable[[float], None]) -> None:
+        self._total, self._done, self._listener = max(total, 1e-9), 0.0, listener
+
+    def advance(self, steps: float = 1) -> None:
+        """Tell the share."""
+        self._done += steps
+        self._listener(min(1.0, self._done / self._total))
+
+
 @contextmanager
 def progress(title: str, total: float, quiet: bool = False) -> Iterator[Progress]:
-    """A bar with the time left on standard error; remarks alone where that is no terminal; `quiet`: nothing."""
+    """A bar with the time left on standard error; remarks alone where that is no terminal; `quiet`: nothing.
+
+    Where a program listens (`heard`), it is told instead.
+    """
+    if (listener := _listener.get()) is not None:
+        yield _Told(total, listener)
+        return
     if quiet or not sys.stderr.isatty():
         yield Silent() if quiet else Lines()
         return

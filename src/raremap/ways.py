@@ -14,9 +14,10 @@ from raremap.maps.options import PredictOptions
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
+    from raremap.exported import Exported
     from raremap.measure.decision import Decision
 
-Model = TypeVar("Model", bound="Bundle | Ensemble")
+Model = TypeVar("Model", bound="Bundle | Ensemble | Exported")
 
 
 def predicting(
@@ -71,7 +72,7 @@ def differences(decision: Decision, way: dict[str, Any]) -> dict[str, tuple[Any,
     return {k: (then[k], now[k]) for k in now if k in then and then[k] != now[k]}
 
 
-def unfitted(model: Bundle | Ensemble) -> str:
+def unfitted(model: Bundle | Ensemble | Exported) -> str:
     """That the model's decision belongs to another way of predicting, in one line; empty where it does not."""
     decision = model.decision
     if decision is None or not (decision.fitted or decision.softens):

@@ -16,6 +16,7 @@ from raremap.batches.loader import TrainBatches
 from raremap.batches.options import AugmentOptions
 from raremap.errors import LabelError, SceneError
 from raremap.learn import fit
+from raremap.learn import run as training
 from raremap.tiles.reader import TileReader
 from raremap.workflows.prepare import catalog_of
 from raremap.workflows.train import run
@@ -114,7 +115,7 @@ def relabel(folder: Path) -> None:
 )
 def test_a_file_that_a_worker_cannot_read_is_told_in_one_line(tmp_path, monkeypatch, harm, error, says):
     project.make(tmp_path)
-    overrides = ["train.workers=2", "train.precision=float32", "train.monitor_every=8"]
+    overrides = ["train.workers=2", "train.precision=float32", "train.monitor_every=8", "train.cache=false"]
     experiment = project.experiment(tmp_path, tmp_path / "out", *overrides)
     catalog = catalog_of(experiment, quiet=True)
 
@@ -123,7 +124,7 @@ def test_a_file_that_a_worker_cannot_read_is_told_in_one_line(tmp_path, monkeypa
         return TrainBatches(*args, **more)
 
     monkeypatch.setattr(fit, "TileReader", partial(TileReader, memory=0))
-    monkeypatch.setattr(fit, "TrainBatches", loader)
+    monkeypatch.setattr(training, "TrainBatches", loader)
     with pytest.raises(error, match=says) as told:
         run(catalog, None, experiment, resume=False, quiet=True)
     assert "\n" not in str(told.value)

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.rasters import write
@@ -14,6 +15,7 @@ from raremap.errors import BundleError
 from raremap.maps import stream as stream_module
 from raremap.maps.options import PredictOptions
 from raremap.maps.stream import stream
+from raremap.scene.gdal import rio_window
 from raremap.scene.raster import open_image
 from raremap.scene.window import Window
 
@@ -239,3 +241,69 @@ def test_a_stream_left_early_leaves_no_thread(tmp_path):
         assert [t for t in threading.enumerate() if t.name == "raremap-reader"]
         strips.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("raremap")]
+
+
+def counted(read, windows):
+    """`read` of a reader, which notes what is read."""
+
+    def noting(window, out=None):
+        windows.append(window)
+        return read(window, out=out)
+
+    return noting
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    held=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 7)), max_size=6),
+    window=st.integers(5, 60), overlap=st.sampled_from([0.0, 0.25, 0.7]), budget=st.sampled_from([1, 10**9]),
+)  # fmt: skip
+def test_a_sparse_scene_has_the_map_of_the_same_scene_in_full_and_its_gaps_are_not_read(
+    tmp_path_factory, held, window, overlap, budget
+):
+    folder = tmp_path_factory.mktemp("s")
+    image = np.zeros((2, 96, 128), np.uint8)
+    rng = np.random.default_rng(0)
+    profile = dict(driver="GTiff", height=96, width=128, count=2, dtype="uint8", nodata=0, tiled=True,
+                   blockxsize=16, blockysize=16)  # fmt: skip
+    with rasterio.open(folder / "sparse.tif", "w", SPARSE_OK=True, **profile) as file:
+        for row, col in held:
+            part = Window(16 * row, 16 * col, 16, 16)
+            image[:, *part.slices()] = rng.integers(0, 4, (2, 16, 16))
+            file.write(image[:, *part.slices()], window=rio_window(part))
+    full = write(folder / "full.tif", image, nodata=0)
+    options = PredictOptions(window=window, overlap=overlap)
+    maps, read = [], []
+    for path in (folder / "sparse.tif", full):
+        with pytest.MonkeyPatch.context() as patch, open_image(path) as reader:
+            patch.setattr(stream_module, "_SWATH_BYTES", budget)
+            patch.setattr(reader, "read", counted(reader.read, read))
+            probs, seen = gather(reader, position_in_window, options)
+            assert (seen == 1).all()
+            assert np.abs(probs.sum(0) - 1)[image.any(0)].max(initial=0) < 1e-5
+            maps.append(probs[:, image.any(0)])
+        if path != full:
+            assert bool(read) == bool(held)
+    assert np.array_equal(*maps)
+    expected = dense(position_in_window, image, image.any(0), window, overlap)[:, image.any(0)]
+    assert np.abs(maps[0] - expected).max(initial=0) < 1e-5
+
+
+def test_rows_without_data_are_one_blank_strip_and_nothing_is_asked(tmp_path):
+    image = np.zeros((2, 300, 100), np.uint8)
+    image[:, 250:, 40] = 9
+    asked = []
+
+    def asking(batch, valid):
+        asked.append(len(batch))
+        return position_in_window(batch, valid)
+
+    with open_image(write(tmp_path / "a.tif", image, nodata=0)) as reader:
+        strips = [
+            (s.window.row_off, s.window.row_end, s.blank, bool(s.valid.any()), float(s.probs.sum(0).mean()))
+            for s in stream(reader, asking, 3, PredictOptions(window=64, overlap=0))
+        ]
+    assert [s[2] for s in strips] == [row_end <= 192 for _, row_end, *_ in strips]
+    assert {r for top, end, _, some, _ in strips if some for r in (top, end)} <= set(range(192, 301))
+    assert sum(asked) == 2 * 2  # at rows 192 and 236, columns 0 and 36
+    assert strips[0][4] == pytest.approx(1)

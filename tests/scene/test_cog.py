@@ -191,3 +191,23 @@ def test_the_cache_is_bounded_until_the_last_thread_leaves(tmp_path, monkeypatch
     leave.set()
     thread.join()
     assert get_gdal_config("GDAL_CACHEMAX") == before
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("uint8", 255), ("uint8", 0), ("float32", np.nan), ("uint8", None)]
+)
+def test_rows_that_nothing_is_written_to_take_no_room_and_are_nodata(tmp_path, dtype, nodata):
+    grid = Grid(5000, 700, None, Affine.identity())
+    expected = np.full((2, 5000, 700), 0 if nodata is None else nodata, dtype)
+    with CogWriter(tmp_path / "a.tif", grid, dtype, bands=("a", "b"), nodata=nodata) as out:
+        for row, height in ((700, 1), (2040, 20), (4990, 10)):
+            expected[:, row : row + height, 30:60] = 7
+            out.write(Window(row, 30, height, 30), expected[:, row : row + height, 30:60])
+        [raw] = tmp_path.glob(".a.*/raw0.bin")
+        assert raw.stat().st_blocks * 512 < expected.nbytes / 2  # four stripes of ten, when all is written
+    with rasterio.open(tmp_path / "a.tif") as file:
+        np.testing.assert_array_equal(file.read(), expected)
+        assert file.nodata == nodata or np.isnan(file.nodata)
+    with rasterio.open(tmp_path / "a.tif", overview_level=0) as file:
+        np.testing.assert_array_equal(file.read()[:, ::50, 200:], expected[:, ::100, 400::2])
+        np.testing.assert_array_equal(file.read(), expected[:, ::2, ::2])

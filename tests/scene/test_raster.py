@@ -264,3 +264,57 @@ def test_a_fingerprint_sees_size_start_and_end(tmp_path, size):
     assert len(seen) == 4
     with pytest.raises(SceneError, match="cannot be read"):
         fingerprint(tmp_path / "gone")
+
+
+def sparse(path, present, dtype="uint8", count=2, nodata=None, interleave="pixel", bands=None, **more):
+    """A GeoTIFF of 4 x 4 blocks of 16 pixels that holds those blocks (row, column) alone, of ones, of all `bands`."""
+    profile = dict(
+        driver="GTiff", height=64, width=64, count=count, dtype=dtype, tiled=True, blockxsize=16, blockysize=16,
+        nodata=nodata, interleave=interleave, SPARSE_OK=True, crs=None, **more,
+    )  # fmt: skip
+    with rasterio.open(path, "w", **profile) as file:
+        for row, col in present:
+            for band in bands or range(1, count + 1):
+                file.write(
+                    np.ones((16, 16), dtype), band, window=rasterio.windows.Window(16 * col, 16 * row, 16, 16)
+                )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "profile"),
+    [
+        (True, None, dict(nodata=0)),
+        (True, None, dict(nodata=0, interleave="band")),
+        (True, 0, dict()),  # blocks that are left out are 0, which the user calls no data
+        (False, None, dict()),  # and which else is ground like any other
+        (False, 7, dict()),
+        (True, None, dict(nodata=7)),
+        (True, None, dict(dtype="float32", nodata=np.nan)),
+        (False, None, dict(dtype="float32")),
+        (True, None, dict(count=4, photometric="RGB", alpha="YES")),
+        (False, 0, dict(interleave="band", bands=[2])),
+    ],
+)
+def test_what_a_sparse_file_leaves_out_is_known_to_be_blank_and_nothing_else(tmp_path, known, given, profile):
+    path = sparse(tmp_path / "s.tif", [(1, 2), (3, 3)], **profile)
+    with open_image(path, nodata=given) as reader:
+        empty = {(r, c) for r in range(4) for c in range(4)} - {(1, 2), (3, 3)}
+        for r in range(4):
+            for c in range(4):
+                window = Window(16 * r, 16 * c, 16, 16)
+                invalid = not reader.read(window)[1].any()
+                assert invalid or not reader.blank(window)
+                if known:
+                    assert reader.blank(window) == ((r, c) in empty)
+        if not known and "bands" not in profile:
+            assert not reader.blank(Window(0, 0, 16, 16))
+        assert not reader.blank(Window(15, 31, 2, 2))  # four blocks, one of which is there
+        assert reader.blank(Window(32, 0, 16, 64)) == (known or "bands" in profile)
+
+
+def test_nothing_is_known_of_a_file_that_is_no_geotiff_or_is_full(tmp_path):
+    with open_image(write(tmp_path / "a.png", np.zeros((1, 20, 20), np.uint8)), nodata=0) as reader:
+        assert not reader.blank(Window(0, 0, 20, 20))
+    with open_image(write(tmp_path / "a.tif", np.zeros((1, 20, 20), np.uint8)), nodata=0) as reader:
+        assert not reader.blank(Window(0, 0, 20, 20))

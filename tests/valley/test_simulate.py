@@ -10,7 +10,7 @@ from raremap.errors import OutputError
 from raremap.valley.cover import ISOLATED
 from raremap.valley.layout import HOUSE, LOST_HOUSE, make_layout
 from raremap.valley.options import ValleyOptions
-from raremap.valley.simulate import simulate
+from raremap.valley.simulate import _claim, simulate
 from raremap.valley.terrain import make_terrain
 
 SIZE = 96
@@ -161,3 +161,29 @@ def test_a_stopped_run_goes_on_and_other_options_are_refused(folder, tmp_path):
     }
     with pytest.raises(OutputError, match="holds valleys of other options"):
         simulate(tmp_path / "v", ValleyOptions(size=SIZE, valleys=2, seed=9))
+
+
+def test_scars_follow_the_terrain_as_far_as_the_coupling_says():
+    from raremap.valley.landslides import make_scars
+    from raremap.valley.layout import make_layout
+    from raremap.valley.terrain import make_terrain
+
+    terrain = make_terrain(128, np.random.default_rng(3), coast=False)
+    layout = make_layout(terrain, np.random.default_rng(4))
+
+    def wetness(coupling):
+        drained = []
+        for seed in range(4):
+            scars = make_scars(terrain, layout, np.random.default_rng(seed), coupling)
+            there = scars.reshape(128, 10, 128, 10).any((1, 3))
+            drained.append(np.log(terrain.drained[there]).mean())
+        return np.mean(drained)
+
+    assert wetness(0.0) < wetness(1.0) < wetness(3.0)
+
+
+def test_a_folder_from_before_the_coupling_goes_on_and_another_coupling_is_refused(tmp_path):
+    (tmp_path / "valley.json").write_text('{"seed": 0, "size": 64, "many": true}')
+    _claim(tmp_path, ValleyOptions(size=64, valleys=1))
+    with pytest.raises(OutputError, match="holds valleys of other options"):
+        _claim(tmp_path, ValleyOptions(size=64, valleys=1, coupling=2.0))

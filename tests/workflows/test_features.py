@@ -27,7 +27,7 @@ FEATURES = [
     "sobel",
     "local",
 ]
-STILL = {"dihedral": False, "gain": 0.05, "offset": 0.05}
+STILL = {"dihedral": False, "gain": 0.0, "offset": 0.0}
 STEPS = ("train.steps=3", "train.monitor_every=3", "train.checkpoint_every=3")
 
 

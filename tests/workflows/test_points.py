@@ -15,6 +15,7 @@ from raremap.bundle import Bundle
 from raremap.config import Experiment
 from raremap.errors import ConfigError
 from raremap.labels import IGNORE
+from raremap.maps.options import PredictOptions
 from raremap.tiles.options import PerClassPoints, PerObjectPoints, UniformPoints, points_text
 from raremap.workflows.census import census
 from raremap.workflows.compare import compare, read_points
@@ -123,6 +124,7 @@ def test_only_unlabelled_valid_training_pixels_are_scored(folder, tmp_path) -> N
 
     class Blank:
         scheme = catalog.scheme
+        predict = PredictOptions()
 
         def network(self, device: str = "auto"):
             def scores(image: np.ndarray, valid: np.ndarray) -> np.ndarray:

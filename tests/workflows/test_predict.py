@@ -13,9 +13,10 @@ import torch
 from tests.rasters import write
 
 from raremap.bundle import Bundle
-from raremap.errors import BundleError, ConfigError
+from raremap.errors import BundleError, ConfigError, OutputError, SceneError
 from raremap.labels import LabelScheme
 from raremap.measure.decision import Decision
+from raremap.scene import cog
 from raremap.workflows.predict import predict
 
 SCHEME = LabelScheme({1: "meadow", 2: "water"})
@@ -107,3 +108,63 @@ def test_shares_cannot_be_moved_from_unknown_ones(scene: Path, tmp_path: Path) -
         predict(plain, scene, tmp_path / "map.tif", prior={"meadow": 0.5, "water": 0.5}, quiet=True)
     with pytest.raises(ConfigError, match="cannot be read"):
         predict(bundle(), scene, tmp_path / "map.tif", prior=tmp_path / "none.json", quiet=True)
+
+
+def scenes_and_a_broken_one(tmp_path: Path) -> list[Path]:
+    """Three scenes, of which the second is cut short."""
+    image = np.random.default_rng(0).normal(size=(1, 300, 300)).astype(np.float32)
+    paths = [
+        write(tmp_path / f"{name}.tif", image, tiled=True, blockxsize=64, blockysize=64) for name in "abc"
+    ]
+    paths[1].write_bytes(paths[1].read_bytes()[:200_000])
+    return paths
+
+
+def test_a_scene_cut_short_in_the_middle_of_a_run_is_named_and_what_was_finished_is_kept(
+    tmp_path: Path,
+) -> None:
+    paths = scenes_and_a_broken_one(tmp_path)
+    with pytest.raises(
+        SceneError,
+        match=r"b\.tif cannot be read at rows .* finished before and kept: 1, scenes not begun: 1$",
+    ) as told:
+        predict(bundle(), paths, tmp_path / "out", window=64, confidence=True, quiet=True)
+    assert "\n" not in str(told.value)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "a.map.confidence.qml", "a.map.confidence.tif", "a.map.qml", "a.map.tif",
+    ]  # fmt: skip
+    assert set(np.unique(classes(tmp_path / "out" / "a.map.tif"))) == {1, 2}
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_run_keeps_the_maps_before(
+    tmp_path: Path, scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write(tmp_path / "other.tif", np.ones((1, 30, 40), np.float32))
+    real = cog.rio_copy
+    copies = []
+
+    def filling(raw, fresh, **options):
+        copies.append(fresh)
+        if len(copies) == 2:
+            raise OSError(28, "No space left on device")
+        real(raw, fresh, **options)
+
+    monkeypatch.setattr(cog, "rio_copy", filling)
+    with pytest.raises(
+        OutputError, match=r"other\.map\.tif cannot be written .*No space.* kept: 1, .* begun: 0$"
+    ):
+        predict(bundle(), [scene, other], tmp_path / "out", quiet=True)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["scene.map.qml", "scene.map.tif"]
+
+
+def test_a_scene_without_the_bands_is_told_before_the_first_is_mapped(tmp_path: Path, scene: Path) -> None:
+    other = write(tmp_path / "other.tif", np.ones((2, 30, 40), np.float32), names=["red", "nir"])
+    with pytest.raises(BundleError, match=r"other\.tif has no band 'band1'; .* the scene has red, nir"):
+        predict(bundle(), [scene, other], tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_map_says_which_windows_it_was_made_in(scene: Path, tmp_path: Path) -> None:
+    predict(bundle(), scene, tmp_path / "map.tif", window=16, overlap=0.5, quiet=True)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert file.tags()["raremap_windows"] == "16 pixels, overlap 0.5, hann"

@@ -94,8 +94,8 @@ def weights(there: int, start: int, length: int, size: int, before: int = 0, aft
     `length` pixels from `start` on are shown as `size`, with some more `before` and `after`. Fewer are shown: each
     is the mean of the ground that it covers. More: between the middles of two it is interpolated.
 
-    >>> weights(3, 0, 3, 2).round(2).tolist()
-    [[0.67, 0.33, 0.0], [0.0, 0.33, 0.67]]
+    >>> (3 * weights(3, 0, 3, 2)).round().tolist()
+    [[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]]
     """
     step, pixel = length / size, np.arange(there)
     first = start + np.arange(-before, size + after) * step

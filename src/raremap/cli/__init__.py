@@ -7,6 +7,6 @@ below are in the order in which `--help` lists their verbs.
 from raremap.cli.app import app as app
 from raremap.cli.app import main as main
 
-from raremap.cli import start, data, training, tuning, maps, finish, areas  # noqa: F401  # isort: skip
+from raremap.cli import start, acquire, data, training, tuning, maps, export, finish, areas, serve, tables  # noqa: F401  # isort: skip
 
 __all__ = ["app", "main"]

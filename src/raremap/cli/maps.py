@@ -25,7 +25,10 @@ from raremap.cli.app import (
 
 @app.command()
 def predict(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of a trained model or ensemble")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(metavar="BUNDLE", help="folder of a trained model or ensemble, or an exported .onnx"),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="map.tif, or a folder for several scenes")],
     scenes: Annotated[list[str] | None, typer.Argument(metavar="SCENE...", help="scene files to map")] = None,
     probabilities: Annotated[

@@ -42,6 +42,9 @@ def simulate(
     ] = None,
     size: Annotated[int | None, typer.Option(help="pixels of 10 m a side (1024; with --valleys 512)")] = None,
     seed: Annotated[int, typer.Option(help="same seed, same bytes")] = 0,
+    coupling: Annotated[
+        float, typer.Option(help="how far landslides follow the terrain: 0 not at all, 4 at most")
+    ] = 1.0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -51,4 +54,4 @@ def simulate(
     """
     from raremap.workflows.simulate import simulate as run
 
-    show(run(out_dir, valleys=valleys, size=size, seed=seed, quiet=quiet), as_json)
+    show(run(out_dir, valleys=valleys, size=size, seed=seed, quiet=quiet, coupling=coupling), as_json)

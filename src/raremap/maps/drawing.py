@@ -50,9 +50,11 @@ class Drawing:
     quantities: tuple[str, ...] = ()
 
     def __call__(self, strips: Generator[Strip]) -> Iterator[Drawn]:
-        """Each strip as it is written."""
+        """Each strip as it is written; not those without a valid pixel, since what is never written is nodata."""
         with closing(strips), ThreadPoolExecutor(_THREADS, "raremap-decide") as pool:
             for strip in strips:
+                if strip.blank:
+                    continue
                 drawn = self._drawn(strip, pool)
                 del strip  # the swath's buffers go before those of the next are filled
                 yield drawn

@@ -4,6 +4,9 @@ The map is made in column swaths, each from top to bottom, one row of windows at
 ahead, the network sees the windows, their weighted probabilities are added into a ring of rows, and the
 rows that no further window meets are handed on. Memory is bounded by the window's size and the swath's
 width, whatever the scene's height and width; values depend on neither (see `lattice`).
+
+Ground without data costs next to nothing: what a sparse file does not hold is not read, windows without a valid
+pixel are not computed, and rows of them are neither blended nor decided.
 """
 
 from __future__ import annotations
@@ -66,12 +69,14 @@ class Strip:
     """A finished rectangle of the scene: probs float32 `[K, h, w]` that sum to 1, and validity `[h, w]`.
 
     The arrays are views of buffers that are used again: copy what is kept beyond the next strip. Pixels
-    that are not valid have whatever the network said there, or 0 where it was not asked.
+    that are not valid have whatever the network said there, or 0 where it was not asked. In a `blank` strip
+    no pixel is valid, and all classes are alike.
     """
 
     window: Window
     probs: np.ndarray
     valid: np.ndarray
+    blank: bool = False
 
 
 def stream(
@@ -112,7 +117,7 @@ def stream(
                     window = strip.window
                     for piece in [window] if wanted is None else pieces(window, wanted):
                         inside = piece.slices(window)
-                        yield Strip(piece, strip.probs[:, *inside], strip.valid[inside])
+                        yield Strip(piece, strip.probs[:, *inside], strip.valid[inside], strip.blank)
                     report.advance((window.row_end - shown) * share)
                     shown = window.row_end
                     del strip
@@ -143,12 +148,13 @@ def _swaths(
 class _Job:
     """Neighbouring windows of a row: lattice columns with whether the network is asked, and what it is asked.
 
-    `valid` is the whole row's; `first` and `last` say whether the row begins or ends here.
+    `valid` is the whole row's, None where it holds no valid pixel and has no windows to ask; `first` and `last`
+    say whether the row begins or ends here.
     """
 
     row: Row
     place: str
-    valid: np.ndarray
+    valid: np.ndarray | None
     first: bool
     last: bool
     steps: list[tuple[int, bool]]
@@ -156,9 +162,13 @@ class _Job:
     valids: np.ndarray
 
 
-def _jobs(rows: Iterator[tuple[Row, np.ndarray, np.ndarray]], ring: _Ring, batch: int) -> Iterator[_Job]:
+def _jobs(rows: Iterator[_Read], ring: _Ring, batch: int) -> Iterator[_Job]:
     """All windows of a swath in the lattice's order, `batch` to be asked at a time."""
+    nothing = np.empty((1, 1, 0, 0))
     for row, image, valid in rows:
+        if image is None or valid is None:
+            yield _Job(row, "", None, True, True, [], nothing, nothing[0])
+            continue
         steps: list[tuple[int, bool]] = []
         first = True
         for col, needed in enumerate(row.needed, ring.swath.first):
@@ -215,6 +225,9 @@ def _ask(network: Network, job: _Job, num_classes: int) -> np.ndarray:
 def _strips(answers: Iterator[tuple[_Job, np.ndarray]], ring: _Ring) -> Generator[Strip]:
     """The finished strips of one swath, downwards."""
     for job, probs in answers:
+        if job.valid is None:
+            yield ring.left_out(job.row)
+            continue
         if job.first:
             ring.begin(job.row.index)
         each = iter(probs)
@@ -224,24 +237,51 @@ def _strips(answers: Iterator[tuple[_Job, np.ndarray]], ring: _Ring) -> Generato
             yield from ring.finished(job.row, job.valid)
 
 
-def _read(reader: Image, ring: _Ring, rows: list[Row]) -> Iterator[tuple[Row, np.ndarray, np.ndarray]]:
-    """Image `[C, h, w]` and validity of each row of windows; rows that two of them share are read once."""
+# A row of windows, its image `[C, h, w]` and its validity; None where no pixel of it is valid.
+_Read = tuple[Row, np.ndarray | None, np.ndarray | None]
+
+
+def _read(reader: Image, ring: _Ring, rows: list[Row]) -> Iterator[_Read]:
+    """The image of each row of windows; rows that two of them share are read once, what the file lacks not at all."""
     lattice = ring.lattice
-    image = np.empty((len(reader.bands), 0, ring.across), reader.dtype)
-    valid = np.empty((0, ring.across), bool)
+    image = np.zeros((len(reader.bands), lattice.height, ring.across), reader.dtype)
+    valid = np.zeros((lattice.height, ring.across), bool)
+    some = False  # whether anything of them is valid
     below = 0
     with bounded_cache():
         for row in rows:
             top = lattice.row_starts[row.index]
             kept = max(0, below - top)
-            fresh = np.empty((len(reader.bands), lattice.height, ring.across), reader.dtype)
-            usable = np.empty((lattice.height, ring.across), bool)
-            if kept:
-                fresh[:, :kept], usable[:kept] = image[:, -kept:], valid[-kept:]
             part = Window(top + kept, ring.left, lattice.height - kept, ring.across)
-            usable[kept:] = reader.read(part, out=fresh[:, kept:])[1]
-            image, valid, below = fresh, usable, top + lattice.height
-            yield row, image, valid
+            below = top + lattice.height
+            held = _held(reader, part, ring)
+            some = some and bool(valid[valid.shape[0] - kept :].any())
+            if not held and not some:
+                yield row, None, None
+                continue
+            make = np.empty if held == [slice(0, ring.across)] and (some or not kept) else np.zeros
+            fresh = make(image.shape, image.dtype)
+            usable = make(valid.shape, bool)
+            if some:
+                fresh[:, :kept], usable[:kept] = image[:, -kept:], valid[-kept:]
+            for cols in held:
+                piece = Window(part.row_off, ring.left + cols.start, part.height, cols.stop - cols.start)
+                usable[kept:, cols] = reader.read(piece, out=fresh[:, kept:, cols])[1]
+            image, valid, some = fresh, usable, bool(usable.any())
+            yield (row, image, valid) if some else (row, None, None)
+
+
+def _held(reader: Image, part: Window, ring: _Ring) -> list[slice]:
+    """Columns of the swath's buffers whose windows the scene may hold something of, in `part`; joined where they meet."""
+    out: list[slice] = []
+    for col in range(ring.swath.first, ring.swath.last + 1):
+        cols = ring.columns(col)
+        if reader.blank(Window(part.row_off, ring.left + cols.start, part.height, cols.stop - cols.start)):
+            continue
+        if out and cols.start <= out[-1].stop:
+            cols = slice(out.pop().start, cols.stop)
+        out.append(cols)
+    return out
 
 
 class _Ring:
@@ -282,6 +322,18 @@ class _Ring:
             return
         row_weights, col_weights = self.lattice.row_weights[self._row], self.lattice.col_weights[col]
         blend.add(self.probs, probs, row_weights, col_weights, self._top, start, self._old_rows, old_cols)
+
+    def left_out(self, row: Row) -> Strip:
+        """The strip that is final after a row of windows of which none is asked.
+
+        Its rows need no clearing: those that no window was added to are set by the next that is.
+        """
+        start, end = row.done
+        window = Window(start, self.swath.start, end - start, self.swath.width)
+        shape = (window.height, window.width)
+        classes = len(self.probs)
+        alike = np.broadcast_to(np.float32(1 / classes), (classes, *shape))
+        return Strip(window, alike, np.broadcast_to(False, shape), blank=True)
 
     def finished(self, row: Row, valid: np.ndarray) -> Iterator[Strip]:
         """The rows that are final after this row of windows, in one strip, or two where the ring wraps."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import shapely
 
-from raremap.errors import MissingExtra, OutputError
+from raremap.errors import ConfigError, OutputError
 from raremap.files import written
 from raremap.jobs import Progress
 from raremap.maps.classmap import ClassMap
@@ -97,8 +97,11 @@ def _outlines(
 
 def _simplified(shapes: np.ndarray, tolerance: float) -> np.ndarray:
     """Shapes of one coverage with fewer points; neighbours share every pixel's corner first, as a coverage must."""
-    if not hasattr(shapely, "coverage_simplify") or shapely.geos_version < (3, 12, 0):
-        raise MissingExtra("shapely 2.1 with GEOS 3.12", "simplify")
+    if shapely.geos_version < (3, 12, 0):
+        have = ".".join(map(str, shapely.geos_version))
+        raise ConfigError(
+            f"to simplify needs GEOS 3.12, shapely here was built with {have}; install shapely from PyPI, or leave --simplify out"
+        )
     if not len(shapes):
         return shapes
     dense = shapely.transform(shapely.segmentize(shapes, 1.0), np.rint)

@@ -54,6 +54,11 @@ class Decision:
         moved = np.asarray(self.bias, np.float64) + (np.asarray(self.shift) if self.shift else 0.0)
         return np.exp(self.temperature * moved).astype(np.float32)
 
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """By what the network's probabilities are multiplied before the greatest is taken, `[K]`."""
+        return tuple(self._factors.tolist())
+
     def apply(self, probs: np.ndarray) -> np.ndarray:
         """Class index uint8 `[h, w]` of the network's probabilities float32 `[K, h, w]`."""
         self._check(probs)

@@ -189,6 +189,7 @@ class CogWriter:
             PREDICTOR="YES" if quantity else "NO",
             OVERVIEW_RESAMPLING=self._overviews,
             BIGTIFF="IF_SAFER",
+            SPARSE_OK="YES" if self._nodata is not None else "NO",
             NUM_THREADS="ALL_CPUS",
         )
         _last_blocks(fresh)

@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,19 @@ def bounded_cache(megabytes: int = 32) -> Iterator[None]:
             yield
 
 
+_driver: ContextVar[str | None] = ContextVar("raremap-driver", default=None)
+
+
+@contextmanager
+def only(driver: str) -> Iterator[None]:
+    """Within it, and within this thread, files are opened by one driver of GDAL alone, such as "GTiff"."""
+    token = _driver.set(driver)
+    try:
+        yield
+    finally:
+        _driver.reset(token)
+
+
 @contextmanager
 def opened(path: Path_, **options: Any) -> Iterator[rasterio.DatasetReader]:
     """An open raster file, closed afterwards; raises `SceneError`."""
@@ -128,6 +142,8 @@ def open_file(path: Path_, **options: Any) -> rasterio.DatasetReader:
         raise SceneError(f"{text} does not exist; check the path")
     if local and Path(text).is_dir():
         raise SceneError(f"{text} is a folder, expected a raster file")
+    if (driver := _driver.get()) is not None:
+        options = {"driver": driver, **options}
     try:
         if local:
             return rasterio.open(text, **options)

@@ -31,6 +31,10 @@ class Image(Protocol):
         """Image `[C, h, w]` and validity `[h, w]` of a window."""
         ...
 
+    def blank(self, window: Window) -> bool:
+        """Whether it is known without reading that no pixel of a window is valid."""
+        ...
+
     def close(self) -> None:
         """Close the files; the next read opens them again."""
         ...
@@ -129,6 +133,50 @@ class ImageReader:
                 break
         return self._unmasked(some, window)
 
+    def blank(self, window: Window) -> bool:
+        """Whether it is known without reading that no pixel of a window is valid.
+
+        So it is where a sparse GeoTIFF leaves out all blocks there of its image bands, or of an alpha band, and what
+        stands for them is no data.
+        """
+        for i, number in self._masks:
+            if number and self._stand_in(i, number) == 0 and self._left_out(i, [number], window):
+                return True
+        own = [self._where[r] for r in self._own]
+        values = [self._stand_in(i, number) for i, number in own]
+        if not own or not self._marks_gaps or None in values:
+            return False
+        pixel = np.zeros((len(self.bands), 1, 1), self.dtype)
+        pixel[self._own, 0, 0] = values
+        if self._own_valid(pixel).any():
+            return False
+        files = dict.fromkeys(i for i, _ in own)
+        return all(self._left_out(i, [n for f, n in own if f == i], window) for i in files)
+
+    def _stand_in(self, i: int, number: int) -> float | None:
+        """What is read of a band where its file leaves blocks out; None where its nodata value does not fit its type."""
+        file = self._file(i)
+        value, dtype = file.nodatavals[number - 1], np.dtype(file.dtypes[number - 1])
+        if value is None or np.issubdtype(dtype, np.floating):
+            return value or 0.0
+        kind = np.iinfo(dtype)
+        return value if float(value).is_integer() and kind.min <= value <= kind.max else None
+
+    def _left_out(self, i: int, numbers: Sequence[int], window: Window) -> bool:
+        """Whether a file is a GeoTIFF that holds no block of these bands in a window."""
+        file = self._file(i)
+        if file.driver != "GTiff":
+            return False
+        if file.interleaving == Interleaving.pixel:
+            numbers = numbers[:1]  # a block holds all bands
+        height, width = file.block_shapes[0]
+        return not any(
+            file.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=number)
+            for number in numbers
+            for y in range(window.row_off // height, -(-window.row_end // height))
+            for x in range(window.col_off // width, -(-window.col_end // width))
+        )
+
     @property
     def block(self) -> tuple[int, int]:
         """Height and width of the blocks that the file is stored in."""
@@ -165,13 +213,20 @@ class ImageReader:
             ) from None
 
     def _valid(self, image: np.ndarray) -> np.ndarray:
-        valid = np.ones(image.shape[1:], bool)
-        if np.issubdtype(self.dtype, np.floating):
-            for band in image:
-                valid &= ~np.isnan(band)
+        valid = self._own_valid(image)
         for i, nodata in self._layers.items():
+            if np.issubdtype(self.dtype, np.floating):
+                valid &= ~np.isnan(image[i])
             if nodata is not None:
                 valid &= image[i] != self.dtype.type(nodata)
+        return valid
+
+    def _own_valid(self, image: np.ndarray) -> np.ndarray:
+        """What the image's own bands say; layers can only take away from it."""
+        valid = np.ones(image.shape[1:], bool)
+        if np.issubdtype(self.dtype, np.floating):
+            for i in self._own:
+                valid &= ~np.isnan(image[i])
         if self.nodata is None or np.isnan(self.nodata) or not self._own:
             return valid
         if self.nodata == 0:

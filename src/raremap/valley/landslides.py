@@ -17,11 +17,14 @@ _SHARE = 0.012
 _MODE, _EXPONENT, _LARGEST = 400.0, 2.4, 30_000.0
 
 
-def make_scars(terrain: Terrain, layout: Layout, rng: np.random.Generator) -> np.ndarray:
+def make_scars(
+    terrain: Terrain, layout: Layout, rng: np.random.Generator, coupling: float = 1.0
+) -> np.ndarray:
     """Scars at 1 m, uint8: 0 none, 1 dry, 2 moist.
 
     Their areas have the mode 400 m² and a power-law tail with exponent -2.4; they start on slopes of 25 to
-    45 degrees, run downhill two to four times as long as wide, and gather where the ground is wet.
+    45 degrees, run downhill two to four times as long as wide, and gather where the ground is wet and steep: `coupling` is the
+    power of that preference (0: none).
     """
     import cv2
 
@@ -31,7 +34,9 @@ def make_scars(terrain: Terrain, layout: Layout, rng: np.random.Generator) -> np
     able = (terrain.slope >= 25) & (terrain.slope <= 45) & ~terrain.sea & ~terrain.lake
     if not able.any():
         return scars
-    weight = np.where(able, wet * np.exp((terrain.slope - 35) / 8), 0).ravel().astype(np.float64)
+    weight = (
+        np.where(able, (wet * np.exp((terrain.slope - 35) / 8)) ** coupling, 0).ravel().astype(np.float64)
+    )
     goal = _SHARE * (~terrain.sea).sum() * CELL**2 * (0.5 + rng.random())
     area = 0.0
     for seat in rng.choice(len(weight), size=3000, p=weight / weight.sum()):

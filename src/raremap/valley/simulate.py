@@ -84,6 +84,8 @@ def simulate(
 def _claim(folder: Path, options: ValleyOptions) -> None:
     """Write the options down, or find the same ones there (the number of valleys may differ)."""
     own = options.model_dump(mode="json", exclude={"valleys"}) | {"many": options.valleys is not None}
+    if options.coupling == ValleyOptions().coupling:
+        del own["coupling"]  # as in folders from before there was one
     mark = folder / "valley.json"
     if mark.exists():
         try:
@@ -108,7 +110,7 @@ def _write_valley(folder: Path, name: str, number: int, options: ValleyOptions) 
     size = options.size
     terrain = make_terrain(size, rng(_TERRAIN), coast=number % 3 == 0)
     layout = make_layout(terrain, rng(_LAYOUT))
-    scars = make_scars(terrain, layout, rng(_SCARS))
+    scars = make_scars(terrain, layout, rng(_SCARS), options.coupling)
     cover = make_cover(terrain, layout, scars, rng(_COVER))
     given = misdraw(cover.drawn, rng(_LABELS))
     given_scars = misdraw((scars > 0).astype(np.uint8), rng(_SCAR_LABELS))

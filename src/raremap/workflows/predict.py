@@ -11,7 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raremap.errors import BundleError, ConfigError, OutputError, RaremapWarning, SceneError, nearest
+from raremap.errors import (
+    BundleError,
+    ConfigError,
+    OutputError,
+    RaremapError,
+    RaremapWarning,
+    SceneError,
+    nearest,
+)  # fmt: skip
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
@@ -19,10 +27,11 @@ if TYPE_CHECKING:
 
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
+    from raremap.exported import Exported
     from raremap.labels import LabelScheme
     from raremap.maps.export import MapSummary
     from raremap.measure.decision import Decision
-    from raremap.scene.raster import Image
+    from raremap.scene.raster import Image, ImageReader
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Maps:
 
 
 def predict(
-    bundle: Bundle | Ensemble | str | Path,
+    bundle: Bundle | Ensemble | Exported | str | Path,
     scenes: str | Path | Sequence[str | Path],
     out: str | Path,
     probabilities: Literal["float32", "uint8"] | None = None,
@@ -60,7 +69,7 @@ def predict(
     ray: str | None = None,
     workers: int | None = None,
 ) -> Maps:
-    """Map scenes with a bundle or an ensemble: for one scene `out` is the map's file, for several a folder.
+    """Map scenes with a bundle, an ensemble or an exported model: for one scene `out` is the map's file, for several a folder.
 
     `probabilities` ("float32" or "uint8") also writes a band a class as `NAME.probs.tif`, after the decision's
     temperature. `argmax` leaves the fitted decision aside. `prior` are the class shares expected in the
@@ -80,15 +89,15 @@ def predict(
     `ray` is the address of a Ray cluster whose `workers` map strips of the scenes, or "local"; see
     `workflows.predict_on_ray`.
 
-    Raises `BundleError` where a scene lacks the bundle's bands, `OutputError` where two scenes would
-    write one map.
+    Raises `BundleError` where a scene lacks the bundle's bands, before anything is mapped, `OutputError` where two
+    scenes would write one map. Where a scene fails in the middle its map is not there; those before it stay.
     """
     from raremap.cluster import maybe_joined
-    from raremap.ensembles import load_bundle
+    from raremap.exported import load_model
     from raremap.maps.export import write_map
     from raremap.ways import predicting, unfitted
 
-    own = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
+    own = load_model(bundle) if isinstance(bundle, (str, Path)) else bundle
     bundle = predicting(own, window, overlap, tta, scales)
     # Not as Path, which makes s3:/ of s3://.
     paths = [str(s) for s in ([scenes] if isinstance(scenes, (str, Path)) else scenes)]
@@ -116,17 +125,25 @@ def predict(
     network = bundle.network(device=device, precision=precision)
     done = []
     for path, target in zip(paths, targets, strict=True):
-        with (
-            open_for(bundle, path, nodata) as reader,
-            progress(Path(path).name, reader.grid.height, quiet) as bar,
-        ):
-            done.append(
-                write_map(
-                    reader, network, target, scheme, bundle.predict, decide=decide, soften=soften,
-                    probabilities=probabilities, tags=tags, progress=bar,
-                    quantities=quantities, network_classes=bundle.scheme.num_classes,
-                )
-            )  # fmt: skip
+        try:
+            with (
+                open_for(bundle, path, nodata) as reader,
+                progress(Path(path).name, reader.grid.height, quiet) as bar,
+            ):
+                done.append(
+                    write_map(
+                        reader, network, target, scheme, bundle.predict, decide=decide, soften=soften,
+                        probabilities=probabilities, tags=tags, progress=bar,
+                        quantities=quantities, network_classes=bundle.scheme.num_classes,
+                    )
+                )  # fmt: skip
+        except RaremapError as error:
+            if not done:
+                raise
+            left = len(paths) - len(done) - 1
+            raise type(error)(
+                f"{error}; maps finished before and kept: {len(done)}, scenes not begun: {left}"
+            ) from None
     return Maps(tuple(done))
 
 
@@ -146,8 +163,13 @@ def _deciding(scheme: LabelScheme, decision: Decision | None, level: int) -> tup
     return up.scheme, lambda probs: most_likely(summed(probs)), summed
 
 
-def open_for(bundle: Bundle | Ensemble, path: str | Path, nodata: float | None) -> Image:
-    """The bundle's bands of a scene, by name; by order where the scene names none and has as many. With its features.
+def open_for(bundle: Bundle | Ensemble | Exported, path: str | Path, nodata: float | None) -> Image:
+    """The bundle's bands of a scene (`open_bands`), with its features."""
+    return bundle.opened(open_bands(bundle.bands, path, nodata))
+
+
+def open_bands(bands: tuple[str, ...], path: str | Path, nodata: float | None) -> ImageReader:
+    """The bands that a bundle needs of a scene, by name; by order where the scene names none and has as many.
 
     `nodata` counts where the scene's file names no such value.
     """
@@ -155,14 +177,14 @@ def open_for(bundle: Bundle | Ensemble, path: str | Path, nodata: float | None) 
 
     reader = open_image(path)
     nodata = nodata if reader.nodata is None else None
-    missing = [b for b in bundle.bands if b not in reader.bands]
+    missing = [b for b in bands if b not in reader.bands]
     if not missing:
-        return bundle.opened(open_image(path, bands=bundle.bands, nodata=nodata))
+        return open_image(path, bands=bands, nodata=nodata)
     if not reader.named:
         with suppress(SceneError):  # another number of bands: told below
-            return bundle.opened(open_image(path, names=bundle.bands, nodata=nodata))
+            return open_image(path, names=bands, nodata=nodata)
     raise BundleError(
-        f"scene {path} has no band '{missing[0]}'; the bundle needs {', '.join(bundle.bands)}, "
+        f"scene {path} has no band '{missing[0]}'; the bundle needs {', '.join(bands)}, "
         f"the scene has {', '.join(reader.bands)}; {nearest(missing[0], reader.bands)}"
     )
 
@@ -184,7 +206,9 @@ def _targets(paths: list[Path], out: Path) -> list[Path]:
     return targets
 
 
-def tags_of(bundle: Bundle | Ensemble, decision: Decision | None, level: int = 0) -> dict[str, str]:
+def tags_of(
+    bundle: Bundle | Ensemble | Exported, decision: Decision | None, level: int = 0
+) -> dict[str, str]:
     """What a map says of itself: the software, the model, and how classes were decided and averaged."""
     how = (
         f"argmax at level {level}"
@@ -198,15 +222,17 @@ def tags_of(bundle: Bundle | Ensemble, decision: Decision | None, level: int = 0
     averaged = bundle.predict.averaged
     if members := getattr(bundle, "members", ()):
         averaged = f"{len(members)} networks" + (f", {averaged}" if averaged else "")
+    way = bundle.predict
     return {
         "TIFFTAG_SOFTWARE": f"raremap {version('raremap')}",
         "raremap_model": bundle.name,
         "raremap_decision": how,
+        "raremap_windows": f"{way.window} pixels, overlap {way.overlap:g}, {way.blend}",
         **({"raremap_averaged": averaged} if averaged else {}),
     }
 
 
-def moved(bundle: Bundle | Ensemble, prior: Mapping[str, float] | str | Path) -> Decision:
+def moved(bundle: Bundle | Ensemble | Exported, prior: Mapping[str, float] | str | Path) -> Decision:
     """The decision for ground of given class shares; raises `ConfigError` or `BundleError` where it cannot be made."""
     from raremap.measure.decision import Decision
 

@@ -131,7 +131,7 @@ def renew(
     """
     import numpy as np
 
-    from raremap.ensembles import load_bundle
+    from raremap.exported import load_model
     from raremap.maps.classmap import open_classmap
     from raremap.maps.renew import Newer, dates_path
     from raremap.maps.renew import renew as write
@@ -141,7 +141,7 @@ def renew(
 
     if not np.isfinite(margin) or margin < 0:
         raise ConfigError(f"the margin is {margin:g}, expected log-odds of 0 or more, such as 0.5")
-    own = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
+    own = load_model(bundle) if isinstance(bundle, (str, Path)) else bundle
     bundle = predicting(own, window, overlap, tta, scales)
     if not argmax and prior is None and (told := unfitted(bundle)):
         warnings.warn(told, RaremapWarning, stacklevel=2)
@@ -254,9 +254,9 @@ def watch(
     done is kept in `OUT.watched.json`, so that a stopped watch goes on where it was. A scene that
     cannot be used is warned of once, and tried again when its file has changed.
     """
-    from raremap.ensembles import load_bundle
+    from raremap.exported import load_model
 
-    bundle = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
+    bundle = load_model(bundle) if isinstance(bundle, (str, Path)) else bundle
     look = find if callable(find) else in_folder(find)
     target = Path(update if out is None else out)
     journal = target.with_name(f"{target.stem}.watched.json")

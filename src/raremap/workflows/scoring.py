@@ -23,6 +23,7 @@ from raremap.scene.raster import Image
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
+    from raremap.exported import Exported
     from raremap.scene.window import Window
     from raremap.tiles.catalog import Catalog, SceneRecord
 
@@ -40,7 +41,7 @@ class Scored:
     clouded: np.ndarray | None = None
 
 
-def check_fits(bundle: Bundle | Ensemble, catalog: Catalog) -> None:
+def check_fits(bundle: Bundle | Ensemble | Exported, catalog: Catalog) -> None:
     """Raise `BundleError` where the catalog has other classes or lacks a band of the bundle."""
     if bundle.scheme.names != catalog.scheme.names:
         odd = next((n for n in catalog.scheme.names if n not in bundle.scheme.names), None)
@@ -56,7 +57,7 @@ def check_fits(bundle: Bundle | Ensemble, catalog: Catalog) -> None:
 
 
 def scored(
-    bundle: Bundle | Ensemble,
+    bundle: Bundle | Ensemble | Exported,
     network: Network,
     catalog: Catalog,
     rows: np.ndarray,
@@ -94,7 +95,7 @@ def scored(
 
 
 def tally(
-    bundle: Bundle | Ensemble,
+    bundle: Bundle | Ensemble | Exported,
     network: Network,
     catalog: Catalog,
     rows: np.ndarray,
@@ -176,11 +177,11 @@ def _by_tile(
             clouded[inside] = IGNORE
 
 
-def _image(record: SceneRecord, bundle: Bundle | Ensemble) -> Image:
+def _image(record: SceneRecord, bundle: Bundle | Ensemble | Exported) -> Image:
     return bundle.opened(record.open_image(bundle.bands))
 
 
-def rows_of(uses: np.ndarray, use: str, bundle: Bundle | Ensemble | None = None) -> np.ndarray:
+def rows_of(uses: np.ndarray, use: str, bundle: Bundle | Ensemble | Exported | None = None) -> np.ndarray:
     """Catalog rows of a use; raises `CatalogError` where there is none."""
     rows = np.flatnonzero(uses == use)
     if len(rows) == 0:

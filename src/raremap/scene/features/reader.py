@@ -54,6 +54,10 @@ class FeatureReader:
         """Close the files; the next read opens them again."""
         self._image.close()
 
+    def blank(self, window: Window) -> bool:
+        """Whether it is known without reading that no pixel of a window is valid."""
+        return self._image.blank(window)
+
     @cached_property
     def _ranges(self) -> Ranges:
         return ranges_of(self._image, self._channels.ranged)
@@ -97,7 +101,10 @@ def _pass(image: ImageReader, bands: tuple[str, ...]) -> dict[str, tuple[float, 
     with bounded_cache():
         for row in range(0, image.grid.height, height):
             for col in range(0, image.grid.width, width):
-                part, valid = image.read(Window(row, col, height, width).intersect(image.grid.window))
+                window = Window(row, col, height, width).intersect(image.grid.window)
+                if image.blank(window):
+                    continue
+                part, valid = image.read(window)
                 if valid.any():
                     values = part[rows][:, valid]
                     low, high = np.minimum(low, values.min(1)), np.maximum(high, values.max(1))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from raremap.scene.features.pixels import Pixels
 
 
-class _Index(FeatureOptions):
+class Index(FeatureOptions):
     """Difference of two sums of bands by their sum, from −1 to 1; 0 where the sum is 0.
 
     `offset` is added to each band first: −1000 for Sentinel-2's level 2A since 2022. Where bands fall
@@ -28,15 +28,19 @@ class _Index(FeatureOptions):
     def inputs(self) -> tuple[str, ...]:
         return tuple(getattr(self, role) for role in self._plus + self._minus)
 
+    @property
+    def sums(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The bands of either sum: those that count for it, and those that count against it."""
+        return self.inputs[: len(self._plus)], self.inputs[len(self._plus) :]
+
     def __call__(self, pixels: Pixels) -> np.ndarray:
         from raremap.scene.features.indices import ratio
 
-        n = len(self._plus)
-        bands = [pixels.layer(name, self.called) for name in self.inputs]
-        return ratio(bands[:n], bands[n:], self.offset)[None]
+        plus, minus = ([pixels.layer(name, self.called) for name in names] for names in self.sums)
+        return ratio(plus, minus, self.offset)[None]
 
 
-class Ndvi(_Index):
+class Ndvi(Index):
     """Vegetation: (nir − red) / (nir + red); Rouse et al. 1974."""
 
     kind: Literal["ndvi"] = "ndvi"
@@ -45,7 +49,7 @@ class Ndvi(_Index):
     _plus, _minus = ("nir",), ("red",)
 
 
-class Ndmi(_Index):
+class Ndmi(Index):
     """Moisture: (nir − swir1) / (nir + swir1), of Sentinel-2 (B8 − B11) / (B8 + B11); Gao 1996, Wilson & Sader 2002."""
 
     kind: Literal["ndmi"] = "ndmi"
@@ -54,7 +58,7 @@ class Ndmi(_Index):
     _plus, _minus = ("nir",), ("swir1",)
 
 
-class Nbr(_Index):
+class Nbr(Index):
     """Burnt ground: (nir − swir2) / (nir + swir2); Key & Benson 2006."""
 
     kind: Literal["nbr"] = "nbr"
@@ -63,7 +67,7 @@ class Nbr(_Index):
     _plus, _minus = ("nir",), ("swir2",)
 
 
-class Ndwi(_Index):
+class Ndwi(Index):
     """Open water: (green − nir) / (green + nir); McFeeters 1996."""
 
     kind: Literal["ndwi"] = "ndwi"
@@ -72,7 +76,7 @@ class Ndwi(_Index):
     _plus, _minus = ("green",), ("nir",)
 
 
-class Mndwi(_Index):
+class Mndwi(Index):
     """Open water beside buildings: (green − swir1) / (green + swir1); Xu 2006."""
 
     kind: Literal["mndwi"] = "mndwi"
@@ -81,7 +85,7 @@ class Mndwi(_Index):
     _plus, _minus = ("green",), ("swir1",)
 
 
-class Ndbi(_Index):
+class Ndbi(Index):
     """Built-up ground: (swir1 − nir) / (swir1 + nir); Zha et al. 2003."""
 
     kind: Literal["ndbi"] = "ndbi"
@@ -90,7 +94,7 @@ class Ndbi(_Index):
     _plus, _minus = ("swir1",), ("nir",)
 
 
-class Bsi(_Index):
+class Bsi(Index):
     """Bare soil: ((swir1 + red) − (nir + blue)) / (swir1 + red + nir + blue); Rikimaru et al. 2002."""
 
     kind: Literal["bsi"] = "bsi"

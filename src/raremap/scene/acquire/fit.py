@@ -1,0 +1,49 @@
+"""What a bundle wants of imagery: its bands, their scale, its value of no data."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING, Literal
+
+from raremap.errors import AcquireError
+from raremap.scene.acquire.options import TERRAIN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from raremap.scene.normalize import Normalization
+
+_REFLECTANCE, _DN = 3.0, 255.0
+
+
+def scale_of(
+    normalization: Normalization, bands: Sequence[str], name: str
+) -> Literal["dn", "reflectance"] | None:
+    """Whether a network learned reflectance or ten thousand times it, by the middle of its bands; None where it tells nothing.
+
+    Means of the bands (or middles of their ranges) below 3 are reflectance, above 255 ten thousand times it.
+    Raises `AcquireError` between the two, which are numbers of some other scale.
+    """
+    if normalization.kind == "none":
+        return None
+    middles = {}
+    for band, shift, factor in zip(bands, normalization.shift, normalization.scale, strict=False):
+        if band.lower() in TERRAIN:
+            continue
+        if normalization.kind == "standard":
+            middles[band] = shift
+        elif normalization.kind == "mean":
+            middles[band] = 1 / factor
+        else:
+            middles[band] = shift + 0.5 / factor
+    if not middles:
+        return None
+    middle = median(middles.values())
+    if middle < _REFLECTANCE:
+        return "reflectance"
+    if middle > _DN:
+        return "dn"
+    raise AcquireError(
+        f"bundle {name} learned numbers of about {middle:.4g}, which is neither reflectance (0 to 1) nor ten thousand "
+        "times it; say with --scale what Sentinel-2 should be given as"
+    )

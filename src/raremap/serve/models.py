@@ -1,0 +1,98 @@
+"""The models of a server, as the page and programs see them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raremap.bundle import Bundle
+    from raremap.ensembles import Ensemble
+
+
+@dataclass(frozen=True)
+class Class:
+    """A class: its value in maps, its name and colour `#RRGGBB`, and whether it is rare."""
+
+    value: int
+    name: str
+    color: str
+    rare: bool
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle as the server needs it; the network itself is with the worker."""
+
+    id: str
+    folder: str
+    name: str
+    card: str
+    bands: tuple[str, ...]
+    classes: tuple[Class, ...]
+    map_nodata: int
+    nodata: float | None
+    resolution_m: float | None
+    metrics: dict[str, Any]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Model:
+        """What `to_dict` gave."""
+        classes = tuple(Class(**c) for c in data["classes"])
+        return cls(**{**data, "bands": tuple(data["bands"]), "classes": classes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def described(bundle: Bundle | Ensemble, folder: Path, model_id: str) -> Model:
+    """A loaded bundle in these words.
+
+    A class is rare where the scheme says so, else by its share of what the model has learned
+    (`balance.census.rare_classes`).
+    """
+    import numpy as np
+
+    from raremap.balance.census import rare_classes
+
+    scheme = bundle.scheme
+    shares = np.array(bundle.prior) if bundle.prior else np.full(scheme.num_classes, np.nan)
+    rare = rare_classes(shares, scheme.names, scheme.rare)
+    rows = zip(scheme.values, scheme.names, scheme.palette, strict=True)
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    return Model(
+        id=model_id,
+        folder=str(folder),
+        name=bundle.name,
+        card=_without_head(text),
+        bands=bundle.bands,
+        classes=tuple(Class(v, n, c, n in rare) for v, n, c in rows),
+        map_nodata=scheme.map_nodata,
+        nodata=bundle.nodata,
+        resolution_m=bundle.info.get("resolution_m"),
+        metrics=bundle.metrics,
+    )
+
+
+def ids_of(names: Sequence[str]) -> list[str]:
+    """A short name for addresses for each, no two alike.
+
+    >>> ids_of(["NAIP, soft", "naip soft", "Zürich"])
+    ['naip-soft', 'naip-soft-2', 'z-rich']
+    """
+    out: list[str] = []
+    for name in names:
+        short = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "model"
+        same = sum(o == short or re.fullmatch(rf"{re.escape(short)}-\d+", o) is not None for o in out)
+        out.append(f"{short}-{same + 1}" if same else short)
+    return out
+
+
+def _without_head(card: str) -> str:
+    """A card without the lines that are meant for a registry."""
+    return re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL).strip()

@@ -1,0 +1,274 @@
+"""`Columns`: which attributes a model reads, and a table's or a raster's rows as numbers in their order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raremap.errors import TableError, nearest
+
+FEW = 12
+"""Whole numbers of no more distinct values are named in the report: they may be codes."""
+
+_MOST_CATEGORIES = 255
+_MISSING = frozenset({"", "na", "n/a", "nan", "null", "#n/a", "#na"})
+
+
+@dataclass(frozen=True)
+class Column:
+    """An attribute: numeric, or categorical with its categories as text in order."""
+
+    name: str
+    kind: Literal["numeric", "categorical"]
+    categories: tuple[str, ...] = ()
+
+
+@dataclass
+class Faults:
+    """What was met in rows and treated as missing, by column: infinite values, and categories not seen before."""
+
+    infinite: Counter[str] = field(default_factory=Counter)
+    new: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """One line for each, for warnings."""
+        return [
+            f"column '{c}' has {n:,} infinite values; taken as missing" for c, n in self.infinite.items()
+        ] + [
+            f"column '{c}' has {n:,} rows of categories not met in training (such as '{self.examples[c]}'); "
+            "taken as missing"
+            for c, n in self.new.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The attributes of a model, in order.
+
+    Rows become float32 `[n, p]`: numbers as they are, categories as their index, NaN where missing.
+    """
+
+    columns: tuple[Column, ...]
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __iter__(self) -> Any:
+        return iter(self.columns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(c.name for c in self.columns)
+
+    @property
+    def categorical(self) -> np.ndarray:
+        """Which are categorical, bool `[p]`."""
+        return np.array([c.kind == "categorical" for c in self.columns], bool)
+
+    def types(self) -> dict[str, pa.DataType]:
+        """Arrow types in which a CSV's columns are read."""
+        return {c.name: pa.float64() if c.kind == "numeric" else pa.string() for c in self.columns}
+
+    def check(self, names: Sequence[str], where: str) -> None:
+        """Raise `TableError` where an attribute is not among `names`."""
+        missing = [n for n in self.names if n not in names]
+        if missing:
+            more = f" (and {len(missing) - 1} more: {', '.join(missing[1:6])})" if missing[1:] else ""
+            raise TableError(
+                f"{where} has no column '{missing[0]}'{more}, which the model reads; {nearest(missing[0], names)}"
+            )
+
+    def values(
+        self, table: pa.Table | pa.RecordBatch, faults: Faults, where: str = "the table"
+    ) -> np.ndarray:
+        """A table's rows as numbers; what cannot be told is missing and counted in `faults`."""
+        out = np.empty((table.num_rows, len(self)), np.float32)
+        for i, column in enumerate(self.columns):
+            found = table.column(column.name)
+            if column.kind == "categorical":
+                out[:, i] = _codes(found, column, faults)
+            else:
+                out[:, i] = _finite(_numbers(found, column.name, where), column.name, faults)
+        return out
+
+    def of_arrays(self, bands: np.ndarray, faults: Faults) -> np.ndarray:
+        """Rows `[n, p]` of arrays `[p, n]`, such as the pixels of a raster's bands in this order."""
+        out = np.empty((bands.shape[1], len(self)), np.float32)
+        for i, (column, band) in enumerate(zip(self.columns, bands, strict=True)):
+            if column.kind == "categorical":
+                there, inverse = np.unique(band, return_inverse=True)
+                codes = _of_uniques(there.tolist(), np.bincount(inverse), column, faults)
+                out[:, i] = codes[inverse]
+            else:
+                out[:, i] = _finite(band, column.name, faults)
+        return out
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """JSON-ready form."""
+        return [
+            {"name": c.name, "kind": c.kind, **({"categories": list(c.categories)} if c.categories else {})}
+            for c in self.columns
+        ]
+
+    @classmethod
+    def from_dict(cls, data: list[dict[str, Any]]) -> Columns:
+        """What `to_dict` gave."""
+        return cls(tuple(Column(d["name"], d["kind"], tuple(d.get("categories", ()))) for d in data))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The attributes of a table, and what is to be told of how they were found."""
+
+    columns: Columns
+    notes: tuple[str, ...]
+    left_out: dict[str, str]
+
+
+def find_columns(table: pa.Table, categorical: Sequence[str], out: Sequence[str], where: str) -> Found:
+    """Which columns are attributes, and of which kind, by their type.
+
+    Text and dictionaries are categorical, numbers and booleans numeric unless named in `categorical`. Whole numbers of
+    few distinct values stay numeric, and are told. Left out, with the reason: columns in `out`, empty ones, constant
+    ones, dates and other types, and text of which hardly any value comes twice (names, identifiers).
+    """
+    names = table.column_names
+    for name in categorical:
+        if name not in names:
+            raise TableError(f"{where} has no column '{name}' to be categorical; {nearest(name, names)}")
+    columns: list[Column] = []
+    notes: list[str] = []
+    left: dict[str, str] = {}
+    for name in names:
+        if name in out:
+            continue
+        values = table[name]
+        if not name:
+            left[name] = "it has no name"
+            continue
+        if values.null_count == len(values) or _all_nan(values):
+            left[name] = "all its values are missing"
+            continue
+        kind = values.type
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+        number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        number |= pa.types.is_decimal(kind)
+        if not (text or number):
+            left[name] = f"it holds {kind}, neither numbers nor text"
+            continue
+        distinct = pc.count_distinct(
+            values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values
+        ).as_py()
+        if distinct < 2:
+            left[name] = "all its values are the same"
+        elif text or name in categorical:
+            kept = _categories(values)
+            if len(kept) < 2:
+                left[name] = "all its values are the same" if kept else "all its values are missing"
+            elif name in categorical and len(kept) > _MOST_CATEGORIES:
+                raise TableError(
+                    f"{where}: column '{name}' has {len(kept)} categories, {_MOST_CATEGORIES} at most are possible; "
+                    "leave it numeric, or join categories"
+                )
+            elif name not in categorical and _names_rows(values, len(kept)):
+                left[name] = (
+                    f"{len(kept)} different texts, which look like names; name it categorical to use it"
+                )
+            else:
+                columns.append(Column(name, "categorical", kept))
+        else:
+            columns.append(Column(name, "numeric"))
+            if pa.types.is_integer(kind) and distinct <= FEW:
+                notes.append(
+                    f"column '{name}' holds whole numbers of {distinct} different values and is taken as numeric; "
+                    "name it categorical if they are codes"
+                )
+    if not columns:
+        raise TableError(f"{where} has no attribute to learn from; its columns are {', '.join(names)}")
+    return Found(Columns(tuple(columns)), tuple(notes), left)
+
+
+def _names_rows(values: Any, categories: int) -> bool:
+    """Whether texts are too many to be categories, or hardly any comes twice."""
+    there = len(values) - values.null_count
+    return categories > _MOST_CATEGORIES or (there > 10 and 2 * categories > there)
+
+
+def _all_nan(values: Any) -> bool:
+    return pa.types.is_floating(values.type) and bool(pc.all(pc.is_nan(pc.drop_null(values))).as_py())
+
+
+def _categories(values: Any) -> tuple[str, ...]:
+    texts = {category(v) for v in pc.unique(values).to_pylist()} - {""}
+    try:
+        return tuple(sorted(texts, key=float))
+    except ValueError:
+        return tuple(sorted(texts))
+
+
+def category(value: Any) -> str:
+    """A category as text: the same for 7, 7.0, "7" and "7.0"; nothing for what is missing.
+
+    >>> category(7.0), category(" schist "), category("7.0"), category(None), category(float("nan"))
+    ('7', 'schist', '7', '', '')
+    """
+    if value is None or value != value:
+        return ""
+    text = str(value).strip()
+    if text.lower() in _MISSING:
+        return ""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text
+
+
+def _codes(values: Any, column: Column, faults: Faults) -> np.ndarray:
+    whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    coded = whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
+    index = pc.fill_null(coded.indices, len(coded.dictionary)).to_numpy(zero_copy_only=False).astype(np.intp)
+    there = [*coded.dictionary.to_pylist(), None]
+    return _of_uniques(there, np.bincount(index, minlength=len(there)), column, faults)[index]
+
+
+def _of_uniques(there: list[Any], counts: np.ndarray, column: Column, faults: Faults) -> np.ndarray:
+    """Codes float32 of distinct values that come `counts` times."""
+    known = {text: i for i, text in enumerate(column.categories)}
+    codes = np.full(len(there), np.nan, np.float32)
+    for i, value in enumerate(there):
+        text = category(value)
+        if text in known:
+            codes[i] = known[text]
+        elif text and counts[i]:
+            faults.new[column.name] += int(counts[i])
+            faults.examples.setdefault(column.name, text)
+    return codes
+
+
+def _numbers(values: Any, name: str, where: str) -> np.ndarray:
+    try:
+        return pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise TableError(
+            f"{where}: column '{name}' holds {values.type}, the model has learned it as numbers; give it as numbers"
+        ) from None
+
+
+def _finite(values: np.ndarray, name: str, faults: Faults) -> np.ndarray:
+    """As float32, where infinite values (also those beyond its range) are missing and counted."""
+    with np.errstate(over="ignore"):
+        out = np.array(values, np.float32)
+    infinite = np.isinf(out)
+    if infinite.any():
+        faults.infinite[name] += int(infinite.sum())
+        out[infinite] = np.nan
+    return out

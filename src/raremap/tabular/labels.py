@@ -1,0 +1,73 @@
+"""Which rows are positive: the label column as booleans, or one line that says why it cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raremap.errors import LabelError, nearest
+from raremap.tabular.columns import category
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Booleans of the rows that are `labelled [n]`, the positive value as text, and what is to be told."""
+
+    positive: np.ndarray
+    labelled: np.ndarray
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+def read_truth(table: pa.Table, label: str, positive: str | None, where: str) -> Truth:
+    """The label column of a table: booleans, 0 and 1, or any values of which `positive` is named.
+
+    Two classes only: with `positive` all other values are negative. Rows without a label are left out. Raises
+    `LabelError` for a column that is missing, constant, or of other values without `positive`.
+    """
+    names = table.column_names
+    if label not in names:
+        raise LabelError(f"{where} has no label column '{label}'; {nearest(label, names)}")
+    whole: Any = table[label].combine_chunks()
+    coded = whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
+    texts = [category(v) for v in coded.dictionary.to_pylist()] + [""]
+    index = pc.fill_null(coded.indices, len(texts) - 1).to_numpy(zero_copy_only=False).astype(np.intp)
+    there = sorted({texts[i] for i in np.unique(index)} - {""})
+    if not there:
+        raise LabelError(f"{where}: the label column '{label}' is empty")
+    shown = ", ".join(f"'{t}'" for t in there[:6]) + (" …" if there[6:] else "")
+    if len(there) == 1:
+        raise LabelError(
+            f"{where}: the label column '{label}' holds {shown} only; a model needs rows of both classes"
+        )
+    notes = []
+    if positive is None:
+        lower = {t.lower() for t in there}
+        if lower not in ({"0", "1"}, {"true", "false"}):
+            raise LabelError(
+                f"{where}: the label column '{label}' holds {shown}, expected 0 and 1 or true and false; "
+                f"say which value is looked for, such as --positive {there[-1]!r}"
+            )
+        wanted = next(t for t in there if t.lower() in ("1", "true"))
+    else:
+        wanted = category(positive)
+        match = [t for t in there if t == wanted] or [t for t in there if t.lower() == wanted.lower()]
+        if not match:
+            raise LabelError(
+                f"{where}: the label column '{label}' has no value '{positive}', it holds {shown}"
+            )
+        wanted = match[0]
+        if len(there) > 2:
+            others = [t for t in there if t != wanted]
+            notes.append(
+                f"label '{label}' has {len(there)} values: '{wanted}' is positive, all others ({', '.join(others[:5])}{' …' if others[5:] else ''}) are negative"
+            )
+    text_of = np.array(texts, object)[index]
+    labelled = text_of != ""
+    if not labelled.all():
+        notes.append(f"{int((~labelled).sum()):,} rows have no label and were left out")
+    return Truth((text_of == wanted)[labelled], labelled.astype(bool), wanted, tuple(notes))

@@ -1,0 +1,206 @@
+"""Tables from CSV, Parquet and GeoPackage, whole or in parts, as Arrow has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raremap.errors import TableError, nearest, reason
+
+CHUNK_ROWS = 1 << 17
+_CSV_BYTES = 8 << 20
+_CSV, _PARQUET = frozenset({".csv", ".tsv", ".txt"}), frozenset({".parquet", ".geoparquet", ".pq"})
+_VECTOR = frozenset({".gpkg", ".geojson", ".json", ".shp", ".fgb"})
+_X = ("x", "easting", "east", "lon", "longitude", "long", "coord_x", "x_coord")
+_Y = ("y", "northing", "north", "lat", "latitude", "lat", "coord_y", "y_coord")
+_DEGREES = frozenset({"lon", "longitude", "long"})
+
+
+@dataclass(frozen=True)
+class Source:
+    """An Arrow table without its geometry, with the places of its rows.
+
+    `xy [n, 2]` are centroids of the geometry (None where there is none), `degrees` says their unit.
+    """
+
+    path: str
+    table: pa.Table
+    xy: np.ndarray | None = None
+    degrees: bool = False
+
+
+def read_table(path: str | Path, layer: str | None = None) -> Source:
+    """A whole table; raises `TableError` in one line where it cannot be read or is empty."""
+    with open_parts(path, layer) as parts:
+        batches = list(parts.batches)
+        table = pa.Table.from_batches(batches, parts.schema)
+    if not table.num_rows:
+        raise TableError(f"{path} has no rows")
+    xy = None
+    if parts.geometry is not None and parts.geometry in table.column_names:
+        import shapely
+
+        middle = shapely.centroid(shapely.from_wkb(table[parts.geometry].to_numpy()))
+        xy = np.column_stack([shapely.get_x(middle), shapely.get_y(middle)])
+        table = table.drop_columns([parts.geometry])
+    return Source(str(path), table, xy, parts.degrees)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A table in parts: record batches of one schema, the geometry's column, and whether that is in degrees."""
+
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
+    geometry: str | None = None
+    crs: str | None = None
+    degrees: bool = False
+    geometry_type: str = "Unknown"
+
+
+@contextmanager
+def open_parts(
+    path: str | Path, layer: str | None = None, types: Mapping[str, pa.DataType] | None = None
+) -> Iterator[Parts]:
+    """A table part by part, in bounded memory; `types` are those of a CSV's columns (the rest is found out).
+
+    With `types` columns that are not named are read as text, just as they stand. Raises `TableError`.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise TableError(f"table {path} does not exist; check the path")
+    if suffix not in _CSV | _PARQUET | _VECTOR:
+        raise TableError(f"{path} is no table that can be read; expected .csv, .parquet or .gpkg")
+    if layer is not None and suffix not in _VECTOR:
+        raise TableError(f"{path} has no layers; leave --layer out")
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    try:
+        if suffix in _CSV:
+            with _csv(path, types) as parts:
+                yield parts
+        elif suffix in _PARQUET:
+            with _parquet(path) as parts:
+                yield parts
+        else:
+            with _vector(path, layer) as parts:
+                yield parts
+    except (pa.ArrowInvalid, pa.ArrowKeyError, DataSourceError, DataLayerError, UnicodeDecodeError) as error:
+        raise TableError(f"{path} cannot be read ({reason(error, 160)}); is it complete?") from None
+
+
+@contextmanager
+def _csv(path: Path, types: Mapping[str, pa.DataType] | None) -> Iterator[Parts]:
+    from pyarrow import csv
+
+    separator = _separator(path)
+    if types is not None:
+        types = {name: types.get(name, pa.string()) for name in header(path)}
+    convert = csv.ConvertOptions(column_types=types, strings_can_be_null=False)
+    parse = csv.ParseOptions(delimiter=separator)
+    if types is None:
+        # Types are found out from all rows: streaming would settle them by the first block.
+        table = csv.read_csv(path, parse_options=parse, convert_options=convert)
+        yield Parts(table.schema, iter(table.to_batches()))
+        return
+    with csv.open_csv(
+        path,
+        read_options=csv.ReadOptions(block_size=_CSV_BYTES),
+        parse_options=parse,
+        convert_options=convert,
+    ) as reader:
+        yield Parts(reader.schema, iter(reader))
+
+
+def header(path: Path) -> list[str]:
+    """Column names of a CSV."""
+    import csv
+
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return next(csv.reader(file, delimiter=_separator(path)), [])
+
+
+def _separator(path: Path) -> str:
+    """The one of comma, semicolon and tabulator that the first line has most of."""
+    with path.open(encoding="utf-8-sig") as file:
+        line = file.readline()
+    return max(",;\t", key=line.count)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Parts]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path, memory_map=False) as file:
+        schema = file.schema_arrow
+        geometry, crs, degrees = None, None, False
+        if b"geo" in (schema.metadata or {}):
+            about = json.loads(schema.metadata[b"geo"])
+            geometry = about["primary_column"]
+            stated = about["columns"][geometry].get("crs", "OGC:CRS84")
+            crs = json.dumps(stated) if isinstance(stated, dict) else stated
+            degrees = _in_degrees(crs)
+        yield Parts(schema, file.iter_batches(CHUNK_ROWS), geometry, crs, degrees)
+
+
+@contextmanager
+def _vector(path: Path, layer: str | None) -> Iterator[Parts]:
+    import pyogrio
+    from pyogrio.raw import open_arrow
+
+    names = [str(n) for n in pyogrio.list_layers(path)[:, 0]]
+    if layer is None and len(names) > 1:
+        raise TableError(f"{path} holds {len(names)} layers ({', '.join(names[:6])}); name one with --layer")
+    if layer is not None and layer not in names:
+        raise TableError(f"{path} has no layer '{layer}'; {nearest(layer, names)}")
+    with open_arrow(path, layer=layer, use_pyarrow=True, batch_size=CHUNK_ROWS) as (meta, reader):
+        geometry = (meta["geometry_name"] or "wkb_geometry") if meta["geometry_type"] else None
+        kind = str(meta["geometry_type"] or "Unknown")
+        yield Parts(reader.schema, iter(reader), geometry, meta["crs"], _in_degrees(meta["crs"]), kind)
+
+
+def _in_degrees(crs: Any) -> bool:
+    if not crs:
+        return False
+    from pyproj import CRS
+
+    return CRS.from_user_input(crs).is_geographic
+
+
+def coordinates(source: Source, x: str | None, y: str | None) -> tuple[Source, tuple[str, ...]]:
+    """The source with the places of its rows, and the columns that they were taken from.
+
+    Columns named `x` and `y`, or found by a common pair of names; a geometry goes first.
+    """
+    names = source.table.column_names
+    if x is None or y is None:
+        if source.xy is not None:
+            return source, ()
+        lower = {n.lower(): n for n in names}
+        pair = next(
+            ((lower[a], lower[b]) for a, b in zip(_X, _Y, strict=True) if a in lower and b in lower), None
+        )
+        if pair is None:
+            return source, ()
+        x, y = pair
+    assert x is not None
+    assert y is not None
+    for name in (x, y):
+        if name not in names:
+            raise TableError(f"{source.path} has no column '{name}' of coordinates; {nearest(name, names)}")
+        if not pa.types.is_floating(kind := source.table.schema.field(name).type) and not pa.types.is_integer(
+            kind
+        ):
+            raise TableError(
+                f"{source.path}: the column '{name}' of coordinates holds {kind}, expected numbers"
+            )
+    xy = np.column_stack([source.table[n].to_numpy().astype(float) for n in (x, y)])
+    return Source(source.path, source.table, xy, x.lower() in _DEGREES), (x, y)

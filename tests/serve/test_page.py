@@ -1,0 +1,325 @@
+"""The page in a real browser. The server is a stand-in of its contract (`fake.py`): it fails and refuses when it is told to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.rasters import write
+from tests.serve import fake
+from tests.serve.browser import Page, chromium, serving
+
+pytestmark = pytest.mark.slow
+
+PHONE = {"width": 375, "height": 667}
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def browser(downloads: Path) -> Iterator[Any]:
+    with chromium(downloads) as started:
+        yield started
+
+
+@pytest.fixture
+def visit(browser: Any, downloads: Path) -> Iterator[Callable[..., tuple[Page, Any]]]:
+    """Opens the page of a new server, whose address has no history: `visit(key=…, width=…)`."""
+    for old in downloads.iterdir():
+        old.unlink()
+    running = []
+
+    def opened(key: str | None = None, basemap: str = "", **how: Any) -> tuple[Page, Any]:
+        app = fake.app(key, basemap)
+        server = serving(app)
+        page = Page(browser, server.__enter__(), downloads)
+        running.append(server)
+        page.open(**how)
+        if key is None:
+            page.ready()
+        return page, app
+
+    browser.get_log("browser")
+    yield opened
+    for server in running:
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    write(tmp_path / "scene.tif", np.zeros((3, 8, 8), np.uint8), (4e5, 4.6e6))
+    return tmp_path / "scene.tif"
+
+
+def mapped(page: Page, scene: Path) -> None:
+    page.drop(scene)
+    page.find("#result")
+
+
+def test_a_scene_that_is_dropped_becomes_a_map(visit: Any, scene: Path) -> None:
+    page, _ = visit()
+    page.drop(scene)
+    assert page.find("#job-title").text == "scene.tif"
+    page.find("#result")
+    colors = [[int(c["color"][i : i + 2], 16) for i in (1, 3, 5)] for c in fake.CLASSES]
+    assert sorted(page.drawn("classes")) == sorted(colors)
+    assert len(page.drawn("image")) > 20
+    assert "#job0" in page.browser.current_url
+    assert [line for line in page.browser.get_log("browser") if line["level"] != "INFO"] == []
+
+
+def test_areas_come_with_rare_classes_first(visit: Any, scene: Path) -> None:
+    page, _ = visit()
+    mapped(page, scene)
+    rows = page.texts("#areas tbody tr")
+    assert rows == ["landslide RARE 8,400 m² 0.40 %", "forest 1.66 km² 79 %", "water 43.2 ha 21 %"]
+
+
+def test_a_click_shows_the_probabilities_of_a_pixel(visit: Any, scene: Path) -> None:
+    page, _ = visit()
+    mapped(page, scene)
+    page.find("#map").click()
+    page.find(".pixel .bars")
+    assert page.texts(".pixel .bars li") == ["landslide 61 %", "forest 37 %", "water 2.0 %"]
+    wide = page.js("return [...document.querySelectorAll('.pixel .bar i')].map((b) => b.style.width)")
+    assert wide == ["61%", "37%", "2%"]
+    assert page.js("return document.getElementById('said').textContent") == "landslide, 61 %"
+
+
+def test_confidence_takes_the_place_of_the_classes_and_its_opacity_can_be_moved(
+    visit: Any, scene: Path
+) -> None:
+    page, _ = visit()
+    mapped(page, scene)
+    page.js("document.querySelector('[name=over][value=confidence]').click()")
+    assert len(page.drawn("confidence")) > 20
+    assert page.all(".leaflet-layer.classes") == []
+    assert page.find("#ramp").text.split() == ["unsure", "sure"]
+    page.js("const o = document.getElementById('opacity'); o.value = 25; o.dispatchEvent(new Event('input'))")
+    assert (
+        page.js("return getComputedStyle(document.querySelector('.leaflet-layer.confidence')).opacity")
+        == "0.25"
+    )
+
+
+def test_files_and_areas_are_saved(visit: Any, scene: Path) -> None:
+    page, _ = visit()
+    mapped(page, scene)
+    for button in page.all("#files button"):
+        button.click()
+    names = ("map.tif", "confidence.tif", "polygons.gpkg", "preview.png")
+    assert [page.downloaded(f"job0-{name}") for name in names] == [
+        f"{name} of job0".encode() for name in names
+    ]
+    rows = list(csv.DictReader(io.StringIO(page.downloaded("job0-areas.csv").decode())))
+    assert [(r["value"], r["name"], float(r["area_m2"])) for r in rows] == [
+        ("5", "landslide", 8400),
+        ("1", "forest", 1_660_000),
+        ("2", "water", 431_600),
+    ]
+
+
+def test_a_reload_and_the_list_of_recent_maps_find_the_map_again(visit: Any, scene: Path) -> None:
+    page, app = visit()
+    mapped(page, scene)
+    page.browser.refresh()
+    page.find("#result")
+    assert page.find("#job-title").text == "scene.tif"
+    page.find("#new").click()
+    page.find("#recent a").click()
+    page.find("#result")
+    assert len(app.state.jobs) == 1
+
+
+def test_a_map_that_is_deleted_leaves_server_and_list(visit: Any, scene: Path) -> None:
+    page, app = visit()
+    mapped(page, scene)
+    page.find("#remove").click()
+    page.browser.switch_to.alert.accept()
+    page.find("#start")
+    page.until("the empty list", lambda: not page.all("#recent a"))
+    assert app.state.jobs == {}
+
+
+def test_a_box_drawn_with_the_mouse_and_a_date_ask_for_a_place(visit: Any) -> None:
+    from selenium.webdriver import ActionChains
+
+    page, app = visit()
+    page.find("#draw").click()
+    ActionChains(page.browser).move_to_element_with_offset(
+        page.find("#map"), -60, -40
+    ).click_and_hold().move_by_offset(80, 50).release().perform()
+    page.js("document.querySelector('[name=date]').value = '2025-08-01'")
+    page.find("#place [type=submit]").click()
+    page.find("#result")
+    west, south, east, north = app.state.place["bbox"]
+    # Web Mercator at zoom 2: 256 · 2² pixels around the earth.
+    assert east - west == pytest.approx(80 / 1024 * 360, abs=0.36)
+    assert -90 < south < north < 90
+    assert (app.state.place["model"], app.state.place["date"]) == ("valleys", "2025-08-01")
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        ((501, "acquire is not installed; pip install 'raremap[acquire]'", {}), "acquire is not installed"),
+        ((429, "the queue is full", {"Retry-After": "30"}), "the queue is full; try again in 30 s"),
+        ((413, "the scene has 9e9 pixels, at most 1e9 are taken", {}), "the scene has 9e9 pixels"),
+    ],
+)
+def test_what_the_server_refuses_is_one_clear_line(visit: Any, scene: Path, answer: Any, line: str) -> None:
+    page, app = visit()
+    app.state.refuse = answer
+    page.drop(scene)
+    assert page.find("#error").text.startswith(line)
+    assert page.find("#start")
+
+
+def test_a_job_that_fails_says_why(visit: Any, scene: Path) -> None:
+    page, _ = visit()
+    page.drop(scene.rename(scene.with_name("fails.tif")))
+    assert page.find("#error").text == "the scene has 1 band, valleys expects red, green, blue"
+    assert not page.find("#job").find_element("id", "going").is_displayed()
+
+
+def test_what_is_no_geotiff_is_not_sent(visit: Any, tmp_path: Path) -> None:
+    page, app = visit()
+    (tmp_path / "notes.tif").write_text("words")
+    page.drop(tmp_path / "notes.tif")
+    assert page.find("#error").text.startswith("notes.tif is not a GeoTIFF")
+    assert app.state.jobs == {}
+
+
+def test_a_map_that_is_gone_says_so(visit: Any) -> None:
+    page, _ = visit(hash="#job7")
+    assert page.find("#error").text == "no prediction job7; it may have expired"
+
+
+def test_a_server_with_a_key_asks_for_it_once(visit: Any, scene: Path) -> None:
+    page, _ = visit(key="open sesame")
+    page.find("#key-text").send_keys("open sesame\n")
+    page.ready()
+    mapped(page, scene)
+    assert page.drawn("classes")
+    page.find("#files button").click()
+    assert page.downloaded("job0-map.tif") == b"map.tif of job0"
+
+
+def test_a_card_is_shown_as_text_never_as_html(visit: Any) -> None:
+    page, _ = visit()
+    page.find("#start summary").click()
+    assert page.texts("#card td") == ["forest", "0.9"]
+    assert page.all("#card img") == []
+    assert [a.get_attribute("href") for a in page.all("#card a")] == ["https://example.org/"]
+
+
+def test_nothing_is_asked_of_others_unless_a_background_is_given(visit: Any, scene: Path) -> None:
+    page, app = visit(basemap="http://localhost:*")
+    mapped(page, scene)
+    page.drawn("classes")
+    asked = page.js("return performance.getEntriesByType('resource').map((r) => r.name)")
+    assert asked
+    assert [name for name in asked if not name.startswith((page.address, "blob:"))] == []
+    page.find("#new").click()
+    page.find("details.last summary").click()
+    port = page.address.rsplit(":", 1)[1]
+    page.find("#basemap-url").send_keys(
+        f"http://localhost:{port}api/predictions/other/tiles/image/{{z}}/{{x}}/{{y}}.png\n"
+    )
+    page.until("tiles of the background", lambda: any("/other/tiles/" in path for path in app.state.asked))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_words_stand_out_and_every_control_has_a_name_in_both_themes(
+    visit: Any, scene: Path, theme: str
+) -> None:
+    page, _ = visit(prefers_color_scheme=theme)
+    assert page.faint() == []
+    assert page.nameless() == []
+    mapped(page, scene)
+    page.find("#map").click()
+    page.find(".pixel .bars")
+    assert page.faint() == []
+    assert page.nameless() == []
+
+
+def test_the_theme_follows_the_system_until_it_is_chosen(visit: Any) -> None:
+    def darkness() -> bool:
+        color = page.js("return getComputedStyle(document.body).backgroundColor")
+        return sum(map(int, color[4:-1].split(","))) < 3 * 60
+
+    page, _ = visit(prefers_color_scheme="dark")
+    assert darkness()
+    page.find("#theme").click()
+    assert not darkness()
+    page.browser.refresh()
+    page.ready()
+    assert not darkness()
+
+
+def test_a_phone_scrolls_one_way_only(visit: Any, scene: Path) -> None:
+    page, _ = visit(**PHONE)
+    beyond = """return [...document.querySelectorAll('body *')].filter((e) => e.checkVisibility() && !e.closest('#map, .unseen, .wide'))
+        .filter((e) => e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 80))"""
+    assert page.js("return [innerWidth, document.documentElement.scrollWidth]") == [375, 375]
+    assert page.js(beyond) == []
+    mapped(page, scene)
+    assert page.js("return document.documentElement.scrollWidth") == 375
+    assert page.js(beyond) == []
+    # The map stays in sight while the panel moves.
+    page.js("scrollTo(0, document.body.scrollHeight)")
+    assert page.js("return document.getElementById('ground').getBoundingClientRect().top") == 0
+
+
+def test_the_page_is_used_by_keys_alone(visit: Any) -> None:
+    from selenium.webdriver import Keys
+
+    page, app = visit()
+    order, typed = [], {"west": "2", "south": "42", "east": "2.05", "north": "42.04", "date": "08012025"}
+    for _ in range(15):
+        page.press(Keys.TAB)
+        order.append(page.focused())
+        ring = page.js("const e = document.activeElement; const s = getComputedStyle(e.id === 'file' ? e.parentElement : e); return s.outlineStyle + s.outlineWidth")  # fmt: skip
+        assert ring == "solid3px", f"no ring on {order[-1]}"
+        page.press(typed.get(order[-1], ""))
+    assert order[:5] == ["Skip the map", "theme", "map", "Zoom in", "Zoom out"]
+    assert order[5:] == ["model", "About this model", "file", "draw", "view", *typed]
+    page.press(Keys.ENTER)
+    page.find("#result")
+    assert app.state.place == {"model": "valleys", "bbox": [2, 42, 2.05, 42.04], "date": "2025-08-01"}
+    assert page.focused() == "job-title"
+    page.js("document.getElementById('theme').focus()")
+    page.press(Keys.TAB)
+    assert page.focused() == "map"
+    assert page.find("#cross")
+    page.press(Keys.ENTER)
+    page.find(".pixel .bars")
+    page.press(Keys.ESCAPE)
+    page.until("the popup to close", lambda: not page.all(".pixel .bars"))
+
+
+def test_nothing_moves_where_the_user_wants_it_still(visit: Any) -> None:
+    page, _ = visit(prefers_reduced_motion="reduce")
+    assert page.all(".leaflet-zoom-anim, .leaflet-fade-anim") == []
+    page, _ = visit()
+    assert page.all(".leaflet-zoom-anim, .leaflet-fade-anim") != []
+
+
+def test_a_job_is_polled_until_the_user_goes_elsewhere(visit: Any, scene: Path) -> None:
+    page, app = visit()
+    page.drop(scene)
+    page.until("the first poll", lambda: app.state.jobs.get("job0", {}).get("polls"))
+    page.find("#new").click()
+    page.find("#start")
+    polls = app.state.jobs["job0"]["polls"]
+    time.sleep(1.5)
+    assert app.state.jobs["job0"]["polls"] <= polls + 1

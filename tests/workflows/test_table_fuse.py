@@ -1,0 +1,235 @@
+"""`raremap table fuse` on blocks whose evidence is laid by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import torch
+
+from raremap.bundle import Bundle
+from raremap.errors import ConfigError, LabelError, RaremapWarning, SceneError, TableError
+from raremap.labels import LabelScheme
+from raremap.tabular.calibration import Calibration
+from raremap.tabular.columns import Column, Columns
+from raremap.tabular.fusion import Fusion
+from raremap.tabular.model import TableModel
+from raremap.workflows.table_fuse import table_fuse
+
+SIDE, ACROSS = 5, 20
+UNITS = ACROSS * ACROSS
+GRID = dict(crs="EPSG:25831", transform=rasterio.transform.from_origin(500, 4_000_000, 10, 10))
+
+
+class Slope:
+    """A scorer that says the first attribute."""
+
+    def raw(self, encoded: np.ndarray) -> np.ndarray:
+        return encoded[:, 0]
+
+
+def table_model() -> TableModel:
+    return TableModel(
+        Columns((Column("slope", "numeric"),)), lambda v: v, Slope(), 0.0, Calibration(), 0.2, 0.2, 0.0, "1"
+    )  # type: ignore[arg-type]
+
+
+def bundle(**more) -> Bundle:
+    """Log-odds in, their softmax out."""
+    net = torch.nn.Conv2d(1, 2, 1, bias=False)
+    with torch.no_grad():
+        net.weight[:] = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)
+    return Bundle.from_module(
+        net, LabelScheme({0: "other", 1: "landslide"}), ["band1"], prior=(0.9, 0.1), **more
+    )
+
+
+def write(path: Path, array: np.ndarray, nodata: float) -> Path:
+    with rasterio.open(
+        path, "w", driver="GTiff", height=array.shape[0], width=array.shape[1], count=1, dtype=array.dtype,
+        nodata=nodata, **GRID,
+    ) as file:  # fmt: skip
+        file.write(array, 1)
+    return path
+
+
+class Ground:
+    """A scene of log-odds, a raster of its units, and their rows in 40 groups."""
+
+    def __init__(self, folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        self.truth = rng.random(UNITS) < 0.25
+        lift = np.where(self.truth, 1.0, -1.0)
+        size = SIDE * ACROSS
+        block = np.arange(size) // SIDE
+        self.unit = (block[:, None] * ACROSS + block).astype(np.int32)
+        self.image = (lift + rng.normal(0, 1, UNITS)).astype(np.float32)[self.unit]
+        self.image += rng.normal(0, 0.3, self.image.shape).astype(np.float32)
+        self.image[self.unit == 3] = -9999
+        self.slope = lift + rng.normal(0, 1.2, UNITS)
+        self.scene = write(folder / "april.tif", self.image, -9999)
+        self.units = write(folder / "units.tif", self.unit + 100, -1)
+        self.frame = pd.DataFrame(
+            {
+                "unit": np.arange(UNITS) + 100, "slope": self.slope, "landslide": self.truth.astype(int),
+                "catchment": np.arange(UNITS) % 40,
+            }
+        )  # fmt: skip
+        self.rows = folder / "rows.csv"
+        self.frame.to_csv(self.rows, index=False)
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Ground:
+    return Ground(tmp_path)
+
+
+def fuse(ground: Ground, out: Path, **more):
+    asked = dict(rows=ground.rows, label="landslide", group="catchment", quiet=True) | more
+    return table_fuse(bundle(), table_model(), ground.scene, ground.units, out, **asked)
+
+
+def by_hand(ground: Ground) -> np.ndarray:
+    """Log-odds of the mean of each unit's four greatest probabilities."""
+    p = 1 / (1 + np.exp(-np.maximum(ground.image.astype(float), -50)))
+    top = [np.sort(p[ground.unit == u])[-4:].mean() for u in range(UNITS)]
+    z = np.log(np.array(top) / (1 - np.array(top)))
+    z[3] = np.nan
+    return z
+
+
+def test_units_map_and_alarms_are_those_of_a_fit_by_hand(ground: Ground, tmp_path: Path) -> None:
+    done = fuse(ground, tmp_path / "out")
+    z = by_hand(ground)
+    expected = Fusion.fit(z, ground.slope, ground.truth)
+    np.testing.assert_allclose(done.fusion.weights, expected.weights, atol=1e-3)
+    units = pd.read_csv(done.units)
+    p = expected.probabilities(z, ground.slope)
+    np.testing.assert_allclose(units["p_fused"], p, atol=1e-3)
+    assert units["p_image"].isna().sum() == 1
+    assert units["pixels"][3] == 0
+    assert units["p_fused"][3] == pytest.approx(units["p_table"][3])
+    np.testing.assert_allclose(units["x"][21], 500 + 10 * 7.5)
+    np.testing.assert_allclose(units["y"][21], 4_000_000 - 10 * 7.5)
+    with rasterio.open(done.maps[0]) as file:
+        assert file.descriptions == ("fused", "image", "table")
+        assert np.isnan(file.nodata)
+        np.testing.assert_allclose(file.read(1), p[ground.unit], atol=1e-3)
+        assert np.isnan(file.read(2)[ground.unit == 3]).all()
+    import geopandas as gpd
+
+    alarms = gpd.read_file(done.alarms)
+    assert len(alarms) == int((units["alarm"] == 1).sum()) - int(units["alarm"][3]) > 0
+    assert alarms["p_fused"].is_monotonic_decreasing
+    assert done.known == {"both": UNITS - 1, "image": 0, "table": 1}
+
+
+def test_what_is_gained_is_told_with_intervals(ground: Ground, tmp_path: Path) -> None:
+    done = fuse(ground, tmp_path / "out")
+    assert done.gains is not None
+    assert done.gains.places == 40
+    assert done.gains.gains["fused over table"]["average_precision"].low > 0
+    assert "fusion gains" in str(done)
+    assert json.loads((tmp_path / "out/fusion.json").read_text())["gains"]["verdict"]
+
+
+def test_a_fusion_is_used_again_without_truth(ground: Ground, tmp_path: Path) -> None:
+    first = fuse(ground, tmp_path / "one")
+    ground.frame.drop(columns="landslide").to_csv(ground.rows, index=False)
+    again = fuse(ground, tmp_path / "two", label=None, fusion=tmp_path / "one/fusion.json")
+    assert again.gains is None
+    pd.testing.assert_frame_equal(pd.read_csv(first.units), pd.read_csv(again.units))
+
+
+def test_units_without_truth_are_scored_and_not_fitted_on(ground: Ground, tmp_path: Path) -> None:
+    frame = ground.frame.copy()
+    frame["landslide"] = frame["landslide"].astype("Int64").where(frame["catchment"] < 30)
+    frame.to_csv(ground.rows, index=False)
+    done = fuse(ground, tmp_path / "out")
+    assert done.gains is not None
+    assert done.gains.places == 30
+    assert pd.read_csv(done.units)["p_fused"].notna().all()
+
+
+def test_polygons_give_what_their_raster_gives(ground: Ground, tmp_path: Path) -> None:
+    import geopandas as gpd
+    import shapely
+
+    corner = np.array([(500 + 50 * c, 4_000_000 - 50 * r) for r in range(ACROSS) for c in range(ACROSS)])
+    shapes = shapely.box(corner[:, 0], corner[:, 1] - 50, corner[:, 0] + 50, corner[:, 1])
+    path = tmp_path / "units.gpkg"
+    gpd.GeoDataFrame(ground.frame, geometry=shapes, crs="EPSG:25831").to_crs(4326).to_file(path)
+    one = fuse(ground, tmp_path / "raster")
+    two = table_fuse(
+        bundle(),
+        table_model(),
+        ground.scene,
+        path,
+        tmp_path / "polygons",
+        label="landslide",
+        group="catchment",
+        quiet=True,
+    )
+    a, b = pd.read_csv(one.units), pd.read_csv(two.units)
+    np.testing.assert_allclose(a["p_fused"], b["p_fused"], atol=1e-4)
+    assert (gpd.read_file(two.alarms).geometry.geom_type == "MultiPolygon").all()
+
+
+def test_the_double_check_wants_both(ground: Ground, tmp_path: Path) -> None:
+    done = fuse(ground, tmp_path / "out", double_check=True)
+    units = pd.read_csv(done.units)
+    i, t = (1 / (1 + np.exp(-z)) for z in done.fusion.both)
+    both = (units["p_image"] >= i - 1e-6) & (units["p_table"] >= t - 1e-6)
+    np.testing.assert_array_equal(units["double_check"] == 1, both)
+    assert done.alarm_count == int(both.sum())
+
+
+def test_calibration_on_training_places_is_warned_of(ground: Ground, tmp_path: Path) -> None:
+    trained = bundle(info={"places": {"train": ["7"]}})
+    with pytest.warns(RaremapWarning, match="trained on 1 of the calibration places \\(7\\)"):
+        table_fuse(
+            trained, table_model(), ground.scene, ground.units, tmp_path / "out", rows=ground.rows, label="landslide",
+            group="catchment", quiet=True,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "told"),
+    [
+        ({"label": None}, ConfigError, "give --label to fit the fusion on rows with truth, or --fusion"),
+        ({"label": "slide"}, LabelError, "has no label column 'slide'"),
+        ({"rows": None}, TableError, "rasters of unit numbers need the table of their rows; give --rows"),
+        ({"key": "number"}, TableError, "has no column 'number'"),
+        ({"group": "valley"}, TableError, "has no column 'valley' to group by"),
+        ({"scene_column": "catchment"}, TableError, "has no row whose 'catchment' is 'april'"),
+        ({"landslide": "slide"}, ConfigError, "the image model has no class 'slide'"),
+        ({"prior": 1.5}, ConfigError, "the prior is 1.5, expected a share between 0 and 1"),
+        ({"label": None, "fusion": "nowhere.json"}, ConfigError, "fusion nowhere.json cannot be read"),
+    ],
+)
+def test_wrong_input_is_told_in_a_line(ground: Ground, tmp_path: Path, more, error, told) -> None:
+    with pytest.raises(error, match=told) as caught:
+        fuse(ground, tmp_path / "out", **more)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_units_of_another_place_or_grid_are_told(ground: Ground, tmp_path: Path) -> None:
+    small = write(tmp_path / "small.tif", ground.unit[:9], -1)
+    ground.units, good = small, ground.units
+    with pytest.raises(SceneError, match="warp them to its grid"):
+        fuse(ground, tmp_path / "out")
+    ground.units = good
+    ground.frame.assign(unit=ground.frame["unit"] + 5000).to_csv(ground.rows, index=False)
+    with pytest.raises(TableError, match="no unit lies on a valid pixel of the scenes"):
+        fuse(ground, tmp_path / "out")
+
+
+def test_a_table_without_the_models_columns_is_told(ground: Ground, tmp_path: Path) -> None:
+    ground.frame.drop(columns="slope").to_csv(ground.rows, index=False)
+    with pytest.raises(TableError, match="has no column 'slope', which the model reads"):
+        fuse(ground, tmp_path / "out")
