@@ -448,7 +448,7 @@ def _write_units(
     )
     units, target = out / "units.csv", out / "alarms.gpkg"
     with written(units) as fresh:
-        frame.to_csv(fresh, index=False, float_format="%.6g")
+        frame.to_csv(fresh, index=False, float_format="%.10g")  # millimetres of a northing
     shapes = laid.shapes if laid.shapes is not None else shapely.points(np.nan_to_num(xy))
     # A unit that no scene shows has no place unless it is a polygon.
     placed = chosen & (np.isfinite(xy).all(1))
