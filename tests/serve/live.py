@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -37,9 +38,12 @@ class Live:
                 time.sleep(0.05)
 
     def workers(self) -> list[int]:
-        """Processes of it that predict."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(c) for c in children]
+        """Processes of it that predict, whichever of its threads started them."""
+        found: list[int] = []
+        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                found += map(int, (thread / "children").read_text().split())
+        return found
 
     def stop(self, how: int = signal.SIGTERM) -> int:
         self.client.close()
