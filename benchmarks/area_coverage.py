@@ -28,7 +28,7 @@ from raremap.labels import LabelScheme
 from raremap.maps.classmap import open_classmap
 from raremap.maps.strata import Strata, survey
 from raremap.measure.allocation import allocate_for
-from raremap.measure.posterior import bounds, simulate
+from raremap.measure.posterior import simulate
 from raremap.measure.stratified import Estimate, Stratified
 from raremap.scene.window import Window
 from raremap.valley.options import ValleyOptions
@@ -77,8 +77,8 @@ def estimates(
         for k in range(len(strata.source.names)):
             is_called, is_true = called[at] == k, true.ravel()[at] == k
             plain = sample.share(is_true.astype(float)).scaled(sample.area)
-            ground = simulate(sample, is_called, is_true, rng, _POSTERIOR_DRAWS).area
-            row.append((plain, replace(plain, bounds=bounds(ground, plain.value))))
+            ground = simulate(sample, is_called, is_true, rng, _POSTERIOR_DRAWS)
+            row.append((plain, replace(plain, bounds=ground.area_bounds(plain.value))))
         out.append(row)
     return out
 
@@ -179,7 +179,9 @@ def main() -> None:
                     kind: {n: round(float(held[i, j]), 4) for i, n in enumerate(names) if there[i]}
                     for j, kind in enumerate(("normal", "jeffreys"))
                 }
-    lines.append(f"{platform.python_version()}, numpy {np.__version__}, {time.time() - started:.0f} s.")
+    lines.append(
+        f"Python {platform.python_version()}, numpy {np.__version__}, {time.time() - started:.0f} s."
+    )
     if args.out:
         args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(json.dumps(figures))

@@ -168,8 +168,11 @@ def gammas(s: Seen, rng: np.random.Generator) -> Bounds:
     return s.value - np.sqrt(down), s.value + np.sqrt(up)
 
 
-def posterior(s: Seen, rng: np.random.Generator, points: float, shared: bool) -> Bounds:
-    """Beta–binomial in each stratum, with `points` (half of them for, half against) in each, or shared by strata of a kind."""
+def posterior(s: Seen, rng: np.random.Generator, points: float, shared: bool, ends: bool = False) -> Bounds:
+    """Beta–binomial in each stratum, with `points` (half of them for, half against) in each, or shared by strata of a kind.
+
+    With `ends` an error that no point met is left out of the bound that it would push from the estimate.
+    """
     prior = np.full(len(s.n), points / 2)
     if shared:
         for kind in (s.own, ~s.own):
@@ -178,8 +181,12 @@ def posterior(s: Seen, rng: np.random.Generator, points: float, shared: bool) ->
     out = []
     for hits in s.hits:
         p = rng.beta(hits + prior, s.n - hits + prior, (POSTERIOR_DRAWS, len(prior)))
-        all_ = hits + rng.binomial(s.pixels - s.n, p)
-        out.append(np.quantile(all_ @ (s.weight / s.pixels), (0.025, 0.975)))
+        ground = (hits + rng.binomial(s.pixels - s.n, p)) * (s.weight / s.pixels)
+        all_, own = ground.sum(1), ground[:, s.own].sum(1)
+        least = own if ends and not hits[~s.own].any() else all_
+        full = ends and s.own.any() and (hits[s.own] == s.n[s.own]).all()
+        most = all_ - own + s.weight[s.own].sum() if full else all_
+        out.append((np.quantile(least, 0.025), np.quantile(most, 0.975)))
     low, high = np.array(out).T
     return np.minimum(low, s.value), np.maximum(high, s.value)
 
@@ -194,6 +201,7 @@ CANDIDATES: dict[str, Callable[[Seen, np.random.Generator], Bounds]] = {
     "gamma (Fay & Feuer 1997)": gammas,
     "posterior, Jeffreys in each stratum": lambda s, rng: posterior(s, rng, 1, shared=False),
     "posterior, Jeffreys shared by strata": lambda s, rng: posterior(s, rng, 1, shared=True),
+    "the same, ends as met (raremap's)": lambda s, rng: posterior(s, rng, 1, shared=True, ends=True),
     "posterior, uniform shared by strata": lambda s, rng: posterior(s, rng, 2, shared=True),
 }
 
@@ -265,14 +273,18 @@ def shipped(
             is_called, is_true = called == c, true == c
             both = (is_called & is_true).astype(float)
             ground = simulate(sample, is_called, is_true, rng, POSTERIOR_DRAWS)
-            for figure, plain, drawn in (
-                ("area", sample.share(is_true.astype(float)), ground.area / sample.area),
-                ("user's accuracy", sample.share(both, is_called.astype(float)), ground.users),
-                ("producer's accuracy", sample.share(both, is_true.astype(float)), ground.producers),
+            area = sample.share(is_true.astype(float))
+            low, high = ground.area_bounds(area.value * sample.area)
+            users = sample.share(both, is_called.astype(float))
+            producers = sample.share(both, is_true.astype(float))
+            for figure, plain, own in (
+                ("area", area, (low / sample.area, high / sample.area)),
+                ("user's accuracy", users, bounds(ground.users, users.value)),
+                ("producer's accuracy", producers, bounds(ground.producers, producers.value)),
             ):
                 if np.isfinite(plain.value):
                     held[figure, "normal"][c].append((plain.low, plain.high))
-                    held[figure, "jeffreys"][c].append(bounds(drawn, plain.value))
+                    held[figure, "jeffreys"][c].append(own)
     return {
         (figure, kind): [
             replace(score(truth[figure][c], *np.array(e).T), share=float(world.true[c]))

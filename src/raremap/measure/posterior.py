@@ -25,11 +25,16 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Ground:
-    """Draws `[draws]` of how much ground the map finds of a class (`hit`), misses (`missed`), and calls so wrongly (`false`)."""
+    """Draws `[draws]` of how much ground the map finds of a class (`hit`), misses (`missed`), and calls so wrongly (`false`).
+
+    `met_missed` and `met_false` say whether the sample has a point of such ground.
+    """
 
     hit: np.ndarray
     missed: np.ndarray
     false: np.ndarray
+    met_missed: bool
+    met_false: bool
 
     @property
     def area(self) -> np.ndarray:
@@ -45,6 +50,17 @@ class Ground:
     def producers(self) -> np.ndarray:
         """Producer's accuracy."""
         return _share(self.hit, self.hit + self.missed)
+
+    def area_bounds(self, value: float) -> Bounds:
+        """Bounds of the area that is estimated as `value`.
+
+        Where no point met an omission the lower bound has none, and where none met a false alarm the upper one has none, as Brown, Cai
+        and DasGupta (2001, section 4.1.1) do with Jeffreys' interval at its ends. Half a point of omission that nobody
+        saw would lift the lower bound above the truth of a map that misses nothing.
+        """
+        least = self.area if self.met_missed else self.hit
+        most = self.area if self.met_false else self.area + self.false
+        return bounds(least, value)[0], bounds(most, value)[1]
 
 
 def simulate(
@@ -88,7 +104,8 @@ def simulate(
             shares = rng.multinomial(left, shares) / left
         visited = points / pixels
         out[cells] += area * (visited * seen[cells, None] + (1 - visited) * shares.T)
-    return Ground(hit=out[0], false=out[1], missed=out[2])
+    met = cases.any(0)
+    return Ground(hit=out[0], false=out[1], missed=out[2], met_missed=bool(met[2]), met_false=bool(met[1]))
 
 
 def bounds(draws: np.ndarray, value: float) -> Bounds:

@@ -197,16 +197,18 @@ def _by_posterior(
     """The same figures with the intervals of the posterior."""
     rng = np.random.default_rng(0) if rng is None else rng
     right = np.asarray((called & true).any(0))
-    all_ = simulate(sample, np.ones(len(right), bool), right, rng)
-    by_class = [simulate(sample, c, t, rng) for c, t in zip(called, true, strict=True)]
+    whole = simulate(sample, np.ones(len(right), bool), right, rng)
+    classes = [simulate(sample, c, t, rng) for c, t in zip(called, true, strict=True)]
 
     def held(estimate: Estimate, draws: np.ndarray) -> Estimate:
         return replace(estimate, bounds=bounds(draws, estimate.value))
 
     return replace(
         found,
-        overall=held(found.overall, all_.hit / sample.area),
-        users=tuple(held(e, g.users) for e, g in zip(found.users, by_class, strict=True)),
-        producers=tuple(held(e, g.producers) for e, g in zip(found.producers, by_class, strict=True)),
-        areas=tuple(held(e, g.area) for e, g in zip(found.areas, by_class, strict=True)),
+        overall=held(found.overall, whole.users),
+        users=tuple(held(e, g.users) for e, g in zip(found.users, classes, strict=True)),
+        producers=tuple(held(e, g.producers) for e, g in zip(found.producers, classes, strict=True)),
+        areas=tuple(
+            replace(e, bounds=g.area_bounds(e.value)) for e, g in zip(found.areas, classes, strict=True)
+        ),
     )
