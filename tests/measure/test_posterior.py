@@ -65,6 +65,13 @@ def test_a_stratum_labelled_whole_leaves_no_doubt() -> None:
     np.testing.assert_allclose(ground.producers, 3 / 5)
 
 
+def test_more_points_than_pixels_leave_none_either() -> None:
+    # Points of one's own, without a design, may lie twice in a pixel.
+    sample, called, true = of_cells(np.array([[4, 1], [10, 90]]), np.array([4, MANY]))
+    found = accuracy(sample, called, true, "ab", np.array([4, MANY]))
+    assert (found.users[0].se, found.users[0].low, found.users[0].high) == (0, 0.8, 0.8)
+
+
 def test_a_stratum_without_ground_changes_nothing() -> None:
     called, true = np.array([0, 0, 0]), np.array([True, False, False])
     draws = [
@@ -90,6 +97,22 @@ def test_points_that_cover_next_to_nothing_add_no_certainty() -> None:
     np.testing.assert_allclose(middle(ground.area) / 1e9, beta.ppf(TAILS, 10.5, 40.5), rtol=0.02)
 
 
+def test_a_bound_has_no_error_of_a_kind_that_no_point_met() -> None:
+    pixels = np.array([MANY, 50 * MANY])
+    sample, called, true = of_cells(np.array([[45, 5], [0, 400]]), pixels)  # no omission
+    low, high = simulate(sample, called == 0, true == 0, np.random.default_rng(0), 40_000).area_bounds(
+        0.9 * MANY
+    )
+    assert low / MANY == pytest.approx(beta.ppf(0.025, 45.5, 5.5), rel=0.01)
+    assert high / MANY > 0.9 + 50 * beta.ppf(0.9, 0.5, 400.5)
+    sample, called, true = of_cells(np.array([[50, 0], [3, 397]]), pixels)  # no false alarm
+    low, high = simulate(sample, called == 0, true == 0, np.random.default_rng(0), 40_000).area_bounds(
+        MANY * (1 + 50 * 3 / 400)
+    )
+    assert high / MANY == pytest.approx(1 + 50 * beta.ppf(0.975, 3.5, 397.5), rel=0.02)
+    assert low / MANY == pytest.approx(1 + 50 * beta.ppf(0.025, 3.5, 397.5), rel=0.05)
+
+
 def test_an_interval_holds_its_estimate() -> None:
     assert bounds(np.linspace(1, 2, 1001), 0.0) == (0.0, pytest.approx(1.975))
     assert bounds(np.linspace(1, 2, 1001), 3.0) == (pytest.approx(1.025), 3.0)
@@ -110,12 +133,23 @@ def test_a_rare_class_is_held_where_the_normal_interval_sees_no_doubt() -> None:
             np.array([[counts[0], 50 - counts[0]], [counts[1], 400 - counts[1]]]), pixels
         )
         plain = sample.share((true == 0).astype(float)).scaled(sample.area)
-        drawn = simulate(sample, called == 0, true == 0, rng, 400).area
+        low, high = simulate(sample, called == 0, true == 0, rng, 400).area_bounds(plain.value)
         held["normal"] += plain.low <= area <= plain.high
-        low, high = bounds(drawn, plain.value)
         held["jeffreys"] += low <= area <= high
     assert held["normal"] < 0.5 * 200
     assert held["jeffreys"] > 0.95 * 200 - 4 * np.sqrt(200 * 0.95 * 0.05)
+
+
+def test_a_map_that_misses_nothing_is_held_too() -> None:
+    # 0.1 % of the ground: half a point of omission that nobody saw would be a third of it.
+    rng = np.random.default_rng(4)
+    pixels = np.array([125 * 10**4, 99_875 * 10**4])
+    held = 0
+    for hits in rng.binomial(50, 0.8, 200).tolist():
+        sample, called, true = of_cells(np.array([[hits, 50 - hits], [0, 800]]), pixels)
+        low, high = simulate(sample, called == 0, true == 0, rng, 400).area_bounds(hits / 50 * pixels[0])
+        held += low <= 0.8 * pixels[0] <= high
+    assert held > 0.95 * 200 - 4 * np.sqrt(200 * 0.95 * 0.05)
 
 
 def test_a_class_that_no_point_shows_may_still_be_there() -> None:

@@ -54,9 +54,9 @@ class Ground:
     def area_bounds(self, value: float) -> Bounds:
         """Bounds of the area that is estimated as `value`.
 
-        Where no point met an omission the lower bound has none, and where none met a false alarm the upper one has none, as Brown, Cai
-        and DasGupta (2001, section 4.1.1) do with Jeffreys' interval at its ends. Half a point of omission that nobody
-        saw would lift the lower bound above the truth of a map that misses nothing.
+        Where no point met an omission the lower bound has none, and where none met a false alarm the upper one has
+        none, as Brown, Cai and DasGupta (2001) do with Jeffreys' interval at its ends. Half a point of omission that
+        nobody saw would lift the lower bound above the truth of a map that misses nothing.
         """
         least = self.area if self.met_missed else self.hit
         most = self.area if self.met_false else self.area + self.false
@@ -69,10 +69,12 @@ def simulate(
     """Ground of one class by the posterior, from what the map calls the points and what they are, bool `[n]`.
 
     In each stratum the four cases (hit, missed, false, neither) are Dirichlet–multinomial: the points, a prior, and
-    the pixels not visited, which are drawn from both, so that a stratum labelled whole leaves no doubt. The prior is Jeffreys', Beta(½, ½), for two shares of the whole
-    map: how much of what it calls the class is of it, and how much of the rest is. Its half points are spread over the
-    strata in proportion to their ground of either kind. Half a point in *each* stratum would add up to
-    several omissions that nobody saw, more ground than a rare class has.
+    the pixels not visited, which are drawn from both, so that a stratum labelled whole leaves no doubt.
+
+    The prior is Jeffreys', Beta(½, ½), for two shares of the whole map: how much of what it calls the class is of it, and
+    how much of the rest is. Its half points are spread over the strata in proportion to their ground of either kind: our
+    choice, by benchmarks/area_intervals.py. Half a point in *each* stratum adds up to several omissions that nobody
+    saw, more ground than a rare class has.
 
     Where pixels cover different ground, a stratum counts as the number of equal ones that is as sure (Kish 1965).
     """
@@ -96,7 +98,7 @@ def simulate(
         seen = ground / area
         cells = np.flatnonzero(doubt)
         left = int(pixels - points)
-        if not left:
+        if left <= 0:  # points without a design may be more than the pixels
             out += ground[:, None]
             continue
         shares = rng.dirichlet(seen[cells] * like + doubt[cells], draws)
@@ -104,7 +106,7 @@ def simulate(
             shares = rng.multinomial(left, shares) / left
         visited = points / pixels
         out[cells] += area * (visited * seen[cells, None] + (1 - visited) * shares.T)
-    met = cases.any(0)
+    met = cases.sum(0)
     return Ground(hit=out[0], false=out[1], missed=out[2], met_missed=bool(met[2]), met_false=bool(met[1]))
 
 

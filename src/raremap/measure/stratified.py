@@ -95,7 +95,7 @@ class Stratified:
         seen = np.bincount(self.stratum, ground, minlength=len(names))
         self._by_ground = np.divide(self.areas, seen, out=np.zeros(len(names)), where=seen > 0)
         self.weight = self._by_ground[self.stratum] * ground
-        left = 1 - self.points / np.maximum(pixels, 1)  # the finite population's correction
+        left = np.maximum(1 - self.points / np.maximum(pixels, 1), 0)  # the finite population's correction
         self._factor = left * self.points / np.maximum(self.points - 1, 1)
 
     @property
