@@ -1,6 +1,6 @@
 """Which 95 % interval holds the area of a rare class: candidates, on valleys and on error matrices of known truth.
 
-    python benchmarks/area_intervals.py [--quick] [--draws 120] [--valleys FOLDER] [--out benchmarks/results/area_intervals.md]
+    python benchmarks/area_intervals.py [--quick] [--draws 80] [--valleys FOLDER] [--out benchmarks/results/area_intervals.md]
 
 `--valleys` is a folder that `raremap simulate` made, of four valleys a group; without it they are simulated.
 
@@ -381,8 +381,8 @@ def designs(worlds: dict[int, list[World]], points: int, draws: int, rng: np.ran
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--draws", type=int, default=120)
-    parser.add_argument("--groups", type=int, default=4, help="of four valleys")
+    parser.add_argument("--draws", type=int, default=80)
+    parser.add_argument("--groups", type=int, default=3, help="of four valleys")
     parser.add_argument("--valleys", type=Path)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -411,13 +411,15 @@ def main() -> None:
         valleys = valley_worlds(folder, Path(name) / "map.tif", args.groups, (0, 1, 3, 6), rng)
     for buffer in (0, 3):
         beside = f"{buffer} pixels" if buffer else "no stratum"
-        show(f"Valleys, {beside} beside rare classes", compared(valleys[buffer], args.draws, rng))
-    show("Matrices", compared(matrix_worlds(), args.draws, rng))
+        title = f"Valleys, {beside} beside rare classes"
+        show(title, compared(valleys[buffer], args.draws, rng if not buffer else np.random.default_rng(1)))
+    show("Matrices", compared(matrix_worlds(), args.draws, np.random.default_rng(2)))
+    rng = np.random.default_rng(3)
     found = [shipped(w, w.sizes(), args.draws // 2, rng) for w in (*valleys[3], *matrix_worlds())]
     rows = {f"{figure}: {kind}": [s for f in found for s in f[figure, kind]] for figure, kind in found[0]}
     show("Areas and accuracies of raremap area, valleys with 3 pixels and matrices", rows)
     points = int(valleys[3][0].sizes().sum())
-    rows = designs(valleys, points, args.draws // 4, rng)
+    rows = designs(valleys, points, args.draws // 2, np.random.default_rng(4))
     show(f"Stratum beside rare classes and allocation, {points:,} points each", rows)
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
     lines.append(f"{versions}; {args.draws} draws, {args.groups} groups, {time.time() - started:.0f} s.")
