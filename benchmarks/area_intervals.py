@@ -237,17 +237,24 @@ def score(true: float, low: np.ndarray, high: np.ndarray) -> Score:
     return Score(true, float(inside.mean()), float((high - low).mean() / 2 / true))
 
 
-def compared(worlds: list[World], draws: int, rng: np.random.Generator) -> dict[str, list[Score]]:
-    """Scores of every candidate on every class that is there and on the map."""
-    out: dict[str, list[Score]] = {name: [] for name in CANDIDATES}
+def compared(
+    worlds: list[World],
+    draws: int,
+    rng: np.random.Generator,
+    names: tuple[str, ...] = tuple(CANDIDATES),
+    points: int | None = None,
+    kind: Allocation = "proportional",
+) -> dict[str, list[Score]]:
+    """Scores of candidates on every class that is there and on the map; of the default design, or of so many points."""
+    out: dict[str, list[Score]] = {name: [] for name in names}
     for world in worlds:
-        sizes = world.sizes()
+        sizes = world.sizes(points, kind)
         drawn = samples(world, sizes, draws, rng)
         for k, true in enumerate(world.true.tolist()):
             here = seen(world, sizes, drawn, k)
             if true and here.own.any():
-                for name, candidate in CANDIDATES.items():
-                    out[name].append(score(true, *candidate(here, rng)))
+                for name in names:
+                    out[name].append(score(true, *CANDIDATES[name](here, rng)))
     return out
 
 
@@ -369,12 +376,12 @@ def designs(worlds: dict[int, list[World]], points: int, draws: int, rng: np.ran
     """Scores by design, of as many points each."""
     kinds: list[tuple[int, Allocation]] = [(b, "proportional") for b in worlds]
     kinds += [(3, "neyman"), (3, "equal")]
+    pair = ("normal (Olofsson 2014)", "the same, ends as met (raremap's)")
     rows = {}
     for buffer, kind in kinds:
-        found = [shipped(w, w.sizes(points, kind), draws, rng) for w in worlds[buffer]]
-        for interval in ("normal", "jeffreys"):
-            name = f"{f'{buffer} px' if buffer else 'none'}, {kind}: {interval}"
-            rows[name] = [s for f in found for s in f["area", interval]]
+        found = compared(worlds[buffer], draws, rng, pair, points, kind)
+        for interval, name in zip(("normal", "jeffreys"), pair, strict=True):
+            rows[f"{f'{buffer} px' if buffer else 'none'}, {kind}: {interval}"] = found[name]
     return rows
 
 
@@ -419,7 +426,7 @@ def main() -> None:
     rows = {f"{figure}: {kind}": [s for f in found for s in f[figure, kind]] for figure, kind in found[0]}
     show("Areas and accuracies of raremap area, valleys with 3 pixels and matrices", rows)
     points = int(valleys[3][0].sizes().sum())
-    rows = designs(valleys, points, args.draws // 2, np.random.default_rng(4))
+    rows = designs(valleys, points, args.draws, np.random.default_rng(4))
     show(f"Stratum beside rare classes and allocation, {points:,} points each", rows)
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
     lines.append(f"{versions}; {args.draws} draws, {args.groups} groups, {time.time() - started:.0f} s.")
