@@ -73,6 +73,12 @@ class Experiment(Options):
             raise ValueError(
                 "loss.weighting is 'outer', and there is no outer loop for it; add outer: {terms: true}"
             )
+        follows = self.balance.aim > 0 or hasattr(self.balance, "target")
+        if self.outer is not None and self.outer.classes in ("stream", "both") and not follows:
+            raise ValueError(
+                f"outer.classes '{self.outer.classes}' moves the target of the stream, and balance {self.balance.kind} "
+                "follows none; take balance mixture or diao, or outer.classes: weights"
+            )
         return self
 
     @model_validator(mode="after")
