@@ -21,6 +21,7 @@ from raremap.cluster import joined
 from raremap.errors import ClusterError, SceneError
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
+from raremap.scene.sources import ScenesOptions
 from raremap.workflows.predict import predict
 from raremap.workflows.rescale import rescale
 
@@ -117,6 +118,19 @@ def test_several_scenes_in_the_precision_that_the_first_windows_settle(
     for name in ("scene", "small"):
         a, b = (pixels(tmp_path / folder / f"{name}.map.tif") for folder in ("one", "two"))
         assert a.tobytes() == b.tobytes()
+
+
+def test_a_scene_of_several_files_is_read_by_the_workers_as_here(
+    two: None, scene: Path, calls: Path, tmp_path: Path
+) -> None:
+    for i, band in enumerate(pixels(scene), start=1):
+        write(tmp_path / f"files/b{i}.tif", band, nodata=float("nan"))
+    files = ScenesOptions(
+        root=str(tmp_path / "files"), images="b1.tif", bands=["band1"], layers={"band2": "b2.tif"}
+    )
+    predict(bundle(calls), scene, tmp_path / "one.tif", device="cpu", quiet=True)
+    predict(bundle(calls), files, tmp_path / "two.tif", device="cpu", quiet=True, ray="auto", workers=2)
+    assert pixels(tmp_path / "one.tif").tobytes() == pixels(tmp_path / "two.tif").tobytes()
 
 
 def test_a_worker_killed_in_the_middle_costs_its_strip_only(
