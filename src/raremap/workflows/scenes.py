@@ -32,6 +32,10 @@ class _Section(Options):
     scenes: ScenesOptions
 
 
+_ONE_FILE = ScenesOptions(images="*")
+"""How a file is read that is a scene by itself: nothing is said of it."""
+
+
 @dataclass(frozen=True)
 class SceneToMap:
     """A scene that has the bands of a model: what its maps are called, and its files."""
@@ -75,10 +79,10 @@ def scenes_to_map(
     return scenes
 
 
-def scene_file(path: str | Path, bands: Sequence[str], nodata: float | None = None) -> SceneRecord:
+def scene_file(path: str | Path, bands: Sequence[str]) -> SceneRecord:
     """A scene of one file that has `bands`; raises as `scenes_to_map` does."""
     (found,) = _sources(path, clouds=False)
-    return fitted(SceneRecord.of(*found), bands, nodata)
+    return fitted(SceneRecord.of(*found), bands)
 
 
 def fitted(record: SceneRecord, bands: Sequence[str], nodata: float | None = None) -> SceneRecord:
@@ -106,8 +110,9 @@ def fitted(record: SceneRecord, bands: Sequence[str], nodata: float | None = Non
 
 def _mend(missing: str, bands: Sequence[str], record: SceneRecord) -> str:
     """What may give a scene the band that it lacks."""
-    dates = dict.fromkeys(b.partition("@")[2] for b in bands if "@" in b)
-    if "@" in missing and missing.partition("@")[2] in dates:
+    date = missing.partition("@")[2]
+    if date and not any(b.endswith(f"@{date}") for b in record.bands):
+        dates = dict.fromkeys(b.partition("@")[2] for b in bands if "@" in b)
         return (
             "map its dates as one, from a YAML file with scenes.dates: "
             f"{{kind: stack, names: [{', '.join(dates)}]}}, in the order of time"
@@ -151,14 +156,14 @@ def read_scenes(path: str | Path, overrides: Sequence[str] = ()) -> ScenesOption
 
 
 def _sources(given: Given | Sequence[Given], clouds: bool) -> Iterator[tuple[SceneSource, ScenesOptions]]:
-    """The files of each scene, and how they are read: all bands but those of clouds."""
+    """The files of each scene, and how they are read: all bands, and `clouds` where they are wanted."""
     for one in [given] if isinstance(given, (str, Path, ScenesOptions)) else given:
         if isinstance(one, (str, Path)) and not tells_scenes(one):
             path = str(one)  # Path would make s3:/ of s3://
-            yield SceneSource(Path(path).stem, (path,), None, ()), ScenesOptions(images=path)
+            yield SceneSource(Path(path).stem, (path,), None, ()), _ONE_FILE
             continue
         options = one if isinstance(one, ScenesOptions) else read_scenes(one)
         kept = {} if clouds else {"clouds": None}
-        options = options.model_copy(update={"use": None, "rescale": None, **kept})
+        options = options.model_copy(update={"use": None, **kept})
         for source in find_scenes(options, masks=False):
             yield replace(source, name=re.sub(r'[/\\:*?"<>|]', "_", source.name)), options
