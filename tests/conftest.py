@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Set before numpy, numba and torch start their pools.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ.setdefault("NUMBA_NUM_THREADS", "2")
+# Set before numpy, numba and torch start their pools; where tests run side by side, each has one core.
+THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+os.environ.setdefault("OMP_NUM_THREADS", THREADS)
+os.environ.setdefault("NUMBA_NUM_THREADS", THREADS)
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 # Compiling and busy machines take their time; a slow example is no fault.
@@ -25,7 +26,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    def slow(item: pytest.Item) -> bool:
+        return item.get_closest_marker("slow") is not None
+
+    items.sort(key=slow)
+    for item in items:  # what shares a file's fixtures stays in one process
+        item.add_marker(
+            pytest.mark.xdist_group(item.nodeid.partition("::")[0] + ("-slow" if slow(item) else ""))
+        )
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from tests.batches import ground
 from tests.rasters import write
 
+from raremap.balance import make
 from raremap.balance.crops import CropCounter, CropGrid, aim, even_chance, pixel_chances
 from raremap.balance.make import make_plan
 from raremap.balance.mixture import lean
@@ -321,6 +322,25 @@ def test_crops_that_are_drawn_again_deliver_what_the_plan_says(tmp_path):
     # As if an empty crop were delivered: 196 of 33² starts meet the corner (14 rows, 14 columns).
     once = once - 0.5 * plan.delivered[0] * (1 - 1 / sum((1 - 196 / 33**2) ** t for t in range(5)))
     assert (np.abs(found - once / once.sum()) > 4 * error).any(), "to draw again makes a difference"
+
+
+def test_some_tiles_tell_how_crops_and_tiles_differ(tmp_path, monkeypatch):
+    """Spots lie in the middle, so that crops hold more of them than tiles do, in each tile alike but for chance."""
+    rng = np.random.default_rng(0)
+    masks = [np.where(rng.random((40, 40)) < 0.3, 4, 9).astype(np.uint8) for _ in range(24)]
+    for mask in masks:
+        mask[14:26, 14:26] = np.where(rng.random((12, 12)) < 0.5, 3, mask[14:26, 14:26])
+    catalog = scenes(tmp_path, masks)
+    chosen = np.ones(24, bool)
+    exact = make_plan(catalog, chosen, Uniform(), crop=20, seed=0)
+    monkeypatch.setattr(make, "_LOOKED_AT", 8)
+    plan = make_plan(catalog, chosen, Uniform(), crop=20, seed=0)
+    same = (plan.delivered == exact.delivered).all(1)
+    assert same.sum() == 8
+    tiles = catalog.counts.sum(0) / catalog.counts.sum()
+    used = exact.shares > 0
+    assert np.abs(exact.shares - tiles).max() > 0.02, "to look at crops makes a difference"
+    assert plan.shares[used] == pytest.approx(exact.shares[used], rel=0.02)
 
 
 @pytest.mark.slow

@@ -136,6 +136,12 @@ def test_averaged_weights_are_kept_scored_and_resumed(folder, tmp_path):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("clip", ["0.5", "null"])
+def test_gradients_are_clipped_in_bf16_too(folder, tmp_path, clip):
+    """Lightning refuses to clip there what an optimizer does in one pass."""
+    train(folder, tmp_path / "run", "train.precision=bf16-mixed", f"optimizer.clip={clip}", "train.steps=2")
+
+
 def test_training_ends_where_nothing_gets_better(folder, tmp_path):
     # With a rate this small no score changes, so the first is the best.
     still = ("optimizer.lr=1e-12", "optimizer.schedule=constant", "train.steps=40", "train.patience=2")

@@ -260,6 +260,16 @@ def test_wrong_wishes_are_told(tmp_path: Path) -> None:
         sample(map_, tmp_path / "p.gpkg", expected={"forest": 0}, quiet=True)
 
 
+def test_fewer_points_than_the_strata_need_are_told(tmp_path: Path) -> None:
+    map_ = write_map(tmp_path / "map.tif", MAPPED)
+    with pytest.warns(
+        RaremapWarning, match=r"60 points are fewer than 50 in each of 4 strata: 200 are drawn"
+    ):
+        assert sum(s.points for s in sample(map_, tmp_path / "p.gpkg", points=60, quiet=True).strata) == 200
+    found = sample(map_, tmp_path / "p.gpkg", points=60, minimum=5, quiet=True)
+    assert sum(s.points for s in found.strata) == 60
+
+
 def test_a_map_of_one_class_and_no_crs_is_counted_in_pixels(tmp_path: Path) -> None:
     map_ = write_map(tmp_path / "map.tif", np.ones((40, 30)), crs=None)
     points = tmp_path / "p.gpkg"

