@@ -85,8 +85,8 @@ def _same_scenes(catalog: Catalog, scenes: ScenesOptions, sources: list[SceneSou
     """Whether the catalog is of the files, dates, bands, labels and clouds that the options name."""
     from raremap.scene.layout import open_source
 
-    if {s.name: (s.images, s.mask, s.weights, s.site, s.date, s.clouds) for s in sources} != {
-        name: (s.images, s.mask, s.weights, s.site, s.date, s.clouds.files if s.clouds else ())
+    if {s.name: (s.images, s.layers, s.mask, s.weights, s.site, s.date, s.clouds) for s in sources} != {
+        name: (s.images, s.layers, s.mask, s.weights, s.site, s.date, s.clouds.files if s.clouds else ())
         for name, s in catalog.scenes.items()
     }:
         return False
