@@ -93,9 +93,8 @@ def _same_scenes(catalog: Catalog, scenes: ScenesOptions, sources: list[SceneSou
     # The same options are for all scenes, and the files have not changed: one scene tells.
     record = catalog.scenes[sources[0].name]
     image, names, clouds = open_source(sources[0], scenes)
-    same_nodata = scenes.nodata is None or scenes.nodata == record.nodata
-    return same_nodata and (image.bands, names, clouds, scenes.vector) == (
-        record.bands, record.names, record.clouds, record.vector,
+    return (image.bands, repr(image.nodata), names, clouds, scenes.vector) == (
+        record.bands, repr(record.nodata), record.names, record.clouds, record.vector,
     )  # fmt: skip
 
 
