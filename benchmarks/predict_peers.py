@@ -169,7 +169,7 @@ def raster_vision(scene: Path, net: Any, out: Path, keep: Path | None, crop: int
         SolverConfig,
     )
 
-    classes = ClassConfig(names=[f"class {k}" for k in range(CLASSES)])
+    classes = ClassConfig(names=[f"class {k}" for k in range(CLASSES)], null_class="class 0")
     config = SemanticSegmentationLearnerConfig(
         data=SemanticSegmentationGeoDataConfig(
             class_config=classes, img_sz=WINDOW, num_workers=0, img_channels=BANDS
