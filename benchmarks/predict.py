@@ -27,17 +27,16 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from predict_peers import BANDS, CLASSES, OVERLAP_PX, PACKAGES, PEERS, SCALE, SHIFT, WINDOW, memory_mb
+from machine import fresh, machine, peak_mb, resident_mb
+from predict_peers import BANDS, CLASSES, OVERLAP_PX, PACKAGES, PEERS, SCALE, SHIFT, WINDOW
 
 OVERLAP = OVERLAP_PX / WINDOW
 CHANNELS = {"conv": BANDS, "unet": BANDS, "conv10": 10}  # of the models
@@ -196,23 +195,12 @@ def child(runner: str, scene: Path, model: str, weights: Path, threads: int, kee
     import raremap.scene.raster  # noqa: F401  (loading libraries is not part of what is timed, as with peers)
 
     net, scheme = raremap_network(model, weights, threads, "bf16" if runner == "raremap-bf16" else "float32")
-    loaded = memory_mb("VmRSS")
+    loaded = resident_mb()
     started = time.perf_counter()
     OURS[runner](scene, model, net, scheme, keep)
     seconds = time.perf_counter() - started
-    peak = memory_mb("VmHWM")
+    peak = peak_mb()
     print(json.dumps({"seconds": seconds, "peak_mb": peak, "above_model_mb": peak - loaded}))
-
-
-def answer(command: list[str]) -> Any:
-    """The JSON line of a process of its own."""
-    # Without our own paths in it, a peer's environment is its own.
-    own = command[0] == sys.executable
-    env = {k: v for k, v in os.environ.items() if own or k != "PYTHONPATH"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command[1:])} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(runner: str, scene: Path, model: str, threads: int, keep: Path | None = None) -> dict[str, float]:
@@ -220,11 +208,14 @@ def measure(runner: str, scene: Path, model: str, threads: int, keep: Path | Non
     here = Path(__file__)
     about = [str(scene), model, str(scene.with_name(f"{model}.pt"))]
     if runner in PEERS:
-        command = [PYTHONS[runner], str(here.with_name("predict_peers.py")), runner, *about]
+        # Without our own paths in it, a peer's environment is its own.
+        script, python, environment = here.with_name("predict_peers.py"), PYTHONS[runner], {"PYTHONPATH": ""}
+        about = [runner, *about]
     else:
-        command = [sys.executable, str(here), "--child", runner, *about]
-    kept = [] if keep is None else ["--keep", str(keep)]
-    return answer([*command, "--threads", str(threads), *kept])
+        script, python, environment = here, sys.executable, None
+        about = ["--child", runner, *about]
+    kept = [] if keep is None else ["--keep", keep]
+    return fresh(str(script), *about, "--threads", threads, *kept, python=python, environment=environment)
 
 
 def compare(
@@ -331,12 +322,11 @@ def measured(args: argparse.Namespace, folder: Path) -> None:
     """The parts that are asked for, each with its lines; at the end all figures as JSON."""
     parts = args.only or USUAL
     repeats = 1 if args.quick else args.repeats
-    facts = answer([sys.executable, __file__, "--weights", str(folder)])
+    facts = fresh(__file__, "--weights", folder)
     figures: dict[str, Any] = {
-        "versions": {p: metadata.version(p) for p in ("raremap", "torch", "numpy", "rasterio")} | peer_versions(),
-        "cores": os.cpu_count(), "threads": args.threads, "bf16": facts["bf16"],
-        "processor": platform.processor() or platform.machine(),
-        "load_before": os.getloadavg()[0], "quick": args.quick,
+        **(here := machine("raremap", "torch", "numpy", "rasterio")),
+        "versions": here["versions"] | peer_versions(), "threads": args.threads, "bf16": facts["bf16"],
+        "quick": args.quick,
     }  # fmt: skip
     ours = ["raremap", *(["raremap-bf16"] if facts["bf16"] else [])]
     peers = list(PYTHONS)

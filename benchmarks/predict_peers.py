@@ -22,12 +22,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from machine import peak_mb, resident_mb
 
 WINDOW, OVERLAP_PX, CLASSES, BANDS = 512, 128, 6, 4
 STEP = WINDOW - OVERLAP_PX
@@ -40,14 +41,6 @@ PACKAGES = {
     "raster-vision": "rastervision_pytorch_learner",
     "raster-vision-crop": "rastervision_pytorch_learner",
 }
-
-
-def memory_mb(key: str) -> float:
-    """Resident memory of this process, now ("VmRSS") or at most so far ("VmHWM")."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {key} in /proc/self/status")
 
 
 def network(model: str, weights: Path, threads: int) -> Any:
@@ -255,13 +248,13 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     _imported(args.peer)
     net = network(args.model, args.weights, args.threads)
-    loaded = memory_mb("VmRSS")
+    loaded = resident_mb()
     with tempfile.TemporaryDirectory(dir=args.scene.parent) as folder:
         started = time.perf_counter()
         PEERS[args.peer](args.scene, net, Path(folder), args.keep)
         seconds = time.perf_counter() - started
-    peak = memory_mb("VmHWM")
-    print(json.dumps({"seconds": seconds, "peak_mb": peak, "above_model_mb": peak - loaded}), file=sys.stdout)
+    peak = peak_mb()
+    print(json.dumps({"seconds": seconds, "peak_mb": peak, "above_model_mb": peak - loaded}))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,22 +14,16 @@ if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
 
-_VERB = "raremap.workflows.acquire"
 _DAYS, _MOST_CLOUD, _TRIES = 15, 40.0, 3
-_LIBRARIES = ("pystac_client", "odc.stac")
 
 
 def can_fetch() -> bool:
-    """Whether the verb and its libraries are installed."""
-    if find_spec(_VERB) is None:
-        return False
-    return all(find_spec(name.split(".")[0]) is not None for name in _LIBRARIES)
+    """Whether the library that finds scenes is installed."""
+    return find_spec("pystac_client") is not None
 
 
 def missing_line() -> str:
     """Why scenes are not fetched here, in one line."""
-    if find_spec(_VERB) is None:
-        return "this server cannot fetch scenes; upload a GeoTIFF"
     return f"this server cannot fetch scenes ({MissingExtra('pystac-client', 'acquire')}); upload a GeoTIFF"
 
 
@@ -39,7 +32,8 @@ def fetch(task: dict[str, Any], bundle: Bundle | Ensemble, model: Model, folder:
 
     Raises `RaremapError`: nothing found, no network, too large.
     """
-    acquire = import_module(_VERB).acquire
+    from raremap.workflows.acquire import acquire
+
     wanted = date.fromisoformat(task["date"])
     more: dict[str, Any] = {"bbox": task["bbox"], "bundle": bundle, "max_cloud": _MOST_CLOUD, "quiet": True}
     if model.resolution_m:
