@@ -229,6 +229,8 @@ def _imported(peer: str) -> None:
         "terratorch": "terratorch.tasks.tiled_inference",
     }
     importlib.import_module(names.get(peer, "rastervision.pytorch_learner"))
+    if peer == "geoai":
+        importlib.import_module("geoai.utils")  # which it would load when it is first asked
 
 
 def main() -> None:
