@@ -14,7 +14,7 @@ from tests.rasters import write
 from raremap.maps.average import Voice, averaged
 from raremap.maps.options import PredictOptions
 from raremap.maps.resize import resized
-from raremap.maps.stream import LanedNetwork, stream
+from raremap.maps.stream import LanedNetwork, RoomyNetwork, stream
 from raremap.scene.features.options.filters import Median, Sobel
 from raremap.scene.features.options.indices import Ndvi
 from raremap.scene.features.options.terrain import Aspect, Hillshade
@@ -252,6 +252,26 @@ def test_a_network_alone_is_given_as_it_is_and_lanes_are_kept() -> None:
     network.enter_lane()
     assert laned.entered == 1
     assert averaged([Voice(laned), Voice(by_pixel)], ["a"], PredictOptions()).lanes == 1
+
+
+def test_the_room_of_a_device_is_that_of_all_its_voices() -> None:
+    class Roomy:
+        def __init__(self, most: int | None) -> None:
+            self.most = most
+
+        def at_once(self, ask, most):
+            ask(most)
+            return most - 1
+
+        def __call__(self, image, valid):
+            return by_pixel(image, valid)
+
+    asked = []
+    network = averaged([Voice(Roomy(None)), Voice(Roomy(4))], ["a"], PredictOptions())
+    assert isinstance(network, RoomyNetwork)
+    assert (network.at_once(asked.append, 9), asked, network.most) == (8, [9], 4)
+    plain = averaged([Voice(by_pixel), Voice(by_pixel)], ["a"], PredictOptions())
+    assert (plain.at_once(asked.append, 9), plain.most) == (None, None)
 
 
 @pytest.mark.parametrize("scales", [(), (1.0, 1.0), (0.0,), (-1.0,), (9.0,), (float("nan"),)])

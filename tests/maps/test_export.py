@@ -65,6 +65,7 @@ def test_a_map_has_the_scenes_grid_and_the_most_probable_class_of_every_pixel(tm
         assert file.colormap(1)[3] == (0x10, 0x20, 0x30, 255)
         assert file.tags() == {
             "class_3": "low", "class_7": "middle <&>", "class_9": "high", "made_by": "me", "AREA_OR_POINT": "Area",
+            "raremap_precision": "float32", "raremap_batch": "16",
         }  # fmt: skip
         assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
         assert file.overviews(1) == [2, 4]
@@ -281,3 +282,26 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, room):
     )  # fmt: skip
     assert "m.tif cannot be written" in done.stdout, done.stderr
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_map_says_in_what_it_was_computed_and_how_many_windows_at_once(tmp_path):
+    """The device turns out to have less room than it was found to have: the last number is told."""
+
+    class Roomy:
+        precision, most = "bf16", None
+
+        def at_once(self, ask, most):
+            return 8
+
+        def __call__(self, image, valid):
+            self.most = 4
+            return band_passed_through(image, valid)
+
+    _, path = scene(tmp_path, 100, 200)
+    mapped(
+        path, tmp_path / "m.tif", network=Roomy(), options=PredictOptions(window=64), probabilities="uint8"
+    )
+    for name in ("m.tif", "m.probs.tif"):
+        with rasterio.open(tmp_path / name) as file:
+            tags = file.tags()
+        assert (tags["raremap_precision"], tags["raremap_batch"]) == ("bf16", "4")

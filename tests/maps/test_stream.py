@@ -109,6 +109,38 @@ def test_batches_change_nothing(tmp_path):
     assert np.array_equal(one, five)
 
 
+class Roomy:
+    """A network on a device that says how many windows it has room for."""
+
+    def __init__(self, room: int | None) -> None:
+        self.room, self.asked, self.most = room, [], None
+
+    def at_once(self, ask, most):
+        ask(2)
+        self.offered = most
+        return self.room
+
+    def __call__(self, image, valid):
+        self.asked.append((len(image), bool(valid.any()), image.shape[1:]))
+        return position_in_window(image, valid)
+
+
+@pytest.mark.parametrize(("room", "first"), [(5, 5), (None, 7)])
+def test_a_device_is_asked_as_many_windows_as_it_has_room_for(tmp_path, monkeypatch, room, first):
+    monkeypatch.setattr(stream_module, "_BATCH_PIXELS", 7 * 64 * 64)
+    _, path = scene(tmp_path, 100, 600)
+    network = Roomy(room)
+    with open_image(path) as reader:
+        found, _ = gather(reader, network, PredictOptions(window=64, overlap=0.5))
+        one, _ = gather(reader, position_in_window, PredictOptions(window=64, overlap=0.5, batch=1))
+    assert np.array_equal(found, one)
+    assert network.asked[0] == (2, False, (2, 64, 64))  # the trial, of which nothing is kept
+    assert network.asked[1] == (first, True, (2, 64, 64))
+    assert network.offered == stream_module._DEVICE_PIXELS // 64**2
+    with open_image(path) as reader:
+        assert stream_module.batch_of(reader, PredictOptions(batch=3), network) == 3
+
+
 def test_wanted_windows_get_the_numbers_of_the_whole_run(tmp_path):
     _, path = scene(tmp_path, 300, 411)
     wanted = [Window(10, 20, 70, 50), Window(150, 300, 150, 111), Window(299, 0, 1, 5)]

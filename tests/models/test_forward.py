@@ -1,3 +1,4 @@
+import logging
 import threading
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 from torch import nn
 
 from raremap.errors import ConfigError
+from raremap.models import forward
 from raremap.models.forward import AnySize, TorchNetwork
 from raremap.models.options import Smp
 from raremap.scene.normalize import Normalization
@@ -86,3 +88,56 @@ def test_a_lane_computes_alone_and_other_threads_as_usual() -> None:
     finally:
         torch.set_num_threads(before)
     assert found == [1, 1, network._threads]
+
+
+class Narrow(nn.Module):
+    """A network on a device that has room for so many windows."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.asked = room, []
+
+    def forward(self, x):
+        self.asked.append(len(x))
+        if len(x) > self.room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return torch.cat([x[:, :1], -x[:, :1]], 1)
+
+
+def test_a_device_without_room_is_asked_in_halves_from_then_on(caplog: pytest.LogCaptureFixture) -> None:
+    image = np.random.default_rng(0).normal(size=(7, 1, 4, 5)).astype(np.float32)
+    valid = np.ones((7, 4, 5), bool)
+    module = Narrow(2)
+    network = TorchNetwork(module, Normalization.identity(1), device="cpu", precision="float32")
+    probs = network(image, valid)
+    assert module.asked == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert np.allclose(probs[:, 0], 1 / (1 + np.exp(-2 * image[:, 0])), atol=1e-6)
+    assert network.most == 1
+    assert [r.getMessage() for r in caplog.records] == [
+        "cpu has no room for 7 windows at once: 3 from now on",
+        "cpu has no room for 3 windows at once: 1 from now on",
+    ]
+    network(image[:2], valid[:2])
+    assert module.asked[9:] == [1, 1]
+
+
+def test_a_device_without_room_for_one_window_is_told() -> None:
+    network = TorchNetwork(Narrow(0), Normalization.identity(1), device="cpu", precision="float32")
+    with pytest.raises(
+        ConfigError, match=r"device cpu has no room for one window of 4 × 5 pixels; .*--window"
+    ):
+        network(np.zeros((2, 1, 4, 5), np.float32), np.ones((2, 4, 5), bool))
+
+
+def test_windows_without_a_valid_pixel_settle_no_precision(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(forward, "has_bf16", lambda device: True)
+    network = TorchNetwork(torch.nn.Conv2d(1, 2, 1), Normalization.identity(1), device="cpu")
+    image, valid = np.ones((1, 1, 4, 5), np.float32), np.ones((1, 4, 5), bool)
+    network(image, ~valid)
+    assert network.precision == "auto"
+    with caplog.at_level(logging.INFO, "raremap"):
+        network(image, valid)
+    assert network.precision == "bf16"
+    assert caplog.records[0].getMessage().startswith("bf16 used: mean difference 0.")

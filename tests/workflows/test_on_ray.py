@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import fields
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,9 @@ from raremap.maps.options import PredictOptions
 from raremap.scene.sources import ScenesOptions
 from raremap.workflows.export import export
 from raremap.workflows.predict import predict
-from raremap.workflows.predict_on_ray import Given
+from raremap.workflows.predict_on_ray import Given, map_on
 from raremap.workflows.rescale import rescale
+from raremap.workflows.scenes import scenes_to_map
 
 pytest.importorskip("ray", reason="ray is not installed")
 
@@ -136,6 +138,60 @@ def test_a_scene_of_several_files_is_read_by_the_workers_as_here(
     predict(bundle(calls), scene, tmp_path / "one.tif", device="cpu", quiet=True)
     predict(bundle(calls), files, tmp_path / "two.tif", device="cpu", quiet=True, ray="auto", workers=2)
     assert pixels(tmp_path / "one.tif").tobytes() == pixels(tmp_path / "two.tif").tobytes()
+
+
+class Alone:
+    """A cluster of one worker in this process, on a machine with a GPU or without."""
+
+    def __init__(self, has_gpu: bool) -> None:
+        self.has_gpu, self.size = has_gpu, 1
+
+    @contextmanager
+    def team(self, setup, told=str, on_gpu=False):
+        self._work = setup()
+        yield self
+
+    def __call__(self, part):
+        return self._work(part)
+
+    def close(self) -> None:
+        pass
+
+
+class Roomy:
+    """A network on a device that has room for three windows."""
+
+    def __init__(self, network) -> None:
+        self.precision, self.asked, self._network = "float32", [], network
+
+    def at_once(self, ask, most):
+        ask(1)
+        return 3
+
+    def __call__(self, image, valid):
+        self.asked.append(len(image))
+        return self._network(image, valid)
+
+
+@pytest.mark.parametrize(("has_gpu", "batch"), [(False, "113"), (True, "3")])
+def test_every_strip_comes_in_the_batches_that_the_first_worker_has_room_for(
+    scene: Path, calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_gpu: bool, batch: str
+) -> None:
+    model = replace(bundle(calls), predict=PredictOptions(window=48, overlap=0.25))
+    how = {"precision": "float32", "device": "cpu", "quiet": True}
+    predict(model, scene, tmp_path / "one.tif", **how)
+    roomy = Roomy(model.network(device="cpu", precision="float32"))
+    if has_gpu:
+        monkeypatch.setattr(Bundle, "network", lambda self, device, precision: roomy)
+    given = Given(model, Drawing(SCHEME), "auto")
+    (one,) = scenes_to_map(model, scene)
+    map_on(Alone(has_gpu), given, [(one, tmp_path / "two.tif")], "", {}, "float32", True)
+    assert pixels(tmp_path / "one.tif").tobytes() == pixels(tmp_path / "two.tif").tobytes()
+    with rasterio.open(tmp_path / "two.tif") as file:
+        tags = file.tags()
+    assert (tags["raremap_batch"], tags["raremap_precision"]) == (batch, "float32")
+    assert roomy.asked[0:1] == [1] * has_gpu
+    assert max(roomy.asked, default=0) == 3 * has_gpu
 
 
 def test_an_exported_model_maps_on_two_workers_what_it_maps_here(

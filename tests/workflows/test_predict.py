@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import torch
 from tests.rasters import write
 
@@ -136,6 +137,20 @@ def test_a_scene_cut_short_in_the_middle_of_a_run_is_named_and_what_was_finished
     assert set(np.unique(classes(tmp_path / "out" / "a.map.tif"))) == {1, 2}
 
 
+def test_a_cloud_optimised_scene_cut_short_opens_and_is_told_where_it_ends(tmp_path: Path) -> None:
+    """Its header and overviews stand first, so that only the pixels themselves are missing."""
+    image = np.random.default_rng(0).normal(size=(1, 1200, 700)).astype(np.float32)
+    plain, path = write(tmp_path / "plain.tif", image), tmp_path / "cog.tif"
+    rasterio.shutil.copy(plain, path, driver="COG", BLOCKSIZE=256, COMPRESS="DEFLATE")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with rasterio.open(path) as file:
+        file.read(window=((0, 256), (0, 256)))
+    with pytest.raises(SceneError, match=r"cog\.tif cannot be read at rows [1-9]\d*-") as told:
+        predict(bundle(), path, tmp_path / "out" / "map.tif", window=64, probabilities="uint8", quiet=True)
+    assert "\n" not in str(told.value)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_disk_that_is_full_in_the_middle_of_a_run_keeps_the_maps_before(
     tmp_path: Path, scene: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,4 +182,7 @@ def test_a_scene_without_the_bands_is_told_before_the_first_is_mapped(tmp_path: 
 def test_a_map_says_which_windows_it_was_made_in(scene: Path, tmp_path: Path) -> None:
     predict(bundle(), scene, tmp_path / "map.tif", window=16, overlap=0.5, quiet=True)
     with rasterio.open(tmp_path / "map.tif") as file:
-        assert file.tags()["raremap_windows"] == "16 pixels, overlap 0.5, hann"
+        tags = file.tags()
+    assert tags["raremap_windows"] == "16 pixels, overlap 0.5, hann"
+    assert tags["raremap_batch"] == "1024"
+    assert tags["raremap_precision"] in ("float32", "bf16")

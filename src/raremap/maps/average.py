@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,17 @@ class Averaged:
         enter = getattr(self._voices[0].network, "enter_lane", None)
         if enter is not None and self.lanes > 1:
             enter()
+
+    def at_once(self, ask: Callable[[int], object], most: int) -> int | None:
+        """How many windows fit on the voices' device, all views and voices included; None on a processor."""
+        find = getattr(self._voices[0].network, "at_once", None)
+        return None if find is None else find(ask, most)
+
+    @property
+    def most(self) -> int | None:
+        """What the device had room for at once, where it was less than it was asked."""
+        found = [getattr(v.network, "most", None) for v in self._voices]
+        return min((count for count in found if count), default=None)
 
     @property
     def precision(self) -> str:

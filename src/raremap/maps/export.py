@@ -20,7 +20,7 @@ from raremap.maps.drawing import CLASS, PROBS, Decide, Drawing, Drawn, Soften
 from raremap.maps.levelmap import TAG as TREE
 from raremap.maps.options import PredictOptions
 from raremap.maps.quantities import STYLES, quantity_path, quantity_writer
-from raremap.maps.stream import Network, stream
+from raremap.maps.stream import Network, batch_of, stream
 from raremap.maps.style import qml
 from raremap.scene.cog import CogWriter
 from raremap.scene.grid import Grid
@@ -101,11 +101,22 @@ def write_map(
     files cannot be written.
     """
     drawing = Drawing(scheme, decide, soften, probabilities, tuple(quantities))
+    options = options or PredictOptions()
     with MapFiles(out_path, reader.grid, drawing, tags) as files:
+        batch = batch_of(reader, options, network)
+        options = options.model_copy(update={"batch": batch})
         strips = stream(reader, network, network_classes or scheme.num_classes, options, progress=progress)
         for drawn in drawing(strips):
             files.write(drawn)
+        # Where a device had less room than was found at first, the last number is told.
+        batch = min(batch, getattr(network, "most", None) or batch)
+        files.tag(computed(getattr(network, "precision", "float32"), batch))
         return files.finish(reader.paths[0], reader.nodata)
+
+
+def computed(precision: str, batch: int) -> dict[str, str]:
+    """Tags that say how the numbers were made: the precision, and how many windows the network had at once."""
+    return {"raremap_precision": precision, "raremap_batch": str(batch)}
 
 
 class MapFiles:
@@ -157,6 +168,11 @@ class MapFiles:
         self.counts += drawn.counts
         for name, array in drawn.layers.items():
             self._writers[name].write(drawn.window, array)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Add tags to all files that are known before the end only."""
+        for writer in self._writers.values():
+            writer.tag(tags)
 
     def finish(self, source: str, nodata: float | None) -> MapSummary:
         """Complete and name the files; raises `SceneError` where no pixel of the scene `source` was valid."""

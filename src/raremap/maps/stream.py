@@ -12,7 +12,7 @@ pixel are not computed, and rows of them are neither blended nor decided.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ from raremap.scene.window import Window
 
 _SWATH_BYTES = 112 << 20
 _BATCH_PIXELS = 512 * 512
+_DEVICE_PIXELS = 16 * _BATCH_PIXELS  # more keep no device busier, and what they say has to lie here
 
 
 class Network(Protocol):
@@ -48,7 +49,7 @@ class Network(Protocol):
 
 @runtime_checkable
 class LanedNetwork(Protocol):
-    """A network that is faster when several threads ask it at once, as those of processors are.
+    """A network that is faster when several threads ask it at once.
 
     `lanes` is how many threads; each calls `enter_lane` before its first window.
     """
@@ -61,6 +62,18 @@ class LanedNetwork(Protocol):
 
     def __call__(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """As `Network` says."""
+        ...
+
+
+@runtime_checkable
+class RoomyNetwork(Protocol):
+    """A network on a device with memory of its own, which may have room for many windows at once."""
+
+    def at_once(self, ask: Callable[[int], object], most: int) -> int | None:
+        """How many windows, `most` at the most, it should be asked at once; `ask` asks it so many.
+
+        None where that follows from their size alone.
+        """
         ...
 
 
@@ -101,7 +114,7 @@ def stream(
     if wanted is not None:
         wanted = [w for w in (w.intersect(grid.window) for w in wanted) if not w.empty]
     swaths = _swaths(reader, num_classes, lattice, wanted)
-    batch = options.batch or max(1, _BATCH_PIXELS // (lattice.height * lattice.width))
+    batch = batch_of(reader, options, network)
     lanes, prepare = (network.lanes, network.enter_lane) if isinstance(network, LanedNetwork) else (1, None)
     with ThreadPoolExecutor(lanes, "raremap-network", initializer=prepare) as pool:
         for swath in swaths:
@@ -123,6 +136,25 @@ def stream(
                     del strip
             report.advance((grid.height - shown) * share)
             del ring, rows, answers, strips  # or two swaths would be in memory at once
+
+
+def batch_of(reader: Image, options: PredictOptions, network: Network | None = None) -> int:
+    """How many windows of the scene a network is asked at once: `options.batch`, or what its device has room for.
+
+    As many as make 512² pixels where it has no device of its own.
+    """
+    if options.batch:
+        return options.batch
+    size = tuple(min(side, options.window) for side in (reader.grid.height, reader.grid.width))
+    usual = max(1, _BATCH_PIXELS // (size[0] * size[1]))
+    if not isinstance(network, RoomyNetwork):
+        return usual
+
+    def ask(count: int) -> None:
+        # Not valid, so that they settle nothing about the network's precision.
+        network(np.zeros((count, len(reader.bands), *size), reader.dtype), np.zeros((count, *size), bool))
+
+    return network.at_once(ask, max(1, _DEVICE_PIXELS // (size[0] * size[1]))) or usual
 
 
 def parts_of(reader: Image, num_classes: int, options: PredictOptions, rows: int) -> list[Window]:

@@ -5,8 +5,10 @@ Axes: B batch, C bands, K classes, H W pixels.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raremap.errors import ConfigError
+from raremap.models import room
 
 if TYPE_CHECKING:
     from raremap.scene.normalize import Normalization
@@ -85,8 +88,10 @@ class TorchNetwork:
     """A torch module as maps need it: pixels as stored and their validity in, probabilities out.
 
     `precision` is "float32", "bf16" or "auto": bf16 where it is native and agrees with float32 on the
-    first images (said in the log). On a processor several threads may ask at once: `lanes` says how many,
-    and a thread that called `enter_lane` computes alone, which spares the others waiting for it at every layer.
+    first images with a valid pixel (said in the log). Several threads may ask at once: `lanes` says how many. On a
+    processor a thread that called `enter_lane` computes alone, which spares the others waiting for it at every
+    layer; on a CUDA device it has a stream of its own, so that one copies while the other computes. Where a CUDA device
+    has no room for what it is asked, it is asked in halves from then on: `most` at once.
     """
 
     def __init__(
@@ -106,11 +111,22 @@ class TorchNetwork:
             self._bf16 = False
         self._first = threading.Lock()
         self._threads = torch.get_num_threads()
-        self.lanes = self._threads if self.device.type == "cpu" else 1
+        self.lanes = {"cpu": self._threads, "cuda": 2}.get(self.device.type, 1)
+        self.most: int | None = None
+        # Always the same two: memory that torch took for one stream waits there for that stream.
+        self._streams = (
+            itertools.cycle([torch.cuda.Stream(self.device) for _ in range(self.lanes)])
+            if self.device.type == "cuda"
+            else None
+        )
 
     def enter_lane(self) -> None:
-        """Let this thread compute alone; threads made later get the usual number."""
-        if self.lanes > 1:
+        """Let this thread compute alone, or in a stream of its own; threads made later get the usual number."""
+        if self._streams is not None:
+            stream = next(self._streams)
+            stream.wait_stream(torch.cuda.default_stream(self.device))  # which brought the weights
+            torch.cuda.set_stream(stream)
+        elif self.lanes > 1:
             # A thread's first computation takes the usual number, and would undo what was set before it.
             torch.get_num_threads()
             torch.set_num_threads(1)  # of this thread, and of those made from now on
@@ -123,28 +139,75 @@ class TorchNetwork:
         """What is computed in; "auto" until the first images were seen."""
         return "auto" if self._bf16 is None else "bf16" if self._bf16 else "float32"
 
+    def at_once(self, ask: Callable[[int], object], most: int) -> int | None:
+        """How many windows, `most` at the most, a CUDA device has room for when it is to `ask` so many; else None."""
+        if self.device.type != "cuda":
+            return None
+        count = room.at_once(ask, room.CudaMemory(self.device), most, self.lanes)
+        log.info("%d windows at once on %s", count, self.device)
+        return count
+
     def __call__(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Probabilities float32 `[B, K, h, w]` of an image `[B, C, h, w]` with validity `[B, h, w]`."""
+        """Probabilities float32 `[B, K, h, w]` of an image `[B, C, h, w]` with validity `[B, h, w]`.
+
+        Raises `ConfigError` where the device has no room for one window.
+        """
+        parts: list[np.ndarray] = []
+        start = 0
+        while start < len(image):
+            part = slice(start, start + min(self.most or len(image), len(image)))
+            full = False
+            try:
+                parts.append(self._asked(image[part], valid[part]))
+                start = part.stop
+            except torch.cuda.OutOfMemoryError:
+                full = True
+            if full:  # not above, where the fault still holds what the network had made
+                self._halve(min(part.stop, len(image)) - start, valid.shape[1:])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _halve(self, count: int, size: tuple[int, ...]) -> None:
+        """Ask for fewer than `count` windows from now on."""
+        if count == 1:
+            raise ConfigError(
+                f"device {self.device} has no room for one window of {' × '.join(map(str, size))} pixels; "
+                "use --window with a smaller one, or --device cpu"
+            )
+        self.most = min(self.most or count, count // 2)
+        log.warning("%s has no room for %d windows at once: %d from now on", self.device, count, self.most)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _asked(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             x = self._normalized(image, valid)
             with self._first:
-                if self._bf16 is None:
+                # Windows without a valid pixel say nothing of how precise the network is.
+                if self._bf16 is None and valid.any():
                     self._bf16 = self._agrees(x)
-            return self._probabilities(x, self._bf16).cpu().numpy()
+            return self._probabilities(x, bool(self._bf16)).cpu().numpy()
+
+    def _moved(self, array: np.ndarray) -> Tensor:
+        """An array on the device; what is copied from pinned memory does not keep the other lane waiting."""
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def _normalized(self, image: np.ndarray, valid: np.ndarray) -> Tensor:
         if image.dtype not in (np.uint8, np.int16, np.float32):
             image = image.astype(np.float32)  # torch lacks arithmetic on other unsigned types
-        x = torch.from_numpy(image).to(self.device)
+        x = self._moved(image)
         # Arithmetic first, then the layout: on channels-last memory the same arithmetic is many times slower.
         x = x.to(torch.float32, copy=True).sub_(self._shift).mul_(self._scale)
         if not valid.all():
-            x.mul_(torch.from_numpy(valid).to(self.device).unsqueeze(1))
+            x.mul_(self._moved(valid).unsqueeze(1))
             x.nan_to_num_(nan=0.0)  # NaN marks no data, and NaN times 0 is NaN
         return x.contiguous(memory_format=torch.channels_last)
 
     def _probabilities(self, x: Tensor, bf16: bool) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        # The cache of casted weights is one for all threads: another lane's cast may not be done yet.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
             logits = self._module(x)
         return torch.softmax(logits.float(), 1)
 

@@ -111,6 +111,10 @@ class CogWriter:
             self._told(self._check)
         self._queue.put((window, array))
 
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Add tags that are known before the end only."""
+        self._tags.update(tags)
+
     def complete(self) -> None:
         """Make the finished COG, still under a hidden name; leaving the block names it.
 

@@ -17,9 +17,9 @@ from raremap.exported import Exported
 from raremap.files import locked
 from raremap.jobs import PartFiles, in_threads, progress
 from raremap.maps.drawing import Drawing
-from raremap.maps.export import MapFiles, MapSummary
+from raremap.maps.export import MapFiles, MapSummary, computed
 from raremap.maps.parcel import packed, unpacked
-from raremap.maps.stream import parts_of, stream
+from raremap.maps.stream import batch_of, parts_of, stream
 from raremap.scene.gdal import fingerprint
 from raremap.scene.window import Window
 from raremap.workflows.uses import members_of
@@ -76,12 +76,16 @@ def _network(model: Bundle | Exported) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Task:
-    """A rectangle of a scene to be mapped in a precision; an empty one asks which precision "auto" takes there."""
+    """A rectangle of a scene to be mapped in a precision, `batch` windows at once.
+
+    An empty one asks for both: which precision "auto" takes there, and how many windows the worker's device has room for.
+    """
 
     scene: SceneToMap
     window: Window
     precision: str
     number: int = 0
+    batch: int | None = None
 
     def __str__(self) -> str:
         w = self.window
@@ -99,15 +103,18 @@ class _Mapper:
             self.networks[strip.precision] = g.bundle.network(device=g.device, precision=strip.precision)
         network = self.networks[strip.precision]
         with strip.scene.opened(g.bundle) as reader:
-            wanted = None if strip.window.empty else [strip.window]
-            strips = stream(reader, network, g.bundle.scheme.num_classes, g.bundle.predict, wanted)
-            if wanted is not None:
+            options = g.bundle.predict
+            batch = strip.batch or batch_of(reader, options, network)
+            options = options.model_copy(update={"batch": batch})
+            if not strip.window.empty:
+                strips = stream(reader, network, g.bundle.scheme.num_classes, options, [strip.window])
                 return packed(g.drawing(strips))
-            with closing(strips):
-                for _ in strips:
-                    if getattr(network, "precision", "float32") != "auto":
-                        break
-            return getattr(network, "precision", "float32").encode()
+            if strip.precision == "auto":
+                with closing(stream(reader, network, g.bundle.scheme.num_classes, options)) as strips:
+                    for _ in strips:
+                        if getattr(network, "precision", "float32") != "auto":
+                            break
+            return f"{getattr(network, 'precision', 'float32')} {batch}".encode()
 
 
 def map_on(
@@ -137,22 +144,25 @@ def map_on(
                     repr((given.digest(rule), _stamp(scene.record, reader.paths))).encode()
                 ).hexdigest()
                 about = (reader.paths[0], reader.nodata)
+                batch = batch_of(reader, given.bundle.predict)
                 files = MapFiles(target, reader.grid, given.drawing, tags)
-            jobs.append(_Scene(scene, cut, PartFiles(folder), made[:24], files, about, len(cut)))
+            jobs.append(_Scene(scene, cut, PartFiles(folder), made[:24], files, about, len(cut), batch))
         team = stack.enter_context(cluster.team(given, on_gpu=on_gpu))
-        if precision == "auto":
-            precision = _settled(jobs[0], team)
+        if precision == "auto" or on_gpu:
+            precision, batch = _settled(jobs[0], team, precision)
+            for job in jobs if on_gpu else ():
+                job.batch = batch
         title = jobs[0].scene.path if len(jobs) == 1 else f"{len(jobs)} scenes"
         bar = stack.enter_context(progress(title, sum(job.files.grid.height for job in jobs), quiet))
 
         def strips() -> Iterator[Task]:
             for number, job in enumerate(jobs):
                 for window in job.cut:
-                    yield Task(job.scene, window, precision, number)
+                    yield Task(job.scene, window, precision, number, job.batch)
 
         def mapped(strip: Task) -> bytes:
             job, w = jobs[strip.number], strip.window
-            key = f"{job.key}-{precision}-{w.row_off}-{w.col_off}-{w.height}-{w.width}"
+            key = f"{job.key}-{precision}-{strip.batch}-{w.row_off}-{w.col_off}-{w.height}-{w.width}"
             data = job.kept.get(key)
             if data is None:
                 data = team(strip)
@@ -169,6 +179,7 @@ def map_on(
             bar.advance(strip.window.height * strip.window.width / job.files.grid.width)
             job.left -= 1
             if not job.left:
+                job.files.tag(computed(precision, job.batch))
                 done[strip.number] = job.files.finish(*job.about)
                 job.kept.remove()
         return [done[number] for number in range(len(jobs))]
@@ -185,22 +196,27 @@ class _Scene:
     files: MapFiles
     about: tuple[str, float | None]
     left: int
+    batch: int
 
 
-def _settled(job: _Scene, team: Callable[[Task], bytes]) -> str:
-    """The precision that "auto" takes on the first windows of the first scene, kept for when the job goes on."""
-    kept = job.kept.get(f"{job.key}-precision")
-    if kept is not None:
-        return kept.decode()
-    found = team(Task(job.scene, Window(0, 0, 0, 0), "auto")).decode()
+def _settled(job: _Scene, team: Callable[[Task], bytes], precision: str) -> tuple[str, int]:
+    """The precision that is taken on the first windows of the first scene, and how many windows its worker has room for.
+
+    Kept for when the job goes on: every strip is computed alike.
+    """
+    key = f"{job.key}-{precision}-settled"
+    kept = job.kept.get(key)
+    if kept is None:
+        kept = team(Task(job.scene, Window(0, 0, 0, 0), precision))
+        job.kept.put(key, kept)
+    found, _, batch = kept.decode().rpartition(" ")
     if found not in (
         "float32",
         "bf16",
     ):  # members of an ensemble that differ, or a scene without a valid pixel
         log.info("precision %s on the first windows; float32 is used for all", found)
         found = "float32"
-    job.kept.put(f"{job.key}-precision", found.encode())
-    return found
+    return found, int(batch)
 
 
 def _stamp(record: SceneRecord, paths: Sequence[str]) -> tuple[object, ...]:
