@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raremap.errors import TableError, nearest
 from raremap.serve import geopackage
@@ -146,7 +147,20 @@ def _csv(path: Path, called: str, columns: Columns, most_rows: int) -> pa.Table:
         raise TableError(str(error).replace(str(path), called)) from None
     if not table.num_rows:
         raise TableError(f"{called} has no rows")
+    for name in table.column_names:
+        if _breaks(table[name]):
+            raise TableError(
+                f"{called}: column '{name[:40]}' has a line break within a cell; is a quote left open?"
+            )
     return table
+
+
+def _breaks(values: pa.ChunkedArray) -> bool:
+    """Whether any text goes on over a line: a quote that is left open takes all rows behind it into one cell."""
+    if not pa.types.is_string(values.type):
+        return False
+    found = pc.call_function("match_substring", [values], pc.MatchSubstringOptions("\n"))
+    return True in found.unique().to_pylist()
 
 
 def _numbers(values: Sequence[Any], column: Column, called: str) -> list[float | None]:

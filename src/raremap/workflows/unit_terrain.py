@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,12 +47,15 @@ def add_terrain(units: GeoDataFrame, names: Sequence[str], dem: Path, slope: Pat
 
 
 def squares(grid: Grid, side_m: float) -> GeoDataFrame:
-    """Squares over a grid in metres, numbered in the column `unit` by rows from the upper left."""
+    """Squares over a grid in metres, numbered in the column `unit` by rows from the upper left.
+
+    At the right and lower border less than half a square is left out, so that no sliver is a unit.
+    """
     import geopandas as gpd
     import shapely
 
     left, bottom, right, top = grid.bounds()
-    across, down = max(1, math.ceil((right - left) / side_m)), max(1, math.ceil((top - bottom) / side_m))
+    across, down = max(1, round((right - left) / side_m)), max(1, round((top - bottom) / side_m))
     row, col = (a.ravel() for a in np.indices((down, across)))
     x, y = left + col * side_m, top - row * side_m
     shapes = shapely.box(x, y - side_m, x + side_m, y)
