@@ -13,10 +13,12 @@ without the stratum beside rare classes.
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +26,24 @@ import rasterio
 
 from raremap.labels import LabelScheme
 from raremap.maps.classmap import open_classmap
-from raremap.maps.strata import Strata, Survey, draw, survey
+from raremap.maps.strata import Strata, survey
 from raremap.measure.allocation import allocate_for
-from raremap.measure.stratified import Accuracy, Stratified, accuracy
+from raremap.measure.posterior import simulate
+from raremap.measure.stratified import Estimate, Stratified
+from raremap.scene.window import Window
 from raremap.valley.options import ValleyOptions
-from raremap.valley.simulate import simulate
+from raremap.valley.simulate import simulate as simulate_valleys
 
 _VALLEYS = 4
+_POSTERIOR_DRAWS = (
+    1000  # a tenth of what `raremap area` takes: the ends of an interval scatter by 4 % of its half
+)
 
 
-def erring_map(folder: Path, out: Path, noise: float, rng: np.random.Generator) -> np.ndarray:
+def erring_map(folder: Path, out: Path, noise: float, rng: np.random.Generator, first: int = 0) -> np.ndarray:
     """The labels of valleys side by side, with noise, as a map; gives their truth as class index (-1 outside)."""
     parts = []
-    for name in sorted((folder / "labels").glob("*.tif"))[:_VALLEYS]:
+    for name in sorted((folder / "labels").glob("*.tif"))[first : first + _VALLEYS]:
         with rasterio.open(name) as file, rasterio.open(folder / "labels_true" / name.name) as other:
             parts.append((file.read(1), other.read(1)))
             profile, tags = file.profile, file.tags(1)
@@ -53,13 +60,41 @@ def erring_map(folder: Path, out: Path, noise: float, rng: np.random.Generator) 
     return true.astype(int) - 1
 
 
-def estimate(strata: Strata, found: Survey, sizes: np.ndarray, true: np.ndarray, mapped: np.ndarray, rng: np.random.Generator) -> Accuracy:  # fmt: skip
-    """One sample of a map, labelled with the truth, and what it says."""
-    points = draw(strata, found, sizes, rng)
-    sample = Stratified(
-        points.stratum, np.ones(len(points.rows)), found.pixels.sum(0), found.pixels.sum(0), strata.names
-    )
-    return accuracy(sample, points.index, true[points.rows, points.cols], strata.source.names, mapped)
+def estimates(
+    strata: Strata, sizes: np.ndarray, true: np.ndarray, draws: int, rng: np.random.Generator
+) -> list[list[tuple[Estimate, Estimate]]]:
+    """By draw and class the area with its normal interval, and with that of the posterior."""
+    stratum, called = (a.ravel() for a in strata.read(Window(0, 0, *true.shape)))
+    pixels = np.bincount(stratum[stratum >= 0], minlength=len(sizes))
+    places = [np.flatnonzero(stratum == h) for h in range(len(sizes))]
+    out = []
+    for _ in range(draws):
+        at = np.concatenate(
+            [rng.choice(p, n, replace=False, shuffle=False) for p, n in zip(places, sizes, strict=True)]
+        )
+        sample = Stratified(stratum[at], np.ones(len(at)), pixels, pixels, strata.names)
+        row = []
+        for k in range(len(strata.source.names)):
+            is_called, is_true = called[at] == k, true.ravel()[at] == k
+            plain = sample.share(is_true.astype(float)).scaled(sample.area)
+            ground = simulate(sample, is_called, is_true, rng, _POSTERIOR_DRAWS)
+            row.append((plain, replace(plain, bounds=ground.area_bounds(plain.value))))
+        out.append(row)
+    return out
+
+
+def by_share(share: np.ndarray, held: np.ndarray, half: np.ndarray) -> list[str]:
+    """Markdown: means over the classes of a band of true shares `[K]`; `held`, `half [K, 2]` of either interval."""
+    out = [
+        "| true share | classes | normal: holds | half width | jeffreys: holds | half width |",
+        "|---|---|---|---|---|---|",
+    ]
+    for least, most in ((0.03, 1.0), (0.01, 0.03), (0.005, 0.01), (0.0, 0.005)):
+        there = (share > least) & (share <= most)
+        if there.any():
+            means = "".join(f"| {held[there, j].mean():.1%} | {half[there, j].mean():.0%} " for j in (0, 1))
+            out.append(f"| {least:.1%} to {most:.1%} | {there.sum()} {means}|")
+    return out
 
 
 def main() -> None:
@@ -79,15 +114,16 @@ def main() -> None:
         "# Coverage of the intervals of `raremap area`",
         "",
         f"`python benchmarks/area_coverage.py --draws {args.draws}`: {_VALLEYS} simulated valleys of 256² pixels side by side, "
-        f"their drawn labels with {args.noise:.0%} noise as the map, {args.draws} samples of each design, nominal 95 %. "
+        f"their drawn labels with {args.noise:.0%} noise as the map, {args.draws} samples of each design, seeds 0, nominal 95 %. "
         f"A binomial 95 % range around 95 % is ± {196 * np.sqrt(0.95 * 0.05 / args.draws):.1f} points. "
-        "Bias and width are shares of the true area.",
+        "Bias and half width are shares of the true area; the estimate is the same for both intervals.",
         "",
     ]
+    figures = {}
     with tempfile.TemporaryDirectory() as folder:
         if args.valleys is None:
             args.valleys = Path(folder)
-            simulate(folder, ValleyOptions(seed=11, size=256, valleys=_VALLEYS))
+            simulate_valleys(folder, ValleyOptions(seed=0, size=256, valleys=_VALLEYS))
         path = Path(folder) / "map.tif"
         true = erring_map(args.valleys, path, args.noise, rng)
         names = LabelScheme.named("catalonia").names
@@ -106,34 +142,49 @@ def main() -> None:
                     ]
                 )
                 sizes = allocate_for(args.se, found.weights, expected, found.pixels.sum(0))
-                runs = [estimate(strata, found, sizes, true, areas, rng) for _ in range(args.draws)]
+                runs = estimates(strata, sizes, true, args.draws, rng)
                 low, high, value = (
-                    np.array([[getattr(a, key) for a in r.areas] for r in runs])
+                    np.array([[[getattr(e, key) for e in pair] for pair in r] for r in runs])
                     for key in ("low", "high", "value")
-                )
-                held = ((low <= truth) & (truth <= high)).mean(0)
+                )  # [draws, K, 2]: normal, jeffreys
+                held = ((low <= truth[:, None]) & (truth[:, None] <= high)).mean(0)
+                half = (high - low).mean(0) / 2
                 lines += [
                     f"## {'No buffer' if not buffer else f'Buffer of {buffer} pixels around rare classes'}: {sizes.sum():,} points",
                     "",
-                    "| class | true share | mapped | coverage | bias | half width |",
-                    "|---|---|---|---|---|---|",
+                    "| class | true share | mapped | bias | normal: holds | half width | jeffreys: holds | half width |",
+                    "|---|---|---|---|---|---|---|---|",
                 ]
                 for i in np.argsort(-truth):
                     if truth[i]:
                         lines.append(
                             f"| {names[i]}{' (rare)' if i in rare else ''} | {truth[i] / truth.sum():.2%} | {areas[i] / areas.sum():.2%} "
-                            f"| {held[i]:.1%} | {value[:, i].mean() / truth[i] - 1:+.1%} | {((high - low)[:, i] / 2).mean() / truth[i]:.0%} |"
+                            f"| {value[:, i, 0].mean() / truth[i] - 1:+.1%} "
+                            + "".join(f"| {held[i, j]:.1%} | {half[i, j] / truth[i]:.0%} " for j in (0, 1))
+                            + "|"
                         )
                 there = truth > 0
                 lines += [
                     "",
-                    f"Mean over classes {held[there].mean():.1%}, lowest {held[there].min():.1%}.",
+                    *by_share((truth / truth.sum())[there], held[there], (half / truth[:, None])[there]),
+                    "",
+                    " ".join(
+                        f"{kind}: mean over classes {held[there, j].mean():.1%}, lowest {held[there, j].min():.1%}."
+                        for j, kind in enumerate(("normal", "jeffreys"))
+                    ),
                     "",
                 ]
-                print("\n".join(lines[-6 - there.sum() :]), flush=True)
-    lines.append(f"{platform.python_version()}, numpy {np.__version__}, {time.time() - started:.0f} s.")
+                print("\n".join(lines[-13 - there.sum() :]), flush=True)
+                figures[f"buffer {buffer}"] = {
+                    kind: {n: round(float(held[i, j]), 4) for i, n in enumerate(names) if there[i]}
+                    for j, kind in enumerate(("normal", "jeffreys"))
+                }
+    lines.append(
+        f"Python {platform.python_version()}, numpy {np.__version__}, {time.time() - started:.0f} s."
+    )
     if args.out:
         args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

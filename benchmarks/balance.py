@@ -16,20 +16,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import resource
-import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
+from machine import fresh, machine, peak_mb
 from raremap.balance.census import kl
 from raremap.balance.greedy import solve_greedy
 from raremap.balance.options import BalanceOptions
@@ -59,6 +55,7 @@ SOLVERS: dict[str, dict[str, Any]] = {
 }
 WITH_COMPOSITES = ("diao, +0.5 N", "diao (+1 N, at most 4 times)", "mixture (at most 4 times)")
 SETS = ("naip", "river", "dubai", "chattogram")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 SCALE = (
     ("diao, gain, tiles of one size", {"kind": "diao", "budget": 0.5}, "even"),
     ("diao, gain, tiles of all sizes", {"kind": "diao", "budget": 0.5}, "uneven"),
@@ -227,7 +224,7 @@ def case(number: int, tiles: int) -> dict[str, Any]:
         "repeats": int(draws.repeats.sum()) - tiles if given["kind"] == "diao" else None,
         "seconds": seconds,
         "processor_seconds": own,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_mb(),
         "kl": figures(draws.weights, counts, target, tiles)["kl_target_from"],
         "note": draws.note,
     }
@@ -238,14 +235,7 @@ def scale(tiles: int) -> list[dict[str, Any]]:
     rows = []
     for number in range(len(SCALE)):
         for size in (tiles // 10, tiles):
-            told = subprocess.run(
-                [sys.executable, __file__, "--case", str(number), str(size)],
-                check=True,
-                capture_output=True,
-                text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            )
-            rows.append(json.loads(told.stdout.splitlines()[-1]))
+            rows.append(fresh(__file__, "--case", number, size, environment=ONE_THREAD))
     return rows
 
 
@@ -336,11 +326,9 @@ def main() -> None:
     if args.case:
         print(json.dumps(case(*args.case)))
         return
-    load = os.getloadavg()[0]
-    names = ("raremap", "numpy", "numba")
-    versions = {"python": platform.python_version(), **{p: metadata.version(p) for p in names}}
-    told = ", ".join(f"{n} {v}" for n, v in versions.items())
-    print(f"{told}; {os.cpu_count()} cores, one used; load {load:.1f} at the start\n")
+    here = machine("raremap", "numpy", "numba")
+    told = ", ".join(f"{n} {v}" for n, v in here["versions"].items())
+    print(f"{told}; {here['cores']} cores, one used; load {here['load']:.1f} at the start\n")
 
     seeds = 1 if args.quick else args.seeds
     oem = simulated(seeds, 400 if args.quick else TILES)
@@ -353,8 +341,11 @@ def main() -> None:
         print(f"## Real sets\n\n{real_table(sets)}")
     timed = scale(50_000 if args.quick else 1_000_000)
     print(f"## Scale, compilation left out, each in a process of its own\n\n{scale_table(timed)}\n")
-    figures_ = {"versions": versions, "cores": os.cpu_count(), "load": load, "quick": args.quick}
-    print(json.dumps({**figures_, "article": ARTICLE, "simulated": oem, "real": sets, "scale": timed}))
+    print(
+        json.dumps(
+            {**here, "quick": args.quick, "article": ARTICLE, "simulated": oem, "real": sets, "scale": timed}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -13,21 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from machine import fresh, machine, peak_mb
+
 CLASSES, LIMIT = 12, 8
-
-
-def peak_mb() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("no VmHWM in /proc/self/status")
 
 
 def make_map(path: Path, side: int) -> None:
@@ -121,16 +113,14 @@ def main() -> None:
                     continue
                 if side > 4000 and job in ("vectorize", "shapes"):
                     continue  # a million polygons take minutes in either
-                words = [sys.executable, __file__, "--job", job, "--map", str(path)]
-                done = subprocess.run(words, capture_output=True, text=True, check=True)
-                found = json.loads(done.stdout.splitlines()[-1])
+                found = fresh(__file__, "--job", job, "--map", path)
                 figures.append({"side": side, "job": job, "mpx_s": side**2 / 1e6 / found["seconds"], **found})
                 print(
                     f"{side:>6}²  {job:<14}{found['seconds']:8.2f} s{found['cpu_s']:8.2f} CPU s{figures[-1]['mpx_s']:8.2f} Mpx/s"
                     f"{found['peak_mb']:8.0f} MB",
                     flush=True,
                 )
-    print(json.dumps({"figures": figures, "machine": platform.machine(), "cores": os.cpu_count()}))
+    print(json.dumps({"figures": figures, **machine("raremap", "numpy", "numba", "rasterio", "scipy")}))
 
 
 if __name__ == "__main__":

@@ -12,27 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
-from importlib import metadata
 from pathlib import Path
+
+from machine import fresh, machine, peak_mb
 
 BANDS, CLASSES = ("red", "green", "blue", "nir"), 6
 FORMS = ("torch", "onnx", "int8")
-
-
-def peak_mb() -> float:
-    """Highest resident memory of this process so far."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("no VmHWM in /proc/self/status")
 
 
 def child(form: str, path: str, window: int, seconds: float) -> dict[str, float]:
@@ -64,12 +53,7 @@ def child(form: str, path: str, window: int, seconds: float) -> dict[str, float]
 
 def measure(form: str, path: Path, window: int, seconds: float) -> dict[str, float]:
     """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--child", form, str(path), str(window), str(seconds)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        raise SystemExit(f"{form} of {path} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return fresh(__file__, "--child", form, path, window, seconds, environment={"OMP_NUM_THREADS": "1"})
 
 
 def untrained(name: str, folder: Path, quick: bool) -> tuple[Path, Path]:
@@ -184,10 +168,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "versions": {p: metadata.version(p) for p in ("raremap", "torch", "onnx", "onnxruntime")},
-                "cores": os.cpu_count(),
-                "processor": platform.processor() or platform.machine(),
-                "load": os.getloadavg()[0],
+                **machine("raremap", "torch", "onnx", "onnxruntime"),
                 "window": args.window,
                 "quick": args.quick,
                 **figures,

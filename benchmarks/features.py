@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
-from importlib import metadata
 
 import cv2
 import numpy as np
@@ -24,6 +22,7 @@ from pydantic import TypeAdapter
 from rasterio.crs import CRS
 from scipy import ndimage
 
+from machine import machine
 from raremap.scene.features.channels import Channels
 from raremap.scene.features.options import KINDS, Feature
 from raremap.scene.grid import Grid
@@ -101,9 +100,17 @@ def main() -> None:
     for name, job in peers.items():
         print(f"{name:20} {(found := rate(job, size * size, rounds)):8.1f}")
         rows[name] = (found, float("nan"))
-    versions = {name: metadata.version(name) for name in ("raremap", "numpy", "numba", "scipy")}
     figures = {name: round(whole, 2) for name, (whole, _) in rows.items()}
-    print(json.dumps({"size": size, "crop": args.crop, "cpus": os.cpu_count(), "mpx_s": figures, **versions}))
+    print(
+        json.dumps(
+            {
+                "size": size,
+                "crop": args.crop,
+                "mpx_s": figures,
+                **machine("raremap", "numpy", "numba", "scipy"),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

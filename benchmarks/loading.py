@@ -21,14 +21,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
+
+from machine import fresh, machine
 
 WINDOW, BATCH, BANDS, WARM_UP = 256, 16, 4, 2
 WAYS = {"far larger": "16", "all in GDAL's cache": None}
@@ -194,15 +194,12 @@ def child(runner: str, folder: Path, count: int, workers: int, warm: bool) -> No
 
 def measure(python: str, runner: str, folder: Path, count: int, workers: int, way: str) -> dict[str, float]:
     """One measurement in a process of its own."""
-    env = dict(os.environ, OMP_NUM_THREADS="1")
+    environment = {"OMP_NUM_THREADS": "1"}
     if WAYS[way] is not None:
-        env["GDAL_CACHEMAX"] = str(WAYS[way])
-    warm = str(int(WAYS[way] is None))
-    command = [python, __file__, "--child", runner, str(folder), str(count), str(workers), warm]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    if done.returncode:
-        raise SystemExit(f"{runner} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        environment["GDAL_CACHEMAX"] = str(WAYS[way])
+    warm = int(WAYS[way] is None)
+    words = ("--child", runner, folder, count, workers, warm)
+    return fresh(__file__, *words, python=python, environment=environment)
 
 
 def peer_version(python: str) -> str | None:
@@ -237,11 +234,8 @@ def main() -> None:
     tries = [0] if args.quick else [int(w) for w in args.workers.split(",")]
     peer = peer_version(args.peer)
     figures: dict[str, object] = {
-        "versions": {p: metadata.version(p) for p in ("raremap", "torch", "numpy", "rasterio")}
-        | {"torchgeo": peer},
-        "cores": os.cpu_count(),
-        "processor": platform.processor() or platform.machine(),
-        "load_before": os.getloadavg()[0],
+        **machine("raremap", "torch", "numpy", "rasterio"),
+        "torchgeo": peer,
         "scene": size,
         "windows": count,
         "quick": args.quick,

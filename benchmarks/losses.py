@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -26,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from machine import fresh, machine, peak_mb, resident_mb
 from raremap.batches.distance import BoundaryMaps
 from raremap.labels import IGNORE
 from raremap.measure import terms as t
@@ -94,19 +92,14 @@ def step(loss: Loss, logits: Tensor) -> tuple[float, float, float]:
 
 def peaks(logits: Tensor, losses: dict[str, Loss]) -> dict[str, float]:
     """Peak memory of a step above the process's own, MiB."""
-
-    def status(key: str) -> float:
-        with open("/proc/self/status") as file:
-            return next(float(line.split()[1]) / 1024 for line in file if line.startswith(key))
-
     out = {}
     for name, loss in losses.items():
         step(loss, logits)  # what is loaded or compiled on the first call is not the term's
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
-        before = status("VmRSS")
+        before = resident_mb()
         step(loss, logits)
-        out[name] = round(status("VmHWM") - before)
+        out[name] = round(peak_mb() - before)
     return out
 
 
@@ -157,9 +150,8 @@ def main() -> None:
     for peer, name in SAME.items():
         assert abs(values[peer] - values[name]) < 1e-4 * values[peer], (peer, values[peer], values[name])
     # A fixed threshold keeps freed blocks out of the heap, where they would hide what the next one needs.
-    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    command = [sys.executable, __file__, *sys.argv[1:], "--memory-only"]
-    memory = json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+    environment = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    memory = fresh(__file__, *sys.argv[1:], "--memory-only", environment=environment)
 
     def median(name: str, clock: int) -> float:
         return round(statistics.median(t[clock] for t in times[name]), 1)
@@ -170,12 +162,8 @@ def main() -> None:
 
     kinds = {"clock": 0, "processor": 1}
     figures = {
-        "versions": {
-            p: metadata.version(p) for p in ("raremap", "torch", "numpy", "segmentation-models-pytorch")
-        },
-        "cores": os.cpu_count(),
+        **machine("raremap", "torch", "numpy", "segmentation-models-pytorch"),
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
         "rounds": rounds,
         "shape": list(logits.shape),
         "ms": {kind: {name: median(name, i) for name in losses} for kind, i in kinds.items()},

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
-from importlib import metadata
 
 import torch
 
+from machine import machine
 from raremap.models.forward import best_device
 from raremap.models.options import NAMED, Smp, UNet
 from raremap.workflows.models import _prediction, _training, list_models, multiply_adds
@@ -97,13 +96,9 @@ def main() -> None:
             f"{name:<24}{work[name]:>13.2f} G{found['train']:>10.3g}/s{found['predict']:>10.3g}/s{beside:>16}"
         )
     figures = {
-        "versions": {
-            p: metadata.version(p) for p in ("raremap", "torch", "segmentation-models-pytorch", "timm")
-        },
+        **machine("raremap", "torch", "segmentation-models-pytorch", "timm"),
         "device": str(device),
-        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
         "quick": args.quick,
         "models": table.to_dict(),
         "equal_work": {n: {"multiply_adds_g": round(work[n], 3), **speed[n]} for n in nets},

@@ -16,10 +16,8 @@ import argparse
 import copy
 import itertools
 import json
-import os
 import statistics
 import time
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -29,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from machine import machine
 from raremap.learn.hypergradient import hypergradient, look_ahead
 from raremap.learn.options import OuterOptions
 from raremap.learn.outer import Outer
@@ -242,11 +241,9 @@ def main() -> None:
     ):
         print(f"  {name:<32}{learned[name][0]:>18.1f}{learned[name][1]:>10.1f}   {weights}")
     figures = {
-        "versions": {p: metadata.version(p) for p in ("raremap", "torch", "segmentation-models-pytorch")},
+        **machine("raremap", "torch", "segmentation-models-pytorch"),
         "device": str(device),
-        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1),
         "cost": costs,
         "cosine": cosines,
         "learned": learned,

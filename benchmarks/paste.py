@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import cv2
@@ -25,6 +23,7 @@ import numpy as np
 import rasterio
 from rasterio.transform import from_origin
 
+from machine import machine
 from raremap.balance.composites import Composites, propose
 from raremap.balance.objects import ObjectBank, build_bank
 from raremap.balance.options import CopyPasteOptions
@@ -135,9 +134,7 @@ def main() -> None:
             lambda: len(rows) * bool(len(build_bank(catalog, rows, RARE, options, 1))), max(1, rounds // 3)
         )
     figures = {
-        "versions": {p: metadata.version(p) for p in ("raremap", "numpy", "scipy", "opencv-python-headless")},
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2),
+        **machine("raremap", "numpy", "scipy", "opencv-python-headless"),
         "size": args.size,
         "bands": args.bands,
         "tiles": tiles,

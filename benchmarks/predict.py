@@ -22,33 +22,17 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
+
+from machine import fresh, machine, peak_mb, resident_mb
 
 WINDOW, OVERLAP, CLASSES, BANDS, THREADS = 512, 0.25, 6, 4, 2
 NAMES = [f"band{b + 1}" for b in range(BANDS)]
-
-
-def peak_mb() -> float:
-    """Highest resident memory of this process so far."""
-    return _status("VmHWM")
-
-
-def resident_mb() -> float:
-    return _status("VmRSS")
-
-
-def _status(key: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {key} in /proc/self/status")
 
 
 def make_scene(path: Path, height: int, width: int) -> None:
@@ -195,11 +179,7 @@ PYTHONS: dict[str, str] = {}  # of runners with an environment of their own
 
 def measure(runner: str, scene: Path, model: str) -> dict[str, float]:
     """One measurement in a process of its own."""
-    command = [PYTHONS.get(runner, sys.executable), __file__, "--child", runner, str(scene), model]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{runner} on {scene.name} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return fresh(__file__, "--child", runner, scene, model, python=PYTHONS.get(runner, sys.executable))
 
 
 def compare(
@@ -244,10 +224,7 @@ def main() -> None:
         PYTHONS["toolbelt"] = args.python_toolbelt
     peer = bool(PYTHONS) or importlib.util.find_spec("pytorch_toolbelt") is not None
     figures: dict[str, object] = {
-        "versions": {p: metadata.version(p) for p in ("raremap", "torch", "numpy", "rasterio")},
-        "cores": os.cpu_count(),
-        "processor": platform.processor() or platform.machine(),
-        "load_before": os.getloadavg()[0],
+        **machine("raremap", "torch", "numpy", "rasterio"),
         "quick": args.quick,
     }
     if peer:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -22,16 +21,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from machine import fresh, machine, peak_mb
+
 SIDE, QUICK_SIDE, BLOCK = 30_000, 3_000, 512
 BANDS = ("B2", "B3", "B4", "B8")
-
-
-def peak_mb() -> float:
-    """Highest resident memory of this process so far."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("no VmHWM in /proc/self/status")
 
 
 def make(folder: Path, side: int) -> None:
@@ -130,11 +123,8 @@ def run_gdal(folder: Path) -> dict[str, float]:
     }
 
 
-def fresh(what: str, folder: Path) -> dict[str, float]:
-    out = subprocess.run(
-        [sys.executable, __file__, "--run", what, str(folder)], check=True, capture_output=True, text=True
-    )
-    return json.loads(out.stdout.splitlines()[-1])
+def measured(what: str, folder: Path) -> dict[str, float]:
+    return fresh(__file__, "--run", what, folder)
 
 
 def killed(folder: Path, seconds: float) -> int:
@@ -165,10 +155,10 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "labels.tif").exists():
             make(folder, side)
-        gdal = fresh("gdal", folder)
-        whole = fresh("prepare", folder)
+        gdal = measured("gdal", folder)
+        whole = measured("prepare", folder)
         kept = killed(folder, 0.6 * whole["seconds"] + 3)
-        again = fresh("prepare", folder)
+        again = measured("prepare", folder)
         assert (again["tiles"], again["pixels"]) == (whole["tiles"], whole["pixels"])
         size = sum((folder / f).stat().st_size for f in ("image.tif", "labels.tif"))
     side = round(whole["side"])
@@ -181,7 +171,7 @@ def main() -> None:
         print(f"{label:<34}{seconds:>9.1f}{r['cpu_seconds']:>9.1f}{r['peak_mb']:>9.0f}")
     figures = {
         "side": side, "gdal": gdal, "prepare": whole, "kept_bytes": kept, "again": again,
-        "python": platform.python_version(), "cores": os.cpu_count(),
+        **machine("raremap", "numpy", "rasterio"),
     }  # fmt: skip
     print(json.dumps(figures))
 

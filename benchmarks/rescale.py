@@ -16,7 +16,6 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from affine import Affine
 from rasterio.warp import Resampling, reproject
 from rasterio.windows import Window
 
+from machine import machine
 from raremap.scene.grid import Grid
 from raremap.scene.options import METHODS
 from raremap.scene.resample import rescale_labels
@@ -115,10 +115,8 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "versions": {p: metadata.version(p) for p in ("raremap", "numpy", "numba", "rasterio")},
+                **machine("raremap", "numpy", "numba", "rasterio"),
                 "gdal": rasterio.__gdal_version__,
-                "cores": os.cpu_count(),
-                "load": round(os.getloadavg()[0], 1),
                 "size": size,
                 "wall_s": {k: round(w, 3) for k, (w, _) in times.items()},
                 "processor_s": {k: round(p, 3) for k, (_, p) in times.items()},

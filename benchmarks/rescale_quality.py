@@ -15,7 +15,6 @@ import argparse
 import json
 import tempfile
 from collections import defaultdict
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ import rasterio
 from affine import Affine
 from scipy import ndimage
 
+from machine import machine
 from raremap.scene.grid import Grid
 from raremap.scene.options import METHODS
 from raremap.scene.resample import rescale_labels
@@ -160,7 +160,7 @@ def main() -> None:
     print("| | " + " | ".join(scores) + " |\n|---|" + "---|" * len(scores))
     for text, cells in rows:
         print(f"| {text} | " + " | ".join(cells) + " |")
-    print(json.dumps({"valleys": len(paths), "rows": dict(rows), "versions": {p: metadata.version(p) for p in ("raremap", "numpy", "rasterio")}}))  # fmt: skip
+    print(json.dumps({"valleys": len(paths), "rows": dict(rows), **machine("raremap", "numpy", "rasterio")}))  # fmt: skip
 
 
 if __name__ == "__main__":

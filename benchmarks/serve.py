@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -23,8 +22,9 @@ import sys
 import tempfile
 import threading
 import time
-from importlib import metadata
 from pathlib import Path
+
+from machine import fresh, machine
 
 BANDS = ("red", "green", "blue", "nir")
 CLASSES = 6
@@ -157,11 +157,7 @@ def one_by_one(server: Server, folder: Path, side: int, encoder: str, repeats: i
 
 def network_alone(scene: Path, bundle: Path, repeats: int) -> float:
     """The network as raremap calls it, on the windows of the scene, in a process with nothing else."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", str(scene), str(bundle), str(repeats)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return float(done.stdout.split()[-1])
+    return fresh(__file__, "--child", scene, bundle, repeats)
 
 
 def child(scene: str, folder: str, repeats: int) -> None:
@@ -312,8 +308,7 @@ def main() -> None:
     clients = args.clients or (8 if args.quick else 20)
     side, repeats = (512, 1) if args.quick else (2048, 3)
     figures: dict = {
-        "versions": {p: metadata.version(p) for p in ("raremap", "torch", "rasterio", "fastapi", "rio-tiler", "uvicorn")},
-        "cores": os.cpu_count(), "processor": platform.processor() or platform.machine(), "load_before": os.getloadavg()[0],
+        **machine("raremap", "torch", "rasterio", "fastapi", "rio-tiler", "uvicorn"),
         "quick": args.quick,
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="raremap-bench-") as name:

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +25,8 @@ import pyarrow as pa
 import rasterio
 from pyarrow import parquet
 from rasterio.windows import Window
+
+from machine import fresh, peak_mb
 
 ATTRIBUTES = 10
 _SIZES = ["len_x", "len_y", "Shape_Leng", "Shape_Area"]
@@ -150,13 +150,7 @@ def make_raster(path: Path, side: int) -> Path:
 
 def measured(bundle: Path, source: Path, out: Path) -> dict[str, float]:
     """Seconds and greatest memory of a prediction in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--score", str(bundle), str(source), str(out)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    return fresh(__file__, "--score", bundle, source, out)
 
 
 def score(bundle: str, source: str, out: str) -> None:
@@ -170,7 +164,7 @@ def score(bundle: str, source: str, out: str) -> None:
                 "count": done.count,
                 "seconds": round(time.perf_counter() - started, 1),
                 "processor_seconds": round(time.process_time() - cpu, 1),
-                "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+                "peak_mb": round(peak_mb()),
             }
         )
     )

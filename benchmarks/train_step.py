@@ -14,25 +14,25 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import statistics
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import rasterio
 import torch
 import torch.nn.functional as F
+from rasterio.transform import from_origin
 
+from machine import machine
 from raremap.balance.plan import SamplingPlan
 from raremap.balance.sampler import Stream
 from raremap.batches.dataset import TrainSamples
 from raremap.batches.options import AugmentOptions
-from raremap.labels import IGNORE
+from raremap.labels import IGNORE, LabelScheme
 from raremap.learn.options import OptimizerOptions, TrainOptions
 from raremap.learn.run import TrainingRun
 from raremap.measure.losses import CrossEntropy
@@ -40,30 +40,32 @@ from raremap.measure.scores import Scores
 from raremap.models.forward import best_device
 from raremap.models.options import Smp
 from raremap.scene.normalize import Normalization
-from raremap.scene.window import Window
+from raremap.scene.sources import ScenesOptions
+from raremap.tiles.catalog import Catalog
+from raremap.tiles.options import SplitOptions, TileOptions
+from raremap.tiles.prepare import prepare
+from raremap.tiles.reader import TileReader
 
 BANDS, CLASSES, TILES, TILE = 4, 6, 16, 256
 NAMES = tuple(f"class {k}" for k in range(CLASSES))
 WARM_UP = 3
 
 
-class Tiles:
-    """Tiles in memory, as the reader of a catalog keeps them."""
-
-    def __init__(self) -> None:
-        rng = np.random.default_rng(0)
-        self.image = rng.integers(0, 255, (TILES, BANDS, TILE, TILE), np.uint8)
-        self.mask = rng.integers(0, CLASSES, (TILES, TILE, TILE), np.uint8)
-        self.mask[rng.random(self.mask.shape) < 0.1] = IGNORE
-        self.valid = np.ones((TILE, TILE), bool)
-        self.windows = [Window(0, 0, TILE, TILE)] * TILES
-        self.table = pd.DataFrame({"tile_id": [str(i) for i in range(TILES)]})
-        labelled = [m[m != IGNORE] for m in self.mask]
-        self.counts = np.array([np.bincount(m, minlength=CLASSES) for m in labelled], float)
-
-    def crop(self, row: int, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rows, cols = window.slices()
-        return self.image[row][:, rows, cols], self.valid[rows, cols], self.mask[row, rows, cols]
+def catalog_of(folder: Path) -> Catalog:
+    """A scene of noise in `TILES` tiles, a tenth of it without a label."""
+    rng, side = np.random.default_rng(0), 4 * TILE
+    mask = rng.integers(0, CLASSES, (1, side, side), np.uint8)
+    mask[rng.random(mask.shape) < 0.1] = IGNORE
+    for name, array in (("image", rng.integers(0, 255, (BANDS, side, side), np.uint8)), ("mask", mask)):
+        with rasterio.open(
+            folder / f"{name}.tif", "w", driver="GTiff", count=len(array), height=side, width=side, dtype="uint8",
+            crs="EPSG:32631", transform=from_origin(5e5, 5e6, 10, 10), photometric="minisblack", alpha="unspecified",
+        ) as file:  # fmt: skip
+            file.write(array)
+    scenes = ScenesOptions(images="image.tif", masks="mask.tif", root=str(folder))
+    scheme = LabelScheme(dict(enumerate(NAMES)), ignore=[IGNORE])
+    split = SplitOptions(block_px=2 * TILE, folds=2)
+    return prepare(scenes, scheme, TileOptions(size=TILE), split, quiet=True)
 
 
 def plain(network: torch.nn.Module, options: OptimizerOptions, steps: int) -> Any:
@@ -86,24 +88,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="10 pairs of steps, under a minute")
+    parser.add_argument("--quick", action="store_true", help="8 pairs of steps of 4 crops of 64², under a minute")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--encoder", default="resnet18")
     args = parser.parse_args()
-    steps = (8 if args.quick else args.steps) + WARM_UP
+    if args.quick:
+        args.steps, args.batch, args.crop = 8, 4, 64
+    steps = args.steps + WARM_UP
 
     torch.manual_seed(0)
     device = best_device()
     network = Smp(encoder=args.encoder).build(BANDS, CLASSES).to(device).to(memory_format=torch.channels_last)
-    tiles, options = Tiles(), OptimizerOptions()
+    options = OptimizerOptions()
     normalization = Normalization("standard", (127.5,) * BANDS, (1 / 74,) * BANDS)
-    stream = Stream(SamplingPlan.uniform(tiles, np.ones(TILES, bool)), 0)  # type: ignore[arg-type]
-    drawn = TrainSamples(tiles, tiles, stream, normalization, args.crop, AugmentOptions(), 0)  # type: ignore[arg-type]
-    started = time.perf_counter()
-    samples = [drawn[i] for i in range(steps * args.batch)]
-    drawing = (time.perf_counter() - started) / steps
+    with tempfile.TemporaryDirectory(prefix="raremap-bench-") as folder:
+        catalog = catalog_of(Path(folder))
+        rows = np.arange(TILES)
+        assert len(catalog) == TILES
+        reader = TileReader(catalog, rows)
+        reader.load(rows)
+        stream = Stream(SamplingPlan.uniform(catalog, np.ones(TILES, bool)), 0)
+        drawn = TrainSamples(reader, catalog, stream, normalization, args.crop, AugmentOptions(), 0)
+        started = time.perf_counter()
+        samples = [drawn[i] for i in range(steps * args.batch)]
+        drawing = (time.perf_counter() - started) / steps
     stacked = []
     for b in range(steps):
         batch = samples[b * args.batch : (b + 1) * args.batch]
@@ -156,13 +166,9 @@ def main() -> None:
     ours, theirs = (times[k][WARM_UP : steps - 1] for k in ("raremap", "plain"))
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     figures = {
-        "versions": {
-            p: metadata.version(p) for p in ("raremap", "torch", "lightning", "segmentation-models-pytorch")
-        },
+        **machine("raremap", "torch", "lightning", "segmentation-models-pytorch"),
         "device": str(device),
-        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
         "pairs": len(ratios),
         "batch": args.batch,
         "crop": args.crop,

@@ -1,4 +1,5 @@
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -6,7 +7,9 @@ import torch
 from torch import nn
 
 import raremap as rm
+from raremap.bundle import fields_of, item_of
 from raremap.errors import BundleError, OutputError
+from raremap.exported import Exported
 from raremap.measure.decision import Decision
 from raremap.models.options import Smp
 from raremap.scene.normalize import Normalization
@@ -59,6 +62,12 @@ def test_it_holds_no_pickle_and_describes_itself(bundle, tmp_path):
     classes = item["properties"]["mlm:output"][0]["classification:classes"]
     assert [(c["value"], c["name"]) for c in classes] == [(1, "land"), (5, "slide")]
     assert "| 5 | slide | 0.1000 | 0.500 | 0.330 |" in (folder / "README.md").read_text()
+
+
+def test_an_exported_model_tells_what_a_bundle_tells_of_all_but_the_network(bundle):
+    told = {f.name for f in fields(rm.Bundle)} - {"module"}
+    assert {f.name for f in fields(Exported)} - {"path", "graph"} == told
+    assert fields_of(item_of(bundle)["properties"]).keys() == told
 
 
 @pytest.mark.parametrize(

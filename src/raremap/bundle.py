@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from raremap.errors import BundleError, MissingExtra
-from raremap.files import digest_of, sha256_of, written_folder
+from raremap.files import digest_of, read_item, sha256_of, written_folder
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
@@ -163,7 +163,7 @@ class Bundle:
                 raise BundleError(
                     f"bundle {folder} has no {name}; it is incomplete, copy the whole folder again"
                 )
-        own = read_item(folder / ITEM, "a bundle")["properties"]
+        own = read_item(folder / ITEM, "a bundle", FORMAT)["properties"]
         if own["raremap:weights_sha256"] != sha256_of(folder / _WEIGHTS):
             raise BundleError(
                 f"{folder / _WEIGHTS} was altered or cut short since it was written; copy the whole folder again"
@@ -190,21 +190,6 @@ class Bundle:
             raise BundleError(f"the weights of bundle {folder} do not fit its network: {reason}") from None
         module.eval()
         return cls(module=module, **fields)
-
-
-def read_item(path: Path, what: str) -> dict[str, Any]:
-    """The description of `what`, such as "a bundle", looked at; raises `BundleError`."""
-    try:
-        item = json.loads(path.read_text(encoding="utf-8"))
-        own = item["properties"]
-        number, digest = own.get("raremap:format", 0), own.get("raremap:digest")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise BundleError(f"{path} is not {what}'s description; copy the whole of it again") from None
-    if number > FORMAT:
-        raise BundleError(f"{path} has format {number}, this raremap reads up to {FORMAT}; update raremap")
-    if digest != digest_of(item):
-        raise BundleError(f"{path} was altered since it was written; restore it, or write it anew")
-    return item
 
 
 def fields_of(own: dict[str, Any]) -> dict[str, Any]:

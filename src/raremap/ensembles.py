@@ -20,7 +20,7 @@ import numpy as np
 
 from raremap.bundle import ENSEMBLE, FORMAT, ITEM, Bundle, class_table
 from raremap.errors import BundleError
-from raremap.files import digest_of, written_folder
+from raremap.files import digest_of, read_item, written_folder
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
@@ -211,18 +211,7 @@ def described(folder: Path) -> dict[str, Any]:
     path = folder / ENSEMBLE
     if not path.is_file():
         raise BundleError(f"{folder} is no ensemble: there is no {ENSEMBLE}; give the folder of one")
-    try:
-        item = json.loads(path.read_text(encoding="utf-8"))
-        own = item["properties"]
-    except (ValueError, KeyError, TypeError):
-        raise BundleError(f"{path} is not an ensemble's description; copy the whole folder again") from None
-    if own.get("raremap:format", 0) > FORMAT:
-        raise BundleError(
-            f"ensemble {folder} has format {own['raremap:format']}, this raremap reads up to {FORMAT}; update raremap"
-        )
-    if own.get("raremap:digest") != digest_of(item):
-        raise BundleError(f"{path} was altered since it was written; restore it, or make the ensemble anew")
-    return own
+    return read_item(path, "an ensemble", FORMAT)["properties"]
 
 
 def moving(old: Sequence[float] | None, new: Sequence[float] | None) -> np.ndarray | None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.bundle import fields_of, read_item
+from raremap.bundle import FORMAT, fields_of
 from raremap.errors import BundleError
-from raremap.files import digest_of, sha256_of
+from raremap.files import digest_of, read_item, sha256_of
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
@@ -116,7 +116,7 @@ class Exported:
                 f"{path} has no {beside.name} beside it, which says its bands and classes; copy both files, "
                 "or export the bundle again"
             )
-        own = read_item(beside, "an exported model")["properties"]
+        own = read_item(beside, "an exported model", FORMAT)["properties"]
         if "raremap:onnx" not in own:
             raise BundleError(f"{beside} is not an exported model's description; export the bundle again")
         graph = own["raremap:onnx"]

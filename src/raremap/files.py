@@ -1,4 +1,4 @@
-"""Whole files only: write beside, then rename; and one process at a time where that is not enough."""
+"""Whole files only: write beside, then rename; one process at a time where that is not enough; and checksums of models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raremap.errors import OutputError
+from raremap.errors import BundleError, OutputError
 
 
 @contextmanager
@@ -128,6 +128,25 @@ def sha256_of(path: Path) -> str:
 
 
 def digest_of(item: dict[str, Any]) -> str:
-    """Checksum of a bundle's item without its own digest, independent of layout."""
+    """Checksum of a model's item without its own digest, independent of layout."""
     bare = {**item, "properties": {k: v for k, v in item["properties"].items() if k != "raremap:digest"}}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+
+
+def read_item(path: Path, what: str, newest: int, key: str = "raremap:format") -> dict[str, Any]:
+    """The item that describes a model, `what` such as "a bundle", with its `digest_of` looked at.
+
+    `newest` is the format that is read here, `key` the property that names the file's. Raises `BundleError` where the
+    file is cut short, altered or of a newer format.
+    """
+    try:
+        item = json.loads(path.read_text(encoding="utf-8"))
+        own = item["properties"]
+        number, digest = own.get(key, 0), own.get("raremap:digest")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise BundleError(f"{path} is not {what}'s description; copy the whole of it again") from None
+    if number > newest:
+        raise BundleError(f"{path} has format {number}, this raremap reads up to {newest}; update raremap")
+    if digest != digest_of(item):
+        raise BundleError(f"{path} was altered since it was written; restore it, or write it anew")
+    return item

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import threading
 import time
+from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from tests import project
 
 from raremap.errors import ConfigError, TrainingError
 from raremap.learn import several
+from raremap.learn.fit import fit
 
 HOW = (
     "train.device=cpu",
@@ -40,6 +43,22 @@ def rows(out: Path) -> list[dict[str, float]]:
 
 def state(out: Path) -> dict:
     return torch.load(out / "checkpoints/last.pt", weights_only=True)
+
+
+def test_each_of_several_processes_is_asked_what_one_would_be(monkeypatch) -> None:
+    asked = {name: object() for name in signature(fit).parameters if name not in ("watch", "team")}
+    asked["train"] = SimpleNamespace(devices=2)
+
+    class Given(Exception):
+        pass
+
+    def give(**given):
+        raise Given(given)
+
+    monkeypatch.setattr(several, "train_together", give)
+    with pytest.raises(Given) as found:
+        fit(**asked)
+    assert found.value.args[0] == asked
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def of_map(counts: np.ndarray, pixels: np.ndarray, pixel: float) -> Accuracy:
     called, true = points(counts)
     names = NAMES[: len(counts)]
     sample = Stratified(called, np.full(len(called), pixel), pixels * pixel, pixels, names)
-    return accuracy(sample, called, true, names, pixels * pixel)
+    return accuracy(sample, called, true, names, pixels * pixel, interval="normal")
 
 
 def by_the_paper(counts: np.ndarray, pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -61,6 +61,7 @@ def test_the_worked_example_of_olofsson_2014_comes_out_as_printed() -> None:
     for area, (value, half) in zip(found.areas, printed, strict=True):
         assert area.value == pytest.approx(value, abs=0.5)
         assert area.half == pytest.approx(half, abs=1.5)  # 1.96 there; no finite population's correction
+        assert (area.low, area.high) == pytest.approx((value - half, value + half), abs=2)
     users = [(round(e.value, 2), round(e.half, 2)) for e in found.users]
     assert users == [(0.88, 0.07), (0.73, 0.10), (0.93, 0.04), (0.96, 0.02)]
     # The paper prints 0.23 and 0.01 for the second and the last interval, which its equation 7 does not give.
@@ -206,7 +207,7 @@ def test_intervals_hold_the_true_areas_about_as_often_as_they_say() -> None:
     for _ in range(draws):
         at = np.concatenate([rng.choice(o, 100, replace=False) for o in order])
         sample = Stratified(mapped[at], np.ones(300), pixels, pixels, "abc")
-        found = accuracy(sample, mapped[at], true[at], "abc", pixels)
+        found = accuracy(sample, mapped[at], true[at], "abc", pixels, interval="normal")
         held += [a.low <= t <= a.high for a, t in zip(found.areas, areas, strict=True)]
     # Within four standard deviations of a binomial count of 95 %.
     assert (np.abs(held - 0.95 * draws) < 4 * np.sqrt(draws * 0.95 * 0.05)).all()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,10 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
         images = () if dates.startswith("2024-07-09") else (Path(out) / f"{dates[:10]}.tif",)
         return SimpleNamespace(size=(30, 30), found=found, images=images)
 
-    module = ModuleType(place._VERB)
-    module.acquire = acquire  # type: ignore[attr-defined]
-    module.__spec__ = importlib.machinery.ModuleSpec(place._VERB, None)
-    monkeypatch.setitem(sys.modules, place._VERB, module)
+    monkeypatch.setattr("raremap.workflows.acquire.acquire", acquire)
     return calls
 
 
@@ -60,5 +55,8 @@ def test_a_box_of_too_many_pixels_is_refused_before_anything_is_fetched(
     assert len(asked) == 1
 
 
-def test_where_the_verb_is_it_is_used(asked: list[dict]) -> None:
-    assert place.can_fetch()
+@pytest.mark.parametrize("there", [True, False])
+def test_places_are_taken_where_the_extra_is_installed(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    monkeypatch.setattr(place, "find_spec", lambda name: object() if there else None)
+    assert place.can_fetch() is there
+    assert "raremap[acquire]" in place.missing_line()

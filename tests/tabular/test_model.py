@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from raremap.errors import BundleError
+from raremap.files import digest_of
 from raremap.tabular.calibration import Calibration, log_odds, sigmoid
 from raremap.tabular.columns import Column, Columns
 from raremap.tabular.crossval import cross_validate
@@ -201,8 +202,18 @@ def test_bundles_that_cannot_be_used_are_told(bundle, tmp_path):
     (copy / "model.onnx").write_bytes(b"cut")
     with pytest.raises(BundleError, match=r"model\.onnx is missing, altered or cut short"):
         TableModel.load(copy)
-    (copy / "model.json").write_text('{"properties": {}}')
+    (copy / "model.json").write_text("[]")
+    with pytest.raises(BundleError, match=r"model\.json is not a bundle's description"):
+        TableModel.load(copy)
+    imagery = {"properties": {"raremap:format": 1}}
+    imagery["properties"]["raremap:digest"] = digest_of(imagery)
+    (copy / "model.json").write_text(json.dumps(imagery))
     with pytest.raises(BundleError, match="is no model of a table"):
+        TableModel.load(copy)
+    newer = {"properties": {"raremap:table": 99}}
+    newer["properties"]["raremap:digest"] = digest_of(newer)
+    (copy / "model.json").write_text(json.dumps(newer))
+    with pytest.raises(BundleError, match="has format 99, this raremap reads up to 1; update raremap"):
         TableModel.load(copy)
 
 

@@ -31,6 +31,7 @@ from raremap.scene.raster import open_image
 from raremap.scene.sources import ScenesOptions
 from raremap.tiles.options import SplitOptions, TileOptions
 from raremap.tiles.prepare import prepare
+from raremap.workflows.evaluate import evaluate
 from raremap.workflows.export import export, taking_turns
 from raremap.workflows.predict import predict
 
@@ -241,6 +242,32 @@ def catalog(tmp_path_factory):
         ScenesOptions(images="img/*.tif", masks="mask/*.tif", root=str(folder)), SCHEME, TileOptions(size=32, min_valid=0),
         SplitOptions(places=1, folds=5, monitor=0.2, calibration=0.2), quiet=True,
     )  # fmt: skip
+
+
+def test_an_exported_model_is_scored_as_its_bundle_is(catalog, tmp_path, capsys):
+    split = SplitOptions(places=1, folds=5, monitor=0.2, calibration=0.2).model_dump(mode="json")
+    one = replace(bundle(), info={"catalog": catalog.fingerprint, "split": split})
+    export(one, tmp_path / "small.onnx", quiet=True)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    found, own = (evaluate(m, catalog, quiet=True) for m in (tmp_path / "small.onnx", one))
+    assert (found.rows == own.rows).all()
+    assert found.decided.matrices.sum() == own.decided.matrices.sum() > 0
+    apart = np.abs(found.decided.matrices - own.decided.matrices).sum()
+    assert apart <= 2e-3 * own.decided.matrices.sum()  # ties
+    assert {p.name for p in found.files} == {"evaluation-small.json", "report-small.html"}
+    assert {p.parent for p in found.files} == {tmp_path}
+    assert {n: (tmp_path / n).read_bytes() for n in before} == before
+    told = json.loads((tmp_path / "evaluation-small.json").read_text())
+    assert told["model"] == OPTIONS.model_dump(mode="json")
+    code, shown, _ = raremap(
+        capsys, "evaluate", tmp_path / "small.onnx", "--catalog", catalog.save(tmp_path / "c.parquet"),
+        "--use", "monitor", "-q", "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(shown)["files"] == [
+        str(tmp_path / f"{name}-small-monitor.{kind}")
+        for name, kind in (("evaluation", "json"), ("report", "html"))
+    ]
 
 
 def test_int8_by_channel_within_the_network_alone(made, catalog, tmp_path):

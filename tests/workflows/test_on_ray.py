@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,13 @@ from tests.rasters import write
 from raremap.bundle import Bundle
 from raremap.cluster import joined
 from raremap.errors import ClusterError, SceneError
+from raremap.exported import Exported
 from raremap.labels import LabelScheme
+from raremap.maps.drawing import Drawing
 from raremap.maps.options import PredictOptions
+from raremap.workflows.export import export
 from raremap.workflows.predict import predict
+from raremap.workflows.predict_on_ray import Given
 from raremap.workflows.rescale import rescale
 
 pytest.importorskip("ray", reason="ray is not installed")
@@ -117,6 +122,34 @@ def test_several_scenes_in_the_precision_that_the_first_windows_settle(
     for name in ("scene", "small"):
         a, b = (pixels(tmp_path / folder / f"{name}.map.tif") for folder in ("one", "two"))
         assert a.tobytes() == b.tobytes()
+
+
+def test_an_exported_model_maps_on_two_workers_what_it_maps_here(
+    two: None, scene: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx", reason="the extra export is not installed")
+    torch.manual_seed(3)
+    model = Bundle.from_module(torch.nn.Conv2d(2, 3, 5, padding=2), SCHEME, ["band1", "band2"])
+    export(model, tmp_path / "model.onnx", quiet=True)
+    for name, more in {"one": {}, "two": {"ray": "auto", "workers": 2}}.items():
+        how = {"window": 48, "overlap": 0.25, "device": "cpu", "probabilities": "float32", "quiet": True}
+        predict(tmp_path / "model.onnx", scene, tmp_path / f"{name}.tif", **how, **more)
+    for suffix in (".tif", ".probs.tif"):
+        a, b = (pixels(tmp_path / f"{name}{suffix}") for name in ("one", "two"))
+        assert a.tobytes() == b.tobytes(), suffix
+    assert len(np.unique(pixels(tmp_path / "one.tif"))) == 4
+
+
+def test_strips_of_one_exported_model_are_not_taken_for_those_of_another(tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="the extra export is not installed")
+    keys = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        model = Bundle.from_module(torch.nn.Conv2d(2, 3, 5, padding=2), SCHEME, ["band1", "band2"])
+        path = export(model, tmp_path / "model.onnx", quiet=True).path
+        said = {"bundle": Exported.load(path), "drawing": Drawing(SCHEME), "device": "cpu"}
+        keys.append(Given(**{f.name: said.get(f.name) for f in fields(Given)}).digest("argmax"))
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_a_worker_killed_in_the_middle_costs_its_strip_only(

@@ -118,6 +118,33 @@ def test_estimates_lie_near_the_truth_that_the_map_misses(drawn: tuple[Path, Pat
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_the_interval_is_chosen_and_said(drawn: tuple[Path, Path], tmp_path: Path) -> None:
+    own, normal = area(*drawn, out=tmp_path / "a"), area(*drawn, out=tmp_path / "b", interval="normal")
+    said = [json.loads((tmp_path / name / "area.json").read_text()) for name in "ab"]
+    assert [s["interval"] for s in said] == ["jeffreys", "normal"]
+    assert "no point has met" in (tmp_path / "a" / "area.html").read_text()
+    assert "1.96 standard errors" in (tmp_path / "b" / "area.html").read_text()
+    for name, estimate in own.areas.items():
+        other = normal.areas[name]
+        assert (estimate.value, estimate.se) == (other.value, other.se)
+        assert estimate.low <= estimate.value <= estimate.high
+        assert other.high - other.value == pytest.approx(1.96 * other.se, rel=1e-4)
+        # Common classes, many points: both say nearly the same.
+        if name != "slide":
+            assert estimate.high - estimate.low == pytest.approx(other.high - other.low, rel=0.1)
+    with pytest.raises(ConfigError, match=r"'norm' is no interval; did you mean 'normal'"):
+        area(*drawn, interval="norm")  # type: ignore[arg-type]
+
+
+def test_a_normal_interval_of_few_points_is_remarked(tmp_path: Path) -> None:
+    map_, points = write_map(tmp_path / "map.tif", MAPPED), tmp_path / "points.gpkg"
+    sample(map_, points, points=200, rare=["slide"], quiet=True)
+    label(points, np.where(TRUE == 7, 1, TRUE))
+    with pytest.warns(RaremapWarning, match=r"fewer than 5 reference points hold 'slide' \(0\)"):
+        area(map_, points, interval="normal")
+    assert area(map_, points).remarks == ()
+
+
 def test_the_sample_judges_another_map_too(drawn: tuple[Path, Path], tmp_path: Path) -> None:
     perfect = write_map(tmp_path / "perfect.tif", TRUE)
     found = area(perfect, drawn[1])
@@ -260,6 +287,16 @@ def test_wrong_wishes_are_told(tmp_path: Path) -> None:
         sample(map_, tmp_path / "p.gpkg", expected={"forest": 0}, quiet=True)
 
 
+def test_fewer_points_than_the_strata_need_are_told(tmp_path: Path) -> None:
+    map_ = write_map(tmp_path / "map.tif", MAPPED)
+    with pytest.warns(
+        RaremapWarning, match=r"60 points are fewer than 50 in each of 4 strata: 200 are drawn"
+    ):
+        assert sum(s.points for s in sample(map_, tmp_path / "p.gpkg", points=60, quiet=True).strata) == 200
+    found = sample(map_, tmp_path / "p.gpkg", points=60, minimum=5, quiet=True)
+    assert sum(s.points for s in found.strata) == 60
+
+
 def test_a_map_of_one_class_and_no_crs_is_counted_in_pixels(tmp_path: Path) -> None:
     map_ = write_map(tmp_path / "map.tif", np.ones((40, 30)), crs=None)
     points = tmp_path / "p.gpkg"
@@ -287,6 +324,9 @@ def test_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = raremap(capsys, "area", map_, points, "-o", tmp_path / "rep")
     assert code == 0
     assert "overall accuracy" in out
+    assert "jeffreys" in out
+    code, out, _ = raremap(capsys, "area", map_, points, "--interval", "normal", "--json")
+    assert (code, json.loads(out)["interval"]) == (0, "normal")
     code, _, err = raremap(capsys, "area", map_, tmp_path / "none.gpkg")
     assert code == 2
     assert err.count("\n") == 1

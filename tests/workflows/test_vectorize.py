@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import xml.etree.ElementTree as ET
+from contextlib import closing, nullcontext
 
 import geopandas as gpd
 import numpy as np
@@ -17,7 +19,7 @@ from tests.command import raremap
 from tests.rasters import write
 
 import raremap as rm
-from raremap.errors import ConfigError, LabelError, OutputError
+from raremap.errors import ConfigError, LabelError, OutputError, RaremapWarning
 from raremap.maps import strips
 
 NAMES = {0: "background", 4: "house", 7: "wood & field"}
@@ -71,6 +73,31 @@ def test_the_polygons_are_the_map_with_class_area_and_confidence(tmp_path, monke
     assert style.find("renderer-v2").get("attr") == "name"
     assert [c.get("value") for c in style.findall(".//category")] == ["house", "wood & field"]
     assert "200,0,0,255" in [o.get("value") for o in style.findall(".//Option[@name='color']")]
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "parquet"])
+def test_polygons_of_the_map_s_own_name_leave_its_style_alone(tmp_path, suffix):
+    path = make(tmp_path, ground())
+    style = path.with_suffix(".qml")
+    style.write_text("<qgis><pipe><rasterrenderer/></pipe></qgis>")
+    out = path.with_suffix(f".{suffix}")
+    with (
+        nullcontext()
+        if suffix == "gpkg"
+        else pytest.warns(RaremapWarning, match=r"style of a raster and is kept")
+    ):
+        rm.vectorize(path, out, quiet=True)
+    assert style.read_text() == "<qgis><pipe><rasterrenderer/></pipe></qgis>"
+    if suffix == "parquet":
+        return
+    with closing(sqlite3.connect(out)) as base:
+        ((layer, default, text),) = base.execute(
+            "SELECT f_table_name, useAsDefault, styleQML FROM layer_styles"
+        )
+    assert (layer, default) == ("map", 1)
+    renderer = ET.fromstring(text.split(">", 1)[1]).find("renderer-v2")
+    assert [c.get("value") for c in renderer.findall(".//category")] == ["house", "wood & field"]
+    assert len(gpd.read_file(out, layer="map"))
 
 
 def test_the_background_is_written_when_asked_and_classes_can_be_chosen(tmp_path):

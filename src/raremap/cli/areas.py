@@ -75,6 +75,10 @@ def area(
         Path | None, typer.Option("-o", "--out", help="folder for area.json and area.html")
     ] = None,
     scheme: SchemeOption = None,
+    interval: Annotated[
+        Literal["jeffreys", "normal"],
+        typer.Option(help="jeffreys: holds for rare classes too; normal: ± 1.96 standard errors"),
+    ] = "jeffreys",
     as_json: JsonOption = False,
 ) -> None:
     """Accuracy and class areas of a map from a labelled sample, with 95 % intervals.
@@ -83,7 +87,7 @@ def area(
     """
     from raremap.workflows.area import area as run
 
-    show(run(map_, points, out, scheme=scheme), as_json)
+    show(run(map_, points, out, scheme=scheme, interval=interval), as_json)
 
 
 @app.command()

@@ -64,7 +64,10 @@ def train(
 
 @app.command()
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of a trained model")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(metavar="BUNDLE", help="folder of a trained model or ensemble, or an exported .onnx"),
+    ],
     catalog: Annotated[Path, typer.Option("--catalog", help="catalog.parquet with the test places")],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="folder for evaluation.json and report.html")

@@ -73,10 +73,27 @@ def fit(
     above 1 as many processes train; in each of them `team` says which it is. Raises `TrainingError`.
     """
     if train.devices > 1 and team.size == 1:
-        given = dict(locals())
-        if given.pop("watch") is not None:
+        if watch is not None:
             raise ConfigError("a training that may be called off runs in one process; set train.devices to 1")
-        several.train_together(given)
+        several.train_together(
+            catalog=catalog,
+            uses=uses,
+            plan=plan,
+            model=model,
+            normalize=normalize,
+            features=features,
+            loss=loss,
+            optimizer=optimizer,
+            train=train,
+            augment=augment,
+            out=out,
+            rare=rare,
+            pseudo=pseudo,
+            festa=festa,
+            outer=outer,
+            resume=resume,
+            quiet=quiet,
+        )
         resume = True  # what they left is all that there is to do
     device = best_device(train.device)
     rows, monitor_rows = plan.rows(catalog), np.flatnonzero(uses == "monitor")

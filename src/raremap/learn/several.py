@@ -29,12 +29,11 @@ log = logging.getLogger("raremap")
 _LOOK_S = 0.1
 
 
-def train_together(given: dict[str, Any]) -> None:
+def train_together(**given: Any) -> None:
     """Run `fit(**given, team=...)` in `train.devices` processes; raises what one of them raised.
 
     Ends when all have; where one ends before its time the others are ended too.
     """
-    given = {k: v for k, v in given.items() if k != "team"}
     train = given["train"]
     device = best_device(train.device)
     if device.type == "cuda" and train.ray is None and torch.cuda.device_count() < train.devices:

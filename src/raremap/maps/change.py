@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from raremap.errors import SceneError
 from raremap.files import written
 from raremap.jobs import Progress, Silent
 from raremap.maps.classmap import NONE, ClassMap, blocks
+from raremap.maps.style import paletted
 from raremap.scene.cog import CogWriter
 from raremap.scene.groundarea import pixel_areas
 from raremap.scene.window import Window
@@ -114,7 +114,8 @@ def write_change(
             report.advance(window.height * window.width)
         out.complete()
         style = files.enter_context(written(path.with_suffix(".qml")))
-        style.write_text(_style({c: names[c] for c in occur}, colors), encoding="utf-8")
+        text = paletted(occur, [names[c] for c in occur], [colors[c] for c in occur])
+        style.write_text(text, encoding="utf-8")
 
 
 def stable_codes(source: ClassMap) -> set[int] | None:
@@ -123,23 +124,3 @@ def stable_codes(source: ClassMap) -> set[int] | None:
     if not k.isdigit():
         return None
     return {i for i, code in enumerate(source.values) if code // int(k) == code % int(k)}
-
-
-def _style(names: dict[int, str], colors: dict[int, str]) -> str:
-    entries = "\n".join(
-        f'      <paletteEntry value="{c}" color="{colors[c]}" label={quoteattr(name)} alpha="255"/>'
-        for c, name in names.items()
-    )
-    return f"""<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
-<qgis version="3.22" styleCategories="Symbology">
-  <pipe>
-    <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">
-    <rasterTransparency/>
-    <colorPalette>
-{entries}
-    </colorPalette>
-    </rasterrenderer>
-  </pipe>
-  <blendMode>0</blendMode>
-</qgis>
-"""

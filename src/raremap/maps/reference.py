@@ -19,6 +19,7 @@ import numpy as np
 
 from raremap.errors import SampleError, reason
 from raremap.files import written
+from raremap.maps.packagestyle import store_style
 from raremap.maps.pointstyle import point_style
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def write_reference(
                 base, "sample_design", "id INTEGER PRIMARY KEY, key TEXT, value TEXT",
                 ((i, k, json.dumps(v)) for i, (k, v) in enumerate(facts.items())),
             )  # fmt: skip
-            _styled(base, point_style(dict(zip(source.values, source.names, strict=True))))
+            style = point_style(dict(zip(source.values, source.names, strict=True)))
+            store_style(base, LAYER, "reference", style)
 
 
 def _table(base: sqlite3.Connection, name: str, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
@@ -123,26 +125,6 @@ def _table(base: sqlite3.Connection, name: str, columns: str, rows: Iterable[tup
     base.execute(
         "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id) VALUES (?, 'attributes', ?, 0)",
         (name, name),
-    )
-
-
-def _styled(base: sqlite3.Connection, style: str) -> None:
-    """QGIS's own table of styles, with one for the points that it applies when the layer is opened."""
-    base.execute(
-        "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), "
-        "f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), "
-        "styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
-        "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
-    )
-    geometry = base.execute("SELECT column_name FROM gpkg_geometry_columns").fetchone()[0]
-    base.execute(
-        "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, "
-        "styleQML, styleSLD, useAsDefault, description, owner, ui) VALUES ('', '', ?, ?, 'reference', ?, '', 1, '', '', '')",
-        (LAYER, geometry, style),
-    )
-    base.execute(
-        "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id) "
-        "VALUES ('layer_styles', 'attributes', 'layer_styles', 0)"
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numba import njit
 
-# Places in `counters`.
+# Places in `counters`: how many are in use or free, then the first of the free ones, and their number.
 LABELS, EDGES, FREE_EDGE, FREE_EDGES, SLOTS, FREE_SLOT, FREE_SLOTS = range(7)
 
 
@@ -95,18 +95,33 @@ def find(parent, label):  # pragma: no cover
 
 
 @njit(nogil=True, cache=True)
+def _taken(counters, table, link):  # pragma: no cover
+    """A free place of the slots or edges: of those given back the last, which `link` leads on from, else a new one."""
+    place = counters[table + 1]
+    if place >= 0:
+        counters[table + 1] = link[place]
+        counters[table + 2] -= 1
+    else:
+        place = counters[table]
+        counters[table] += 1
+    return place
+
+
+@njit(nogil=True, cache=True)
+def _given_back(place, counters, table, link):  # pragma: no cover
+    """A place is free for what comes."""
+    link[place] = counters[table + 1]
+    counters[table + 1] = place
+    counters[table + 2] += 1
+
+
+@njit(nogil=True, cache=True)
 def begin(k, first_pixel, nodes):  # pragma: no cover
     """A new component of class k; gives its label."""
     counters, parent, slot, slot_root, area, first, cls, head, _, sums = nodes
     label = np.int32(counters[LABELS])
     counters[LABELS] += 1
-    if counters[FREE_SLOT] >= 0:
-        s = counters[FREE_SLOT]
-        counters[FREE_SLOT] = head[s]
-        counters[FREE_SLOTS] -= 1
-    else:
-        s = counters[SLOTS]
-        counters[SLOTS] += 1
+    s = _taken(counters, SLOTS, head)
     parent[label], slot[label], slot_root[s] = label, s, label
     area[s], first[s], cls[s], head[s] = 0, first_pixel, k, -1
     sums[s] = 0
@@ -122,14 +137,10 @@ def drop(root, into, nodes, edges):  # pragma: no cover
     e = head[s]
     while e >= 0:
         after = following[e]
-        following[e] = counters[FREE_EDGE]
-        counters[FREE_EDGE] = e
-        counters[FREE_EDGES] += 1
+        _given_back(e, counters, EDGES, following)
         e = after
     slot_root[s] = -1
-    head[s] = counters[FREE_SLOT]
-    counters[FREE_SLOT] = s
-    counters[FREE_SLOTS] += 1
+    _given_back(s, counters, SLOTS, head)
     slot[root] = -1
     parent[root] = into
 
@@ -161,13 +172,7 @@ def border(a, b, corner, nodes, edges):  # pragma: no cover
     other, sides, corners, following = edges
     e = head[s]
     if e < 0 or other[e] != b:
-        if counters[FREE_EDGE] >= 0:
-            e = counters[FREE_EDGE]
-            counters[FREE_EDGE] = following[e]
-            counters[FREE_EDGES] -= 1
-        else:
-            e = counters[EDGES]
-            counters[EDGES] += 1
+        e = _taken(counters, EDGES, following)
         other[e], sides[e], corners[e], following[e] = b, 0, 0, head[s]
         if head[s] < 0:
             tail[s] = e

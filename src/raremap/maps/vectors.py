@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import shapely
 
-from raremap.errors import ConfigError, OutputError
+from raremap.errors import ConfigError, OutputError, RaremapWarning
 from raremap.files import written
 from raremap.jobs import Progress
 from raremap.maps.classmap import ClassMap
 from raremap.maps.exact import ExactAreas
 from raremap.maps.legend import Legend
 from raremap.maps.outlines import Outlines, Tracer, batches, joined
+from raremap.maps.packagestyle import store_style
 from raremap.maps.probabilities import UNIT, Probabilities
 from raremap.maps.rings import polygons
 from raremap.maps.strips import read_index, strips
@@ -72,10 +75,8 @@ def write_vectors(
                 result.area_m2 += np.bincount(
                     outlines.cls, outlines.area / exact.scale, minlength=len(legend.names)
                 )
-        style = [i for i, keep in enumerate(wanted) if keep]
-        with written(out.with_suffix(".qml")) as fresh:
-            text = categorized("name", [legend.names[i] for i in style], [legend.colors[i] for i in style])
-            fresh.write_text(text, encoding="utf-8")
+        shown = [i for i, keep in enumerate(wanted) if keep]
+        sink.style(categorized("name", [legend.names[i] for i in shown], [legend.colors[i] for i in shown]))
     return result
 
 
@@ -139,6 +140,18 @@ def _frame(
 class _Sink(Protocol):
     def write(self, frame: gpd.GeoDataFrame) -> None: ...
 
+    def style(self, text: str) -> None: ...
+
+
+def _styled(out: Path, text: str) -> bool:
+    """Write a layer's style beside it, but not over that of a raster of the same name; whether it was written."""
+    beside = out.with_suffix(".qml")
+    if beside.exists() and "<rasterrenderer" in beside.read_text(encoding="utf-8"):
+        return False
+    with written(beside) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+    return True
+
 
 @contextmanager
 def _writer(out: Path, source: ClassMap) -> Iterator[_Sink]:
@@ -175,6 +188,13 @@ class _Package:
             ) from None
         self._begun = True
 
+    def style(self, text: str) -> None:
+        """Put the style beside it; inside, which other readers take for a layer, where that is the style of a map."""
+        if _styled(self._out, text):
+            return
+        with closing(sqlite3.connect(self._fresh)) as base, base:
+            store_style(base, self._out.stem, "classes", text)
+
     def close(self) -> None:
         """Nothing is open between batches."""
 
@@ -183,7 +203,7 @@ class _Parquet:
     """A GeoParquet file, a row group for each batch."""
 
     def __init__(self, fresh: Path, out: Path) -> None:
-        self._fresh, self._writer = fresh, None
+        self._fresh, self._out, self._writer = fresh, out, None
         self._bounds = [np.inf, np.inf, -np.inf, -np.inf]
 
     def write(self, frame: gpd.GeoDataFrame) -> None:
@@ -208,6 +228,16 @@ class _Parquet:
             schema = table.schema.with_metadata({"geo": json.dumps(geo)})
             self._writer = pq.ParquetWriter(self._fresh, schema, compression="zstd")
         self._writer.write_table(table.cast(self._writer.schema))
+
+    def style(self, text: str) -> None:
+        """Put the style beside it, unless that of a map of the same name stands there."""
+        if not _styled(self._out, text):
+            warnings.warn(
+                f"{self._out.with_suffix('.qml')} is the style of a raster and is kept, so {self._out} has none; "
+                "give it another name than the map's, or write a .gpkg, which holds its own",
+                RaremapWarning,
+                stacklevel=4,
+            )
 
     def close(self) -> None:
         """Write the footer."""

@@ -3,50 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from raremap.errors import SampleError
+from raremap.measure.posterior import Bounds, bounds, simulate
 from raremap.plain import plain
 
 Z95 = 1.959963984540054
+
+IntervalKind = Literal["jeffreys", "normal"]
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A figure with its standard error; NaN where the sample cannot tell. `most` bounds what is possible.
 
-    >>> str(Estimate(0.5, 0.1, most=1))
-    '0.500 ± 0.196'
+    Its 95 % interval is `bounds` where given, else ± 1.96 standard errors.
+
+    >>> str(Estimate(0.5, 0.1, most=1)), str(Estimate(0.98, 0.02, bounds=(0.9, 1.0)))
+    ('0.500 (0.304–0.696)', '0.980 (0.900–1.000)')
     """
 
     value: float
     se: float
     most: float = np.inf
+    bounds: Bounds | None = None
 
     @property
     def half(self) -> float:
-        """Half the width of the 95 % interval."""
+        """Half the width of the normal 95 % interval."""
         return Z95 * self.se
 
     @property
     def low(self) -> float:
         """Lower bound of the 95 % interval."""
+        if self.bounds is not None:
+            return self.bounds[0]
         return max(0.0, self.value - self.half) if np.isfinite(self.value) else np.nan
 
     @property
     def high(self) -> float:
         """Upper bound of the 95 % interval."""
+        if self.bounds is not None:
+            return self.bounds[1]
         return min(self.most, self.value + self.half) if np.isfinite(self.value) else np.nan
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.half:.3f}"
+        return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
 
     def scaled(self, by: float) -> Estimate:
         """The same in another unit."""
-        return Estimate(self.value * by, self.se * by, self.most * by)
+        bounds = None if self.bounds is None else (self.bounds[0] * by, self.bounds[1] * by)
+        return Estimate(self.value * by, self.se * by, self.most * by, bounds)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready figures."""
@@ -74,7 +85,7 @@ class Stratified:
         self.stratum = np.asarray(stratum, np.int64)
         self.areas = np.asarray(areas, np.float64)
         self.points = np.bincount(self.stratum, minlength=len(names))
-        pixels = np.asarray(pixels, np.int64)
+        self.pixels = pixels = np.asarray(pixels, np.int64)
         for name, held, all_, area in zip(names, self.points, pixels, self.areas, strict=True):
             if all_ and held < min(2, all_):
                 raise SampleError(
@@ -84,7 +95,7 @@ class Stratified:
         seen = np.bincount(self.stratum, ground, minlength=len(names))
         self._by_ground = np.divide(self.areas, seen, out=np.zeros(len(names)), where=seen > 0)
         self.weight = self._by_ground[self.stratum] * ground
-        left = 1 - self.points / np.maximum(pixels, 1)  # the finite population's correction
+        left = np.maximum(1 - self.points / np.maximum(pixels, 1), 0)  # the finite population's correction
         self._factor = left * self.points / np.maximum(self.points - 1, 1)
 
     @property
@@ -145,11 +156,15 @@ def accuracy(
     reference: np.ndarray,
     names: Sequence[str],
     mapped: np.ndarray,
+    interval: IntervalKind = "jeffreys",
+    rng: np.random.Generator | None = None,
 ) -> Accuracy:
     """Error matrix, user's, producer's and overall accuracy, and areas, from class indices `[n]` of the points.
 
-    Where the strata are the map's classes these are equations 4 to 11 of Olofsson et al. 2014, with the finite
-    population's correction besides; strata may also differ from the classes (Stehman 2014).
+    Where the strata are the map's classes the figures and standard errors are equations 4 to 11 of Olofsson et al. 2014, with the finite
+    population's correction besides; strata may also differ from the classes (Stehman 2014). `interval` "normal" is theirs,
+    ± 1.96 standard errors; "jeffreys" is that of the posterior (`posterior.simulate`), drawn by `rng` (default:
+    always the same draws), which knows of omissions that no point has met.
     """
     k = len(names)
     called = np.asarray(mapped_class)[None] == np.arange(k)[:, None]
@@ -159,7 +174,7 @@ def accuracy(
     np.add.at(counts, (mapped_class, reference), 1)
     shares = np.zeros((k, k))
     np.add.at(shares, (mapped_class, reference), sample.weight / sample.area)
-    return Accuracy(
+    found = Accuracy(
         names=tuple(names),
         counts=counts,
         shares=shares,
@@ -168,4 +183,32 @@ def accuracy(
         users=tuple(sample.share(both[i].astype(float), called[i].astype(float)) for i in range(k)),
         producers=tuple(sample.share(both[i].astype(float), true[i].astype(float)) for i in range(k)),
         areas=tuple(sample.share(t.astype(float)).scaled(sample.area) for t in true),
+    )
+    return found if interval == "normal" else _by_posterior(found, sample, called, true, rng)
+
+
+def _by_posterior(
+    found: Accuracy,
+    sample: Stratified,
+    called: np.ndarray,
+    true: np.ndarray,
+    rng: np.random.Generator | None,
+) -> Accuracy:
+    """The same figures with the intervals of the posterior."""
+    rng = np.random.default_rng(0) if rng is None else rng
+    right = np.asarray((called & true).any(0))
+    whole = simulate(sample, np.ones(len(right), bool), right, rng)
+    classes = [simulate(sample, c, t, rng) for c, t in zip(called, true, strict=True)]
+
+    def held(estimate: Estimate, draws: np.ndarray) -> Estimate:
+        return replace(estimate, bounds=bounds(draws, estimate.value))
+
+    return replace(
+        found,
+        overall=held(found.overall, whole.users),
+        users=tuple(held(e, g.users) for e, g in zip(found.users, classes, strict=True)),
+        producers=tuple(held(e, g.producers) for e, g in zip(found.producers, classes, strict=True)),
+        areas=tuple(
+            replace(e, bounds=g.area_bounds(e.value)) for e, g in zip(found.areas, classes, strict=True)
+        ),
     )

@@ -15,15 +15,10 @@ if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
 
-_VERB = "raremap.workflows.acquire"
-_LIBRARIES = ("pystac_client", "odc.stac")
-
 
 def can_fetch() -> bool:
-    """Whether the verb and its libraries are installed."""
-    if find_spec(_VERB) is None:
-        return False
-    return all(find_spec(name.split(".")[0]) is not None for name in _LIBRARIES)
+    """Whether the library that finds scenes is installed."""
+    return find_spec("pystac_client") is not None
 
 
 def fetching() -> None:
@@ -34,8 +29,6 @@ def fetching() -> None:
 
 def missing_line() -> str:
     """Why scenes are not fetched here, in one line."""
-    if find_spec(_VERB) is None:
-        return "this server cannot fetch scenes; upload a GeoTIFF"
     return f"this server cannot fetch scenes ({MissingExtra('pystac-client', 'acquire')}); upload a GeoTIFF"
 
 

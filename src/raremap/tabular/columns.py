@@ -132,6 +132,24 @@ class Found:
     notes: tuple[str, ...]
     left_out: dict[str, str]
 
+    def without_empty(self, values: np.ndarray) -> tuple[Found, np.ndarray]:
+        """Without columns of `values [n, p]` in which nothing is left once infinite values are taken away.
+
+        Raises `TableError` where that leaves none.
+        """
+        empty: np.ndarray = np.isnan(values).all(0, keepdims=True)[0]
+        if not empty.any():
+            return self, values
+        gone = {
+            c.name: "all its values are missing or infinite"
+            for c, e in zip(self.columns, empty, strict=True)
+            if e
+        }
+        columns = Columns(tuple(c for c in self.columns if c.name not in gone))
+        if not len(columns):
+            raise TableError("all attributes are missing or infinite in every row")
+        return Found(columns, self.notes, self.left_out | gone), values[:, ~empty]
+
 
 def find_columns(table: pa.Table, categorical: Sequence[str], out: Sequence[str], where: str) -> Found:
     """Which columns are attributes, and of which kind, by their type.

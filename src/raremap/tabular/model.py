@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from raremap.errors import BundleError
-from raremap.files import digest_of, sha256_of, written_folder
+from raremap.files import digest_of, read_item, sha256_of, written_folder
 from raremap.plain import plain
 from raremap.tabular.calibration import Calibration, log_odds, sigmoid
 from raremap.tabular.columns import Columns
@@ -109,23 +109,9 @@ class TableModel:
             raise BundleError(f"bundle {folder} does not exist; expected a folder with {_MODEL} and {ITEM}")
         if not (folder / ITEM).is_file():
             raise BundleError(f"bundle {folder} has no {ITEM}; it is incomplete, copy the whole folder again")
-        try:
-            item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
-            own = item["properties"]
-        except (ValueError, KeyError, TypeError):
-            raise BundleError(
-                f"{folder / ITEM} is not a bundle's description; copy the whole folder again"
-            ) from None
+        own = read_item(folder / ITEM, "a bundle", FORMAT, _KIND)["properties"]
         if _KIND not in own:
             raise BundleError(f"{folder} is no model of a table; use raremap predict for models of imagery")
-        if own[_KIND] > FORMAT:
-            raise BundleError(
-                f"bundle {folder} has format {own[_KIND]}, this raremap reads up to {FORMAT}; update raremap"
-            )
-        if own.get("raremap:digest") != digest_of(item):
-            raise BundleError(
-                f"{folder / ITEM} was altered since it was written; copy the whole folder again"
-            )
         if not (folder / _MODEL).is_file() or own["raremap:weights_sha256"] != sha256_of(folder / _MODEL):
             raise BundleError(
                 f"{folder / _MODEL} is missing, altered or cut short since it was written; copy the whole folder again"

@@ -6,13 +6,13 @@ import json
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from raremap.errors import RaremapWarning, SampleError
+from raremap.errors import ConfigError, RaremapWarning, SampleError, nearest
 from raremap.files import written
-from raremap.measure.stratified import Accuracy, Estimate, Stratified, accuracy
+from raremap.measure.stratified import Accuracy, Estimate, IntervalKind, Stratified, accuracy
 from raremap.plain import plain
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from raremap.maps.reference import Reference
 
 FEW = 5
-"""A figure that rests on fewer points than this is marked."""
+"""A normal interval that rests on fewer points than this is marked."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class AreaEstimate:
     points: int
     left_out: dict[str, int]
     strata: dict[str, int]
+    interval: IntervalKind = "jeffreys"
     remarks: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
 
@@ -57,6 +58,7 @@ class AreaEstimate:
                 "sample": str(self.sample),
                 "unit": self.unit,
                 "level": 0.95,
+                "interval": self.interval,
                 "points": self.points,
                 "left_out": self.left_out,
                 "points_by_stratum": self.strata,
@@ -81,18 +83,18 @@ class AreaEstimate:
 
     def __str__(self) -> str:
         f = self.found
-        wide = max(map(len, f.names))
+        wide = max(15, *map(len, f.names))
         lines = [
-            f"{self.map}: overall accuracy {_share(f.overall)} (95 %, {self.points:,} points)",
-            f"  {'':<{wide}} {'mapped':>14} {'area':>14} {'± 95 %':>12} {self.unit:<6} {'user’s':>15} {'producer’s':>15}",
+            f"{self.map}: overall accuracy {_share(f.overall)} (95 %, {self.interval}, {self.points:,} points)",
+            f"  {f'areas in {self.unit}':<{wide}} {'mapped':>14} {'area':>14} {'from':>14} {'to':>14} {'user’s':>20} {'producer’s':>20}",
         ]
         for i, name in enumerate(f.names):
             if not (f.mapped[i] or f.counts[:, i].any()):
                 continue
             area = f.areas[i]
             lines.append(
-                f"  {name:<{wide}} {f.mapped[i]:14,.2f} {area.value:14,.2f} {area.half:12,.2f} {'':<6} "
-                f"{_share(f.users[i]):>15} {_share(f.producers[i]):>15}"
+                f"  {name:<{wide}} {f.mapped[i]:14,.2f} {area.value:14,.2f} {area.low:14,.2f} {area.high:14,.2f} "
+                f"{_share(f.users[i]):>20} {_share(f.producers[i]):>20}"
             )
         lines += [f"note: {r}" for r in self.remarks]
         lines += [str(p) for p in self.files]
@@ -108,6 +110,7 @@ def area(
     points: str | Path,
     out: str | Path | None = None,
     scheme: LabelScheme | str | None = None,
+    interval: IntervalKind = "jeffreys",
 ) -> AreaEstimate:
     """Estimate accuracy and areas from the points of `raremap sample` that were labelled.
 
@@ -116,8 +119,12 @@ def area(
     Points of a file without a design count as drawn at random within each class of the map, with a warning. With
     `out` writes area.json and area.html there. Ground is measured on the ellipsoid, in any CRS.
 
+    `interval` is how the 95 % are found: "jeffreys" from a posterior that knows of omissions no point has met, and
+    holds for classes below 1 % of the ground too; "normal" as ± 1.96 standard errors, as Olofsson et al. 2014 print them.
+    The estimates and standard errors are the same.
+
     Raises `SceneError` for a map without a legend, `SampleError` where the points cannot be read or a stratum
-    has fewer than two that can be used. What is left out is counted and warned of.
+    has fewer than two that can be used, `ConfigError` for another interval. What is left out is counted and warned of.
     """
     from raremap.labels import LabelScheme
     from raremap.maps.atpoints import answers_of
@@ -125,6 +132,8 @@ def area(
     from raremap.maps.reference import read_reference
     from raremap.maps.strata import Strata, survey
 
+    if interval not in get_args(IntervalKind):
+        raise ConfigError(f"'{interval}' is no interval; {nearest(interval, get_args(IntervalKind))}")
     sample = read_reference(points)
     scheme = LabelScheme.named(scheme) if isinstance(scheme, str) else scheme
     with open_classmap(map, scheme) as source:
@@ -133,14 +142,21 @@ def area(
         by_hectare = source.grid.crs is not None
         mapped = counted.areas / (1e4 if by_hectare else 1.0)
         pixels = counted.pixels.sum(0)
-        result = _estimate(source, sample, answers, mapped, pixels, "ha" if by_hectare else "pixels")
+        unit = "ha" if by_hectare else "pixels"
+        result = _estimate(source, sample, answers, mapped, pixels, unit, interval)
     for remark in result.remarks:
         warnings.warn(remark, RaremapWarning, stacklevel=2)
     return result if out is None else _write(result, Path(out))
 
 
 def _estimate(
-    source: ClassMap, sample: Reference, answers: Answers, mapped: np.ndarray, pixels: np.ndarray, unit: str
+    source: ClassMap,
+    sample: Reference,
+    answers: Answers,
+    mapped: np.ndarray,
+    pixels: np.ndarray,
+    unit: str,
+    interval: IntervalKind,
 ) -> AreaEstimate:
     design, left_out = sample.design, dict(answers.left_out)
     remarks = []
@@ -174,14 +190,17 @@ def _estimate(
             "fill in the field 'reference'"
         )
     drawn = Stratified(stratum, ground, areas, pixels, names)
-    found = accuracy(drawn, answers.mapped[known], answers.reference[known], source.names, mapped)
+    found = accuracy(drawn, answers.mapped[known], answers.reference[known], source.names, mapped, interval)
     if left_out:
         odd = f" ({', '.join(answers.unknown[:3])})" if answers.unknown else ""
         remarks.append(
             f"points left out: {_said(left_out)}{odd}; the others stand for them, as if they were like the rest of their stratum"
         )
-    if few := _few(found):
-        remarks.append(f"fewer than {FEW} reference points hold {few}: their intervals are not to be trusted")
+    if interval == "normal" and (few := _few(found)):
+        remarks.append(
+            f"fewer than {FEW} reference points hold {few}: their normal intervals are not to be trusted, "
+            "those of 'jeffreys' are made for them"
+        )
     return AreaEstimate(
         map=source.path,
         sample=sample.path,
@@ -191,6 +210,7 @@ def _estimate(
         points=len(stratum),
         left_out=left_out,
         strata={n: int(c) for n, c in zip(names, drawn.points, strict=True)},
+        interval=interval,
         remarks=tuple(remarks),
     )
 

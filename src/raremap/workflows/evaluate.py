@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
+    from raremap.exported import Exported
     from raremap.labels import LabelScheme
     from raremap.maps.stream import Network
     from raremap.tiles.catalog import Catalog
@@ -162,7 +163,7 @@ class Evaluation:
 
 
 def evaluate(
-    bundle: Bundle | Ensemble | str | Path,
+    bundle: Bundle | Ensemble | Exported | str | Path,
     catalog: Catalog | str | Path,
     use: str = "test",
     out: str | Path | None = None,
@@ -171,7 +172,7 @@ def evaluate(
     scales: Sequence[float] | None = None,
     quiet: bool = False,
 ) -> Evaluation:
-    """Score a bundle or an ensemble on the tiles of a use ("train", "monitor", "calibration" or "test").
+    """Score a bundle, an ensemble or an exported model on the tiles of a use ("train", "monitor", "calibration" or "test").
 
     Predictions are those of `predict`: whole scenes in windows, blended; each pixel of a scene counts once.
     `tta` and `scales` are those of `predict`, with the decision that belongs to them.
@@ -180,9 +181,10 @@ def evaluate(
     test is all places but those that training, monitor or calibration used, or that are held out. Raises
     `BundleError` where the catalog has other classes or lacks a band, `CatalogError` where its sources
     changed or the use has no tile. The scores on test places are kept in a bundle that is given
-    by its folder, for its card. The test of an ensemble is what no member has used for anything.
+    by its folder, for its card. The test of an ensemble is what no member has used for anything. The files of an
+    exported model have its name in theirs: it may lie beside the bundle.
     """
-    from raremap.ensembles import load_bundle
+    from raremap.exported import Exported, load_model
     from raremap.tiles.catalog import Catalog
     from raremap.ways import predicting
 
@@ -194,7 +196,7 @@ def evaluate(
     folder = Path(bundle) if isinstance(bundle, (str, Path)) else None
     if isinstance(bundle, (str, Path)):
         out = Path(bundle).resolve().parent if out is None else out
-        bundle = load_bundle(bundle)
+        bundle = load_model(bundle)
     if isinstance(catalog, (str, Path)):
         catalog = Catalog.load(catalog)
     catalog.check_sources()
@@ -225,9 +227,13 @@ def evaluate(
     )
     result = replace(result, remarks=(*remarks, *_remarks(result)))
     same_way = bundle.predict == own.predict
-    if folder is not None and use == "test" and same_way and not remarks:
-        own.with_metrics(_figures(result)).save(folder)
-    which = ("" if use == "test" else f"-{use}") + ("" if same_way else _way_in_name(bundle.predict))
+    if isinstance(own, Exported):
+        which = f"-{own.path.stem}"
+    else:
+        which = ""
+        if folder is not None and use == "test" and same_way and not remarks:
+            own.with_metrics(_figures(result)).save(folder)
+    which += ("" if use == "test" else f"-{use}") + ("" if same_way else _way_in_name(bundle.predict))
     return result if out is None else _write(result, bundle, network, catalog, Path(out), which)
 
 
@@ -251,7 +257,9 @@ def _figures(result: Evaluation) -> dict[str, Any]:
     return {"use": result.use, "places": len(set(result.places)), **scores}
 
 
-def _facts(bundle: Bundle | Ensemble, network: Network, catalog: Catalog, uses: np.ndarray) -> dict[str, Any]:
+def _facts(
+    bundle: Bundle | Ensemble | Exported, network: Network, catalog: Catalog, uses: np.ndarray
+) -> dict[str, Any]:
     """What was scored with what: everything that a report needs besides the scores."""
     places = catalog.table["place"].to_numpy().astype(str)
     here = [u for u in ("train", "monitor", "calibration", "test", "holdout", "dropped") if (uses == u).any()]
@@ -280,15 +288,15 @@ def _facts(bundle: Bundle | Ensemble, network: Network, catalog: Catalog, uses: 
     }
 
 
-def _network_of(bundle: Bundle | Ensemble) -> Any:
+def _network_of(bundle: Bundle | Ensemble | Exported) -> Any:
     """What the networks are: of an ensemble the first and their number."""
     members = members_of(bundle)
     one = members[0]
-    found = one.options.model_dump(mode="json") if one.options else type(one.module).__name__
+    found = one.options.model_dump(mode="json") if one.options else type(getattr(one, "module", one)).__name__
     return {"networks": len(members), "each": found} if len(members) > 1 else found
 
 
-def _at_borders(bundle: Bundle | Ensemble, catalog: Catalog, uses: np.ndarray) -> dict[str, int]:
+def _at_borders(bundle: Bundle | Ensemble | Exported, catalog: Catalog, uses: np.ndarray) -> dict[str, int]:
     from raremap.tiles.options import SplitOptions
     from raremap.tiles.splits import SHARED, dropped_at_borders
 
@@ -340,7 +348,12 @@ def _remarks(e: Evaluation) -> list[str]:
 
 
 def _write(
-    result: Evaluation, bundle: Bundle | Ensemble, network: Network, catalog: Catalog, out: Path, which: str
+    result: Evaluation,
+    bundle: Bundle | Ensemble | Exported,
+    network: Network,
+    catalog: Catalog,
+    out: Path,
+    which: str,
 ) -> Evaluation:
     from raremap.reports.page import write_report
     from raremap.workflows.panels import panels

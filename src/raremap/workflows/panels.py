@@ -15,13 +15,18 @@ from raremap.workflows.scoring import scored
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
+    from raremap.exported import Exported
     from raremap.maps.stream import Network
     from raremap.tiles.catalog import Catalog
     from raremap.workflows.evaluate import Evaluation
 
 
 def panels(
-    bundle: Bundle | Ensemble, network: Network, catalog: Catalog, evaluation: Evaluation, most: int = 6
+    bundle: Bundle | Ensemble | Exported,
+    network: Network,
+    catalog: Catalog,
+    evaluation: Evaluation,
+    most: int = 6,
 ) -> list[Panel]:
     """The best, the median and the worst tiles among those that hold most of the rare classes."""
     decide = bundle.decision.apply if bundle.decision is not None else most_likely

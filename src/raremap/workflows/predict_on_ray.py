@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raremap.cluster import Cluster
+from raremap.exported import Exported
 from raremap.files import locked
 from raremap.jobs import PartFiles, in_threads, progress
 from raremap.maps.drawing import Drawing
@@ -21,6 +22,7 @@ from raremap.maps.parcel import packed, unpacked
 from raremap.maps.stream import parts_of, stream
 from raremap.scene.gdal import fingerprint
 from raremap.scene.window import Window
+from raremap.workflows.uses import members_of
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
@@ -38,7 +40,7 @@ _ROWS = 8
 class Given:
     """What a worker needs to map any strip: the bundle, how its probabilities are drawn, and where it computes."""
 
-    bundle: Bundle | Ensemble
+    bundle: Bundle | Ensemble | Exported
     drawing: Drawing
     nodata: float | None
     device: str
@@ -53,17 +55,22 @@ class Given:
         said = hashlib.sha256(
             repr((_VERSION, _ROWS, rule, d.scheme, d.probabilities, d.quantities, self.nodata, self.device, b.predict)).encode()
         )  # fmt: skip
-        for member in _members(b):
-            told = (member.bands, member.features, member.normalization, member.prior, str(member.module))
-            said.update(repr(told).encode())
-            for name, tensor in member.module.state_dict().items():
-                said.update(name.encode())
-                said.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).tobytes())
+        for member in members_of(b):
+            said.update(repr((member.bands, member.features, member.normalization, member.prior)).encode())
+            for part in _network(member):
+                said.update(part)
         return said.hexdigest()[:24]
 
 
-def _members(bundle: Bundle | Ensemble) -> Sequence[Bundle]:
-    return getattr(bundle, "members", (bundle,))
+def _network(model: Bundle | Exported) -> Iterator[bytes]:
+    """What tells a network from others: an exported one's graph by its checksum, else how it is built, and its weights."""
+    if isinstance(model, Exported):
+        yield repr(sorted(model.graph.items())).encode()
+        return
+    yield str(model.module).encode()
+    for name, tensor in model.module.state_dict().items():
+        yield name.encode()
+        yield np.ascontiguousarray(tensor.detach().cpu().float().numpy()).tobytes()
 
 
 @dataclass(frozen=True)

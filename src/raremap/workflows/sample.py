@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.errors import ConfigError, SampleError, nearest
+from raremap.errors import ConfigError, RaremapWarning, SampleError, nearest
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
@@ -118,6 +119,13 @@ def sample(
         accuracies = _expected(expected, strata)
         bounds = (found.weights, accuracies, pixels, minimum, allocation)
         sizes = allocate_for(se, *bounds) if points is None else allocate(points, *bounds)
+        if points is not None and sizes.sum() > points:
+            warnings.warn(
+                f"{points} points are fewer than {minimum} in each of {np.count_nonzero(pixels)} strata: {sizes.sum()} are drawn; "
+                "lower the minimum for fewer",
+                RaremapWarning,
+                stacklevel=2,
+            )
         drawn = draw(strata, found, sizes, rng)
         unit = "pixels" if source.grid.crs is None else "m2"
         table = tuple(

@@ -6,7 +6,6 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +14,17 @@ import numpy as np
 from raremap.errors import ConfigError, LabelError, OutputError, RaremapWarning, TableError, nearest
 from raremap.files import written
 from raremap.jobs import progress
+from raremap.workflows.fuse_files import SCORES, write_map, write_units
+from raremap.workflows.fuse_units import Laid, lay
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
-    from raremap.maps.zonal import Summary, Units
-    from raremap.tabular.fusion import Alarms, Fusion
+    from raremap.maps.zonal import Summary
+    from raremap.tabular.fusion import Fusion
     from raremap.tabular.gains import Gains
     from raremap.tabular.model import TableModel
     from raremap.tabular.read import Source
-
-_RASTERS = frozenset({".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def table_fuse(
     paths = _paths(scenes)
     if double := [p.stem for p in paths if [q.stem for q in paths].count(p.stem) > 1]:
         raise OutputError(f"two scenes are called {double[0]}, and would write one map; fuse them one by one")
-    laid = _lay(paths, _paths(units), rows, key, scene_column, layer)
+    laid = lay(paths, _paths(units), rows, key, scene_column, layer)
     table = laid.source.table
     model.columns.check(table.column_names, laid.source.path)
     truth = _truth(laid.source, label, positive) if label is not None else None
@@ -166,9 +165,9 @@ def table_fuse(
         "table": np.isnan(image_logits) & ~np.isnan(table_logits),
     }
     out = Path(out)
-    files = _write_units(out, laid, probs, alarms, chosen, summary, scene_of, paths, key)
+    files = write_units(out, laid, probs, alarms, chosen, summary, scene_of, paths, key)
     maps = tuple(
-        _write_map(out, path, grid, units_of, probs, quiet)
+        write_map(out, path, grid, units_of, probs, quiet)
         for path, grid, units_of in zip(paths, laid.grids, laid.readers, strict=True)
     )
     target = out / "fusion.json"
@@ -183,118 +182,6 @@ def table_fuse(
 
 def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:
     return [Path(given)] if isinstance(given, (str, Path)) else [Path(p) for p in given]
-
-
-@dataclass(frozen=True)
-class _Laid:
-    """The rows of all units, their polygons (in `crs`) where they have any, and how each scene's pixels find them."""
-
-    source: Source
-    readers: list[Units]
-    shapes: np.ndarray | None
-    crs: Any
-    grids: list[Any]
-    key: np.ndarray
-
-
-def _lay(
-    scenes: list[Path],
-    units: list[Path],
-    rows: str | Path | None,
-    key: str,
-    scene_column: str | None,
-    layer: str | None,
-) -> _Laid:
-    from raremap.scene.raster import open_image
-
-    grids = []
-    for path in scenes:
-        with open_image(path) as reader:
-            grids.append(reader.grid)
-    if all(p.suffix.lower() in _RASTERS for p in units):
-        return _lay_rasters(scenes, grids, units, rows, key, scene_column, layer)
-    if len(units) > 1:
-        raise TableError(
-            f"{len(units)} files of units are given; give one raster a scene, or one file of polygons"
-        )
-    if rows is not None:
-        raise TableError(
-            f"{units[0]} holds polygons, whose own columns are the rows; leave {rows} out, or give rasters of units"
-        )
-    return _lay_polygons(units[0], grids, key, layer)
-
-
-def _lay_rasters(
-    scenes: list[Path], grids: list[Any], units: list[Path], rows: str | Path | None, key: str,
-    scene_column: str | None, layer: str | None,
-) -> _Laid:  # fmt: skip
-    from raremap.maps.zonal import RasterUnits
-    from raremap.tabular.read import read_table
-
-    if rows is None:
-        raise TableError("rasters of unit numbers need the table of their rows; give --rows")
-    if len(units) != len(scenes):
-        raise TableError(
-            f"{len(units)} rasters of units for {len(scenes)} scenes; give one a scene, in the same order"
-        )
-    source = read_table(rows, layer)
-    names = source.table.column_names
-    for column in (key, *([scene_column] if scene_column else [])):
-        if column not in names:
-            raise TableError(f"{rows} has no column '{column}'; {nearest(column, names)}")
-    if scene_column is None and len(scenes) > 1:
-        raise TableError(
-            f"{len(scenes)} scenes share {rows}; say with --scene-column which scene a row belongs to"
-        )
-    try:
-        numbers = np.asarray(source.table[key].to_pylist()).astype(np.int64)
-    except (TypeError, ValueError):
-        raise TableError(
-            f"{rows}: column '{key}' does not hold whole numbers of units in every row"
-        ) from None
-    stems = np.array([str(v) for v in source.table[scene_column].to_pylist()]) if scene_column else None
-    readers: list[Units] = []
-    for path, grid, raster in zip(scenes, grids, units, strict=True):
-        own = np.arange(len(numbers)) if stems is None else np.flatnonzero(stems == path.stem)
-        if not len(own):
-            raise TableError(
-                f"{rows} has no row whose '{scene_column}' is '{path.stem}', as scene {path} is called"
-            )
-        if len(np.unique(numbers[own])) < len(own):
-            raise TableError(
-                f"{rows}: units of scene {path.stem} come twice in column '{key}'; each needs one row"
-            )
-        readers.append(RasterUnits(raster, grid, numbers[own], own))
-    return _Laid(source, readers, None, grids[0].crs, grids, numbers)
-
-
-def _lay_polygons(path: Path, grids: list[Any], key: str, layer: str | None) -> _Laid:
-    import geopandas as gpd
-
-    from raremap.maps.zonal import PolygonUnits
-    from raremap.tabular.read import read_table
-
-    source = read_table(path, layer)
-    if path.suffix.lower() in (".parquet", ".geoparquet", ".pq"):
-        frame = gpd.read_parquet(path)
-    else:
-        frame = gpd.read_file(path, **({"layer": layer} if layer else {}))
-    if (
-        not isinstance(frame, gpd.GeoDataFrame)
-        or not frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"]).all()
-    ):
-        raise TableError(
-            f"{path} does not hold polygons in every row; units are rasters of numbers, or polygons"
-        )
-    if frame.crs is None and any(g.crs is not None for g in grids):
-        raise TableError(f"{path} has no CRS, the scenes have one; write it into the file")
-    shapes = []
-    for grid in grids:
-        moved = frame if grid.crs is None or frame.crs is None else frame.to_crs(grid.crs.to_wkt())
-        shapes.append(moved.geometry.to_numpy())
-    readers: list[Units] = [PolygonUnits(s, g) for s, g in zip(shapes, grids, strict=True)]
-    names = frame[key].to_numpy() if key in frame.columns else np.arange(len(frame))
-    return _Laid(source, readers, frame.geometry.to_numpy(), frame.crs, grids, names)
 
 
 def class_of(names: Sequence[str], name: str | None) -> int:
@@ -338,7 +225,7 @@ def _truth(source: Source, label: str, positive: str | None) -> tuple[np.ndarray
 
 
 def _asked(
-    bundle: Any, which: int, paths: list[Path], laid: _Laid, top: int, device: str, quiet: bool
+    bundle: Any, which: int, paths: list[Path], laid: Laid, top: int, device: str, quiet: bool
 ) -> tuple[Summary, np.ndarray]:
     """What the image model says of every unit, and the first scene that shows it (-1: none)."""
     from raremap.maps.stream import stream
@@ -369,7 +256,7 @@ def _asked(
     return zonal.summary(), scene_of
 
 
-def _groups(laid: _Laid, group: str | None, scene_of: np.ndarray, paths: list[Path]) -> np.ndarray:
+def _groups(laid: Laid, group: str | None, scene_of: np.ndarray, paths: list[Path]) -> np.ndarray:
     """The place of each row, by name."""
     if group is None:
         return np.array([*(p.stem for p in paths), ""])[scene_of]
@@ -401,100 +288,10 @@ def _unused(bundle: Any, places: np.ndarray) -> None:
         )
 
 
-_SCORES = ("fused", "image", "table")
-
-
 def _probabilities(
     fusion: Fusion, image: np.ndarray, table: np.ndarray, prior: float | None
 ) -> dict[str, np.ndarray]:
     from raremap.tabular.calibration import sigmoid
 
     logits = (fusion.logits(image, table), *fusion.sides(image, table))
-    return {name: sigmoid(z + fusion.moved(prior)) for name, z in zip(_SCORES, logits, strict=True)}
-
-
-def _centres(laid: _Laid, summary: Summary, scene_of: np.ndarray) -> np.ndarray:
-    """Where each unit is `[n, 2]`: a point in its polygon, or the mean of its pixels, in the CRS of its scene."""
-    import shapely
-
-    if laid.shapes is not None:
-        inside = shapely.point_on_surface(laid.shapes)
-        return np.column_stack([shapely.get_x(inside), shapely.get_y(inside)])
-    xy = np.full((len(scene_of), 2), np.nan)
-    for number, grid in enumerate(laid.grids):
-        own, t = scene_of == number, grid.transform
-        col, row = summary.col[own], summary.row[own]
-        xy[own] = np.column_stack([t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f])
-    return xy
-
-
-def _write_units(
-    out: Path, laid: _Laid, probs: dict[str, np.ndarray], alarms: Alarms, chosen: np.ndarray, summary: Summary,
-    scene_of: np.ndarray, paths: list[Path], key: str,
-) -> tuple[Path, Path]:  # fmt: skip
-    """units.csv of all, alarms.gpkg of the alarms, the surest first."""
-    import geopandas as gpd
-    import pandas as pd
-    import shapely
-
-    xy = _centres(laid, summary, scene_of)
-    frame = pd.DataFrame(
-        {
-            key: laid.key,
-            "scene": np.array([*(p.stem for p in paths), ""], object)[scene_of],
-            "x": xy[:, 0],
-            "y": xy[:, 1],
-            "pixels": summary.pixels,
-            **{f"p_{name}": p for name, p in probs.items()},
-            "alarm": alarms.fused.astype(np.int8),
-            "double_check": alarms.double_check.astype(np.int8),
-        }
-    )
-    units, target = out / "units.csv", out / "alarms.gpkg"
-    with written(units) as fresh:
-        frame.to_csv(fresh, index=False, float_format="%.10g")  # millimetres of a northing
-    shapes = laid.shapes if laid.shapes is not None else shapely.points(np.nan_to_num(xy))
-    # A unit that no scene shows has no place unless it is a polygon.
-    placed = chosen & (np.isfinite(xy).all(1))
-    if lost := int((chosen & ~placed).sum()):
-        warnings.warn(
-            f"{lost:,} alarms are of units that no scene shows; they stand in {units} alone",
-            RaremapWarning,
-            stacklevel=3,
-        )
-    order = np.flatnonzero(placed)[np.argsort(-probs["fused"][placed], kind="stable")]
-    crs = laid.crs.to_wkt() if laid.crs is not None else None
-    table = gpd.GeoDataFrame(frame.iloc[order].reset_index(drop=True), geometry=shapes[order], crs=crs)
-    kind = "Point" if laid.shapes is None else "MultiPolygon"
-    with written(target) as fresh:
-        fresh.unlink()  # GDAL wants no empty file
-        table.to_file(
-            fresh,
-            driver="GPKG",
-            layer="alarms",
-            engine="pyogrio",
-            geometry_type=kind,
-            promote_to_multi=kind != "Point",
-        )
-    return units, target
-
-
-def _write_map(
-    out: Path, scene: Path, grid: Any, units: Units, probs: dict[str, np.ndarray], quiet: bool
-) -> Path:
-    """Each unit's probabilities on the scene's grid, window by window."""
-    from raremap.maps.strips import strips
-    from raremap.scene.cog import CogWriter
-
-    target = out / f"{scene.stem}.fused.tif"
-    values = np.stack([probs[name] for name in _SCORES]).astype(np.float32)
-    values = np.concatenate([values, np.full((len(_SCORES), 1), np.nan, np.float32)], 1)  # row -1: no unit
-    tags = {"TIFFTAG_SOFTWARE": f"raremap {version('raremap')}"}
-    with (
-        CogWriter(target, grid, "float32", _SCORES, float("nan"), overviews="average", tags=tags) as writer,
-        progress(target.name, grid.height, quiet) as bar,
-    ):
-        for window in strips(grid, 32):
-            writer.write(window, values[:, units.read(window)])
-            bar.advance(window.height)
-    return target
+    return {name: sigmoid(z + fusion.moved(prior)) for name, z in zip(SCORES, logits, strict=True)}

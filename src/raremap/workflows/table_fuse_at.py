@@ -99,17 +99,13 @@ def table_fuse_at(
 
 
 def _units(path: Path, layer: str | None) -> GeoDataFrame:
-    import geopandas as gpd
-
     from raremap.tabular.read import read_table
+    from raremap.workflows.fuse_units import read_polygons
 
     read_table(path, layer)  # tells in one line what is wrong with the file
-    if path.suffix.lower() in (".parquet", ".geoparquet", ".pq"):
-        frame = gpd.read_parquet(path)
-    else:
-        frame = gpd.read_file(path, **({"layer": layer} if layer else {}))
-    if not isinstance(frame, gpd.GeoDataFrame) or frame.crs is None:
-        raise TableError(f"{path} holds no polygons with a CRS; units of a place need both")
+    frame = read_polygons(path, layer)
+    if frame.crs is None:
+        raise TableError(f"{path} has no CRS, which units of a place need; write it into the file")
     return frame
 
 

@@ -11,13 +11,14 @@ from raremap.tiles.holdout import among
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
+    from raremap.exported import Exported
     from raremap.tiles.catalog import Catalog
 
 # What one member has done with a tile counts more than what another has left alone.
 _FIRST = ("train", "monitor", "calibration", "dropped", "holdout", "test")
 
 
-def uses_for(bundle: Bundle | Ensemble, catalog: Catalog) -> tuple[np.ndarray, list[str]]:
+def uses_for(bundle: Bundle | Ensemble | Exported, catalog: Catalog) -> tuple[np.ndarray, list[str]]:
     """The use of each tile, `[N]`, and remarks.
 
     Of an ensemble a tile is for training if any member was trained on it, then for monitoring if any was monitored
@@ -33,12 +34,12 @@ def uses_for(bundle: Bundle | Ensemble, catalog: Catalog) -> tuple[np.ndarray, l
     return np.array(_FIRST, object)[ranks], remarks
 
 
-def members_of(bundle: Bundle | Ensemble) -> tuple[Bundle, ...]:
-    """The members of an ensemble; a bundle by itself."""
-    return getattr(bundle, "members", None) or (cast("Bundle", bundle),)
+def members_of(bundle: Bundle | Ensemble | Exported) -> tuple[Bundle | Exported, ...]:
+    """The members of an ensemble; a bundle or an exported one by itself."""
+    return getattr(bundle, "members", None) or (cast("Bundle | Exported", bundle),)
 
 
-def _of_one(bundle: Bundle, catalog: Catalog) -> tuple[np.ndarray, list[str]]:
+def _of_one(bundle: Bundle | Exported, catalog: Catalog) -> tuple[np.ndarray, list[str]]:
     from raremap.tiles.options import SplitOptions
     from raremap.tiles.splits import uses as uses_of
 
