@@ -205,6 +205,45 @@ def test_fused_results_are_files_tiles_and_pixels(client: TestClient, done: dict
     assert np.asarray(Image.open(io.BytesIO(tile.content)).convert("RGBA"))[..., 3].any()
 
 
+def test_a_fetched_scene_brings_the_slopes_that_units_lack(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's part, with a stand-in for the download: ground of 45 degrees everywhere."""
+    from tests.rasters import write
+
+    from raremap.ensembles import load_bundle
+    from raremap.serve import place
+    from raremap.serve.fusing import fuse_scene
+    from raremap.serve.models import described
+    from raremap.serve.units import ingest_units
+
+    def fetch(task: dict, *_: Any) -> Path:
+        assert task["dem"]
+        for name, value in (("dem", 300), ("slope", 45)):
+            write(tmp_path / "fetched" / "terrain" / f"{name}.tif", np.full((90, 120), value, np.float32))
+        return service.scene(tmp_path / "fetched" / "day.tif")
+
+    monkeypatch.setattr(place, "fetch", fetch)
+    path = tables.geopackage(
+        tmp_path / "u.gpkg", tables.units(rock=["marl", "schist"] * 2).drop(columns="slope")
+    )
+    ingest_units(path, tmp_path / "units.parquet", "u", tables.model().columns, "unit", 10, spare=["slope"])
+    task = {
+        "image": "m", "bbox": [1, 2, 3, 4], "date": "2024-07-01", "called": "the scene", "units_called": "u", "key": "unit",
+        "double_check": True, "landslide": "slide", "fusion": str(tables.save_fusion(tmp_path / "f.json")),
+    }  # fmt: skip
+    bundle = load_bundle(bundle_folder)
+    made = fuse_scene(
+        bundle, described(bundle, bundle_folder, "m"), tables.model(), task, tmp_path, lambda _: None
+    )
+    units = pd.read_csv(tmp_path / "units.csv")
+    expected = [probability(log_odds(45, rock)) for rock in ("marl", "schist", "marl", "schist")]
+    np.testing.assert_allclose(units["p_table"], expected, atol=1e-5)
+    assert made["least"] == pytest.approx([None, probability(-1.0), probability(0.5)])
+    assert made["fused"]["double_check"]
+    assert not (tmp_path / "fetched").exists()
+
+
 def test_units_elsewhere_are_refused_at_once(client: TestClient, scene: Path, tmp_path: Path) -> None:
     far = tables.geopackage(tmp_path / "u.gpkg", tables.units(origin=(5e5, 4.7e6)))
     answer = fuse(client, far.read_bytes(), scene)

@@ -37,13 +37,13 @@ def add_terrain(units: GeoDataFrame, names: Sequence[str], dem: Path, slope: Pat
 
     with open_image(dem) as reader:
         grid = reader.grid
+    assert grid.crs is not None, "the grid of a place has a CRS"
     units = units.to_crs(grid.crs.to_wkt())
     found = {kind: _zonal(units, grid, path) for kind, path in (("dem", dem), ("slope", slope))}
-    more = {}
     for name in names:
         kind, statistic = DERIVED[name]
-        more[name] = units.area.to_numpy() if kind == "ground" else found[kind][statistic]
-    return units.assign(**more)
+        units[name] = units.area.to_numpy() if kind == "ground" else found[kind][statistic]
+    return units
 
 
 def squares(grid: Grid, side_m: float) -> GeoDataFrame:
@@ -54,6 +54,7 @@ def squares(grid: Grid, side_m: float) -> GeoDataFrame:
     import geopandas as gpd
     import shapely
 
+    assert grid.crs is not None, "the grid of a place has a CRS"
     left, bottom, right, top = grid.bounds()
     across, down = max(1, round((right - left) / side_m)), max(1, round((top - bottom) / side_m))
     row, col = (a.ravel() for a in np.indices((down, across)))
