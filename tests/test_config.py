@@ -40,6 +40,8 @@ def test_a_built_in_scheme_by_name(tmp_path):
         ("loss: {kind: focl}\n", (), r"loss: .*'ce', 'ce_dice'"),
         ("decision: {metric: f_beta, of: slid}\n", (), r"decision\.of is 'slid', which is not a class; did you mean 'slide'"),
         ("split: {fold: 7}\n", (), r"split: fold 7 does not exist"),
+        ("outer: {classes: both}\n", (), r"outer\.classes 'both' moves the target .* balance uniform follows none"),
+        ("loss: {ce: 1, a: {kind: boundary}, b: {kind: boundary, clip: 5}}\n", (), r"boundary terms a, b differ in only or clip"),
         ("", ("steps",), r"override 'steps' is not of the form section\.key=value"),
         ("", ("out.x=1",), r"'out' is 'run', not a section"),
         ("preset: nothing\n", (), "no preset is called 'nothing'"),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import TypeAdapter
 
@@ -182,7 +182,7 @@ class Bundle:
                 )
             # The weights come from the bundle, so none are fetched.
             count = len(with_features(fields["bands"], fields["features"]))
-            module = options.bare().build(count, fields["scheme"].num_classes)
+            module = cast("nn.Module", options.bare().build(count, fields["scheme"].num_classes))
         try:
             module.load_state_dict(load_file(folder / _WEIGHTS))
         except RuntimeError as error:

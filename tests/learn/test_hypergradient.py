@@ -161,6 +161,27 @@ def test_sgd_moves_by_its_gradient_or_momentum(extra, moved):
     assert ahead.moves[0].tolist() == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.RMSprop([p], lr=0.01),
+        lambda p: torch.optim.RMSprop([p], lr=0.01, momentum=0.9),
+        lambda p: torch.optim.Adagrad([p], lr=0.01),
+    ],
+)
+def test_rmsprop_and_adagrad_are_looked_ahead_by_their_own_scale(make):
+    p = nn.Parameter(torch.tensor([1.0, 2.0]))
+    optimizer = make(p)
+    for grad in ([1.0, 0.1], [3.0, 0.2]):
+        before = p.detach().clone()
+        p.grad = torch.tensor(grad)
+        optimizer.step()
+    ahead = look_ahead(optimizer)
+    assert torch.allclose(ahead.moves[0], before - p.detach(), rtol=1e-4)
+    # A weight whose gradients are a tenth moves per unit of gradient about ten times as far.
+    assert float(ahead.rates[0][1] / ahead.rates[0][0]) > 5
+
+
 def test_a_gradient_that_is_but_rounding_does_not_take_over():
     _, optimizer = trained("batch", "adam")
     ahead = look_ahead(optimizer)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests import project
 
+from raremap.learn.outer import Outer
 from raremap.workflows.prepare import catalog_of
 from raremap.workflows.train import run
 
@@ -92,6 +93,7 @@ def test_an_outer_loop_moves_what_it_may_and_goes_on_where_it_stopped(folder, tm
     how = (
         *FAST,
         "loss={kind: hialf, weighting: outer, tau: null, terms: {ce: 1, dice: 1}}",
+        "balance={kind: mixture}",
         f"outer={{every: 2, warmup: 0, classes: {classes}, crops: 4, shrink: 0}}",
     )
 
@@ -114,6 +116,44 @@ def test_an_outer_loop_moves_what_it_may_and_goes_on_where_it_stopped(folder, tm
     assert ends[0]["outer"] == ends[1]["outer"]
     for key, value in ends[0]["network"].items():
         assert torch.equal(value, ends[1]["network"][key]), key
+
+
+def test_the_outer_loop_looks_at_monitor_crops_in_the_precision_of_the_training(
+    folder, tmp_path, monkeypatch
+):
+    seen, look = [], Outer._logits
+
+    def watched(self, batch, device):
+        seen.append(("prior" not in batch, torch.is_autocast_enabled(device.type)))
+        return look(self, batch, device)
+
+    monkeypatch.setattr(Outer, "_logits", watched)
+    how = (
+        *FAST,
+        "train.precision=bf16-mixed",
+        "train.steps=4",
+        "loss=ce_dice",
+        "outer={every: 2, warmup: 0, crops: 4}",
+    )
+    experiment = project.experiment(folder, tmp_path / "run", *how)
+    run(catalog_of(experiment, quiet=True), None, experiment, False, quiet=True)
+    # Crops of monitor places, then two perturbed passes.
+    assert seen == [(True, True), (False, False), (False, False)]
+    last = rows(tmp_path / "run")[-1]
+    assert float(last["outer/seconds"]) > 0
+    assert last["outer/skipped"] == "0"
+
+
+def test_whole_classes_train_a_network_of_several_resolutions(folder, tmp_path):
+    experiment = project.experiment(
+        folder,
+        tmp_path / "run",
+        *FAST,
+        "loss={focal: 1, iou: 1, center_ce: 1, boundary: 0.1}",
+        model={"kind": "unet", "width": 4, "depth": 2, "head": "multiresolution"},
+    )
+    training = run(catalog_of(experiment, quiet=True), None, experiment, False, quiet=True)
+    assert 0 < training.monitor_macro_f1 <= 1
 
 
 def test_a_network_of_several_resolutions_trains(folder, tmp_path):

@@ -270,6 +270,9 @@ def test_halves_are_of_places_and_both_hold_the_rare_class():
     assert counts[second, 1].sum() > 0
     alone = halves_of(np.array(["a", "a"]), counts[:2])
     assert [h.tolist() for h in alone] == [[0, 1], [0, 1]]
+    # Nothing can be drawn of a place without labels.
+    alone = halves_of(np.array(["a", "b"]), np.array([[90.0, 0], [0, 0]]))
+    assert [h.tolist() for h in alone] == [[0, 1], [0, 1]]
 
 
 def test_soft_batches_count_by_area():

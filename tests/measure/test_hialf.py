@@ -98,6 +98,24 @@ def test_frequency_leans_on_regions_where_classes_are_uneven() -> None:
 
 
 @pytest.mark.parametrize("weighting", ["fixed", "dwa", "uncertainty", "gradnorm", "frequency", "outer"])
+def test_what_the_outer_loop_perturbs_is_the_loss_that_trains(weighting) -> None:
+    torch.manual_seed(0)
+    of = objective(weighting, terms={"ce": 1, "dice": 3, "boundary": 2}, every=1, ramp=0.8)
+    maps = {"distance": torch.randn(2, 2, 6, 6)}
+    for step in range(4):
+        logits, mask = torch.randn(2, 2, 6, 6, requires_grad=True), torch.randint(0, 2, (2, 6, 6))
+        of.advance(step / 10)
+        of(logits, mask, **maps)
+        if weighting == "uncertainty":
+            with torch.no_grad():
+                of.balance.uncertainty += torch.tensor([0.3, -0.5, 0.2])
+    of.eval()
+    found = {k: float(v.detach()) for k, v in of(logits, mask, **maps).items() if k != "uncertainty"}
+    inner = of.inner(logits, mask, None, torch.ones(2), of.term_weights, **maps)
+    assert float(inner.detach()) == pytest.approx(sum(found.values()), rel=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "dwa", "uncertainty", "gradnorm", "frequency", "outer"])
 def test_a_training_that_goes_on_weighs_as_one_that_did_not_stop(weighting) -> None:
     torch.manual_seed(0)
     batches = [(torch.randn(2, 2, 6, 6), torch.randint(0, 2, (2, 6, 6))) for _ in range(9)]

@@ -110,6 +110,38 @@ def test_maps_reach_the_terms_that_ask_for_them() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({"boundary": {"only": [3]}}, "class number 3 in only, and classes are numbered 0 to 2"),
+        ({"boundary": {"only": [-1]}}, "class number -1 in only"),
+        ({"unified_focal": {"background": 3}}, "class number 3 in background"),
+        ({"focal": 0, "iou": 0}, "every term of the loss has the factor 0"),
+        ({"kind": "ce_dice", "ce": 0, "dice": 0}, "every term of the loss has the factor 0"),
+        ({"ce": {"weights": [0, 0, 0]}}, "all class weights are 0"),
+        ({"ce": {"weights": [-1, 1, 1]}}, "greater than or equal to 0"),
+        ({"ce": {"weights": ["inf", 1, 1]}}, "finite number"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(written, message) -> None:
+    with pytest.raises((ConfigError, ValueError), match=message):
+        loss_of(written).build(3)
+
+
+def test_a_term_with_the_factor_0_is_not_looked_at() -> None:
+    logits, shares = torch.randn(1, 3, 2, 2), torch.softmax(torch.randn(1, 3, 2, 2), 1)
+    objective = loss_of({"ce": 1, "lovasz": 0, "boundary": 0}).build(3)
+    assert objective.maps == ()
+    assert set(objective(logits, shares)) == {"ce"}  # the others have no meaning on fractions
+
+
+def test_a_class_that_is_named_twice_has_one_map() -> None:
+    assert loss_of({"boundary": {"only": ["b", 1, "c"]}}).build(3, names=("a", "b", "c")).boundary.only == (
+        1,
+        2,
+    )
+
+
 def test_weights_without_shares_are_refused() -> None:
     with pytest.raises(ConfigError, match="'ce' has weights 'ins'"):
         CrossEntropy(weights="ins").build(3)
@@ -123,6 +155,53 @@ def test_what_the_scores_take_for_granted() -> None:
     assert weighted.learned_prior(natural, delivered) == pytest.approx([0.5, 0.5])
     half = CrossEntropy(tau=0.5).build(2, natural=natural)
     assert half.learned_prior(natural, delivered) == pytest.approx([0.75, 0.25])  # sqrt(.9) : sqrt(.1)
+    regions = loss_of({"dice": {"weights": [1.0, 3.0]}, "ce": 1, "tau": None}).build(2, natural=natural)
+    assert regions.learned_prior(natural, delivered) == pytest.approx([0.75, 0.25])
+
+
+def test_boundaries_of_other_classes_do_not_share_a_map() -> None:
+    with pytest.raises(ValueError, match="the boundary terms every, rare differ in only or clip"):
+        loss_of({"every": {"kind": "boundary"}, "rare": {"kind": "boundary", "only": "rare"}})
+    loss_of({"one": {"kind": "boundary"}, "two": {"kind": "boundary"}})
+
+
+def test_terms_of_whole_classes_meet_the_largest_of_a_coarser_outputs_cells() -> None:
+    torch.manual_seed(0)
+    # Cells of four pixels: of class 0; of class 2 as far as it is labelled, a half; of nothing; of class 1 in the main.
+    shares = torch.tensor([[1.0, 0, 0], [0, 0, 0.5], [0, 0, 0], [0.25, 0.75, 0]]).T.view(1, 3, 1, 4)
+    mask, worth = torch.tensor([[[0, 2, 255, 1]]]), torch.tensor([[[1, 0.5, 0, 1]]])
+    logits, center = torch.randn(1, 3, 1, 4), torch.rand(1, 1, 4)
+    objective = loss_of({"ce": 1, "lovasz": 1, "center_ce": 1}).build(3)
+    found = objective.aside(logits, shares, center=center)
+    view = terms.View(logits, mask, worth=worth, center=center)
+    assert float(found["lovasz"]) == pytest.approx(float(terms.Lovasz().of(view)), rel=1e-6)
+    assert float(found["center_ce"]) == pytest.approx(float(terms.CenterCE().of(view)), rel=1e-6)
+    assert float(found["ce"]) == pytest.approx(float(terms.CrossEntropy()(logits, shares)), rel=1e-6)
+
+
+def test_ground_that_was_filled_does_not_come_in_the_shares_of_points() -> None:
+    torch.manual_seed(0)
+    logits, filled = torch.randn(1, 2, 6, 6), torch.randint(0, 2, (1, 6, 6))
+    points = torch.full_like(filled, 255)
+    points[0, 0, :2] = torch.tensor([0, 1])
+    # As many points of either class, of ground that holds one per cent of the second.
+    how = {"natural": np.array([0.99, 0.01]), "counts": np.array([[5, 5], [7, 7]])}
+    objective = loss_of({"ce": 1, "dice": 1}).build(2, **how)
+    found = objective(logits, points, torch.tensor([0.5, 0.5]), regions=filled)
+    assert float(found["dice"]) == pytest.approx(float(terms.Dice()(logits, filled)), rel=1e-6)
+    # A stream that shows twice as much of the second class as of the first, by its labels.
+    found = objective(logits, points, torch.tensor([1 / 3, 2 / 3]), regions=filled)
+    of = terms.Prior(torch.tensor([1 / 3, 2 / 3]), torch.tensor([0.5, 0.5]))
+    assert float(found["dice"]) == pytest.approx(float(terms.Dice()(logits, filled, prior=of)), rel=1e-6)
+
+
+def test_a_pixel_that_was_filled_counts_one_where_labels_have_weights() -> None:
+    torch.manual_seed(0)
+    logits, filled = torch.randn(1, 2, 1, 4), torch.tensor([[[0, 1, 1, 0]]])
+    labels, worth = torch.tensor([[[0, 1, 255, 255]]]), torch.tensor([[[3.0, 0.5, 0.0, 0.0]]])
+    found = loss_of({"dice": 1}).build(2)(logits, labels, regions=filled, worth=worth)
+    view = terms.View(logits, filled, worth=torch.tensor([[[3.0, 0.5, 1, 1]]]))
+    assert float(found["dice"]) == pytest.approx(float(terms.Dice().of(view)), rel=1e-6)
 
 
 def test_hialf_has_the_parts_of_its_source() -> None:

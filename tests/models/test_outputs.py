@@ -4,7 +4,7 @@ import torch
 from scipy.special import softmax
 
 from raremap.errors import TrainingError
-from raremap.measure.losses import CrossEntropy
+from raremap.measure.losses import CeDice, CrossEntropy
 from raremap.measure.terms import Lovasz
 from raremap.models.outputs import Outputs, image_loss, losses_of, truth_at
 
@@ -70,6 +70,26 @@ def test_each_output_meets_its_own_truth():
     assert terms["x0.5_ce"].item() == pytest.approx(by_hand, rel=1e-5)
     twice = torch.nn.functional.cross_entropy(fine, mask.repeat_interleave(2, 1).repeat_interleave(2, 2))
     assert terms["x2_ce"].item() == pytest.approx(twice.item(), rel=1e-5)
+
+
+def test_terms_of_regions_meet_the_ground_that_was_filled_at_every_output():
+    torch.manual_seed(0)
+    points = torch.full((1, 4, 4), 255)
+    points[0, 0, 0] = 1
+    heads = [torch.randn(1, 2, s, s) for s in (4, 4, 2, 8)]
+    out, loss = Outputs(heads[0], aux=(heads[1],), scales=(heads[2], heads[3])), CeDice().build(2)
+
+    def of(regions):
+        found = losses_of(out, loss, points, aside=loss.aside, regions=regions)
+        return {name: float(value) for name, value in found.items()}
+
+    nothing, filled = of(torch.full_like(points, 255)), of(torch.zeros_like(points))
+    for name in ("", "aux_", "x0.5_", "x2_"):
+        assert nothing[f"{name}ce"] == filled[f"{name}ce"] > 0
+        assert nothing[f"{name}dice"] == 0
+    for logits, name in ((heads[0], ""), (heads[2], "x0.5_"), (heads[3], "x2_")):
+        p = softmax(logits.numpy(), 1)[:, 0]
+        assert filled[f"{name}dice"] == pytest.approx(1 - 2 * p.sum() / (p.sum() + p.size), rel=1e-5)
 
 
 def test_a_term_that_needs_whole_classes_says_so_of_a_coarser_mask():

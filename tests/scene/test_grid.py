@@ -21,7 +21,7 @@ def test_grids_that_differ_by_less_than_a_hundredth_of_a_pixel_are_the_same():
     near = Grid(20, 30, UTM, Affine(10, 0, 400_000.05, 0, -10, 4_600_000))
     far = Grid(20, 30, UTM, Affine(10, 0, 400_001, 0, -10, 4_600_000))
     assert GRID.difference(near) is None
-    assert GRID.difference(far) == "another grid (shifted or scaled by 0.1 pixels)"
+    assert GRID.difference(far) == "another grid (shifted or scaled by 0.1 pixels), expected the same"
     assert Grid(20, 30).difference(GRID) is None
     assert Grid(20, 31).difference(GRID) == "size 31x20, expected 30x20"
 

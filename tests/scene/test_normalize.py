@@ -50,3 +50,14 @@ def test_constant_and_missing_pixels_are_told():
         fit(flat, ("a", "b"), NormalizeOptions())
     with pytest.raises(SceneError, match="no valid pixel"):
         fit([(np.ones((2, 3, 3)), np.zeros((3, 3), bool))], ("a", "b"), NormalizeOptions())
+
+
+def test_a_band_that_is_all_but_constant_is_not_stretched_by_its_percentiles():
+    edges = np.zeros((1, 100, 100))
+    edges[0, 0] = 1
+    valid = np.ones((100, 100), bool)
+    with pytest.raises(
+        SceneError, match=r"band 'canny' is 0 at percentile 2 and at 98 .* use minmax or standard"
+    ):
+        fit([(edges, valid)], ("canny",), NormalizeOptions(kind="percentile"))
+    assert fit([(edges, valid)], ("canny",), NormalizeOptions(kind="minmax")).scale == (1.0,)

@@ -109,12 +109,29 @@ def test_zero_as_nodata_means_all_bands_and_any_other_value_any_band(tmp_path):
     assert np.argwhere(~whole(open_image(high, nodata=0))[1]).tolist() == [[0, 0]]
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])  # radar in decibels has minus infinity
 @pytest.mark.parametrize("nodata", [None, np.nan, -9999.0])
-def test_nan_in_any_band_is_never_valid(tmp_path, nodata):
+def test_what_is_no_number_in_any_band_is_never_valid(tmp_path, nodata, odd):
     image = noise(2, 3, 4, np.float32)
-    image[1, 2, 3] = np.nan
+    image[1, 2, 3] = odd
     path = write(tmp_path / "a.tif", image, nodata=nodata)
     assert np.argwhere(~whole(open_image(path))[1]).tolist() == [[2, 3]]
+    layer = write(tmp_path / "layer.tif", image[1], nodata=nodata)
+    above = write(tmp_path / "above.tif", noise(1, 3, 4))
+    assert np.argwhere(~whole(open_image(above, layers={"vv": layer}))[1]).tolist() == [[2, 3]]
+
+
+def test_files_of_a_scene_with_two_values_of_no_data_are_told(tmp_path):
+    heights = noise(1, 3, 4, np.int16)
+    heights[0, 1, 1] = -9999
+    red = write(tmp_path / "red.tif", noise(1, 3, 4, np.int16), nodata=0)
+    dem = write(tmp_path / "dem.tif", heights, nodata=-9999)
+    with pytest.raises(SceneError, match=r"red\.tif has nodata 0, .*dem\.tif has -9999; .*scenes\.layers"):
+        open_image([red, dem])
+    assert np.argwhere(~whole(open_image([red, dem], nodata=-9999))[1]).tolist() == [[1, 1]]
+    assert np.argwhere(~whole(open_image(red, layers={"dem": dem}))[1]).tolist() == [[1, 1]]
+    plain = write(tmp_path / "plain.tif", noise(1, 3, 4, np.int16))
+    assert open_image([plain, dem]).nodata == -9999
 
 
 def test_an_alpha_band_is_validity_unless_a_name_is_given_to_it(tmp_path):

@@ -365,3 +365,26 @@ def test_quotas_are_whole_within_their_bounds_and_next_to_what_is_due(shares, ca
     assert (out >= 0).all()
     if abs(target.sum() - total) < 1e-9 and (target >= 0).all():
         assert abs(out - target).max() < 1
+
+
+@pytest.mark.parametrize("nodata", [-(2**31), 2**31 - 1, -1])
+def test_no_data_of_32_bits_is_left_out_and_takes_no_class_with_it(tmp_path, nodata):
+    # Their lowest 16 bits are those of the classes 0 and 65535.
+    array = patches(100, 100).astype(np.int32) - 1
+    array[:50, :50] = nodata
+    path = fine(tmp_path / "fine.tif", array, nodata=nodata)
+    found = rescale_labels(path, grid(10, 10), tmp_path / "out.tif", Mode(), threads=2)
+    bytes_ = fine(tmp_path / "bytes.tif", np.where(array == nodata, 255, array).astype(np.uint8), nodata=255)
+    same = rescale_labels(bytes_, grid(10, 10), tmp_path / "same.tif", Mode(), threads=2)
+    assert found.classes == same.classes
+    assert sorted(found.classes) == [0, 1, 2, 3]
+    assert (read(tmp_path / "out.tif")[:5, :5] == 255).all()
+
+
+def test_a_value_of_32_bits_that_is_no_class_is_named(tmp_path):
+    array = patches(100, 100).astype(np.int32)
+    array[3, 4] = -1
+    path = fine(tmp_path / "fine.tif", array)
+    with pytest.raises(LabelError, match=r"has value -1; classes are whole numbers in 0\.\.65534.*--ignore"):
+        rescale_labels(path, grid(10, 10), tmp_path / "out.tif", threads=2)
+    assert not (tmp_path / "out.tif").exists()

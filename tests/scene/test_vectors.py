@@ -112,6 +112,21 @@ def test_the_smallest_is_seen_unless_told_otherwise(tmp_path):
     assert counts(priority="rank") == [2500, 0, 0]
 
 
+@pytest.mark.parametrize("crs", [25831, 3857])
+def test_shapes_as_large_as_the_world_cover_the_scene(tmp_path, crs):
+    place = Affine(10, 0, 4e5, 0, -10, 4.6e6)
+    grid = Grid(90, 120, CRS.from_epsg(crs), place)
+    x, y = gpd.GeoSeries([Point(4e5 + 600, 4.6e6 - 450)], crs=crs).to_crs(4326).iloc[0].coords[0]
+    # Largest last, so that the file's order would show another one.
+    shapes = [box(x - 1e-3, y - 1e-3, x + 1e-3, y + 1e-3), box(-60, 10, 60, 80), box(-180, -90, 180, 90)]
+    path = layer(tmp_path / "a.gpkg", shapes, crs=4326, c=["slide", "land", "water"])
+    mask = mask_of(path, grid)
+    assert sorted(np.unique(mask.read(grid.window), return_counts=True)[0]) == [0, 2]
+    assert mask.read(Window(45, 60, 1, 1)).item() == 2
+    only = layer(tmp_path / "b.gpkg", shapes[2:], crs=4326, c=["water"])
+    assert (mask_of(only, grid).read(grid.window) == 1).all()
+
+
 def test_points_and_lines_lie_on_polygons(tmp_path):
     x, y = GRID.transform @ (7.5, 5.5)
     line = LineString([(x - 30, y), (x + 30, y)])

@@ -136,6 +136,17 @@ def test_landslide4sense_as_geotiffs(tmp_path):
     assert catalog.scene_names[test].tolist() == ["TestData/4"]
 
 
+def test_landslide4sense_divides_runs_of_files_and_not_single_tiles(tmp_path):
+    for i in range(1, 61):
+        picture(tmp_path / f"TrainData/img/image_{i}.tif", (14, 16, 16), range(1, 250), crs=None)
+        picture(tmp_path / f"TrainData/mask/mask_{i}.tif", (16, 16), (0, 1), crs=None)
+    catalog = catalog_of(experiment(tmp_path, "landslide4sense"))
+    place = dict(zip(catalog.scene_names, catalog.table["place"], strict=True))
+    assert len(set(place.values())) == 20
+    assert place["TrainData/7"] == place["TrainData/8"] == place["TrainData/9"] == "TrainData/files 7-9"
+    assert not (uses(catalog, warn=False) == "dropped").any()
+
+
 def test_a_stopped_conversion_goes_on(tmp_path):
     for i in (1, 2):
         tile(tmp_path / "l4s", "TrainData", i)
@@ -147,7 +158,7 @@ def test_a_stopped_conversion_goes_on(tmp_path):
     assert (first.stat().st_mtime_ns, second.read_bytes()) == (before, there)
 
 
-def test_tiles_that_are_not_landslide4sense(tmp_path):
+def test_tiles_that_are_not_landslide4sense(tmp_path, capfd):
     tile(tmp_path / "a", "TrainData", 1, bands=12)
     with pytest.raises(SceneError, match=r"image_1\.h5 'img' has shape \(128, 128, 12\), expected"):
         convert_landslide4sense(tmp_path / "a", tmp_path / "tif", quiet=True)
@@ -158,8 +169,9 @@ def test_tiles_that_are_not_landslide4sense(tmp_path):
     with pytest.raises(SceneError, match=r"image_1\.h5 has no readable 'img'"):
         convert_landslide4sense(tmp_path / "b", tmp_path / "tif", quiet=True)
     path.write_bytes(b"no")
-    with pytest.raises(SceneError, match=r"image_1\.h5 has no readable 'img'"):
+    with pytest.raises(SceneError, match=r"image_1\.h5 has no readable 'img' \(it is no HDF5 file\)"):
         convert_landslide4sense(tmp_path / "b", tmp_path / "tif", quiet=True)
+    assert "HDF5-DIAG" not in capfd.readouterr().err
     with pytest.raises(ConfigError, match=r"holds no \*/img/\*\.h5"):
         convert_landslide4sense(tmp_path, tmp_path / "tif", quiet=True)
 
@@ -201,11 +213,20 @@ class TestTorchgeo:
                 image = np.full((3, 16, 16), 10.0 * (i + 1), np.float32)
                 return {"image": image, "mask": np.eye(16, dtype=np.int64)}
 
+        class Odd(Little):
+            def __getitem__(self, i):
+                return {**super().__getitem__(i), "mask": np.eye(16, dtype=np.int64) - 1}
+
+        class Changes(Little):
+            def __getitem__(self, i):
+                return {**super().__getitem__(i), "image": np.ones((2, 3, 16, 16), np.float32)}
+
         class Scenes:
             pass
 
         module, sets = ModuleType("torchgeo"), ModuleType("torchgeo.datasets")
         sets.NonGeoDataset, sets.Little, sets.Scenes = NonGeoDataset, Little, Scenes
+        sets.Odd, sets.Changes = Odd, Changes
         module.datasets = sets
         monkeypatch.setitem(sys.modules, "torchgeo", module)
         monkeypatch.setitem(sys.modules, "torchgeo.datasets", sets)
@@ -227,6 +248,8 @@ class TestTorchgeo:
         for name, root, match in (
             ("Litle", "a", "no set 'Litle'; did you mean 'Little'"),
             ("Scenes", "a", "Scenes is of whole rasters"),
+            ("Odd", "a", "Odd has mask values -1 to 0, expected 0 to 255"),
+            ("Changes", "a", r"Changes gives images \(2, 3, 16, 16\) with masks \(16, 16\), expected"),
             ("Little", "nowhere", r"cannot be had \(RuntimeError: the network is away\)"),
         ):
             with pytest.raises(ConfigError, match=match):

@@ -178,6 +178,19 @@ def test_runs_of_files_count_nine_before_ten(tmp_path):
     assert {n for n, p in places.items() if p == "files 11-12"} == {"11", "12"}
 
 
+def test_runs_of_files_do_not_leave_their_places(tmp_path):
+    for part, last in (("test", 3), ("train", 12)):
+        for i in range(1, last + 1):
+            write(tmp_path / f"{part}/img/{i}.png", np.full((3, 16, 16), 9, np.uint8))
+            write(tmp_path / f"{part}/mask/{i}.png", np.ones((16, 16), np.uint8))
+    split = SplitOptions(places=1, block_files=2, test=["test"])
+    catalog = catalog_of(tmp_path, split, images="*/img/*.png", masks="*/mask/*.png")
+    places = places_of(catalog)
+    assert [places[f"test/{i}"] for i in (1, 2, 3)] == ["test/files 1-2", "test/files 1-2", "test/files 3-3"]
+    assert {n for n, p in places.items() if p == "train/files 9-10"} == {"train/9", "train/10"}
+    assert sorted(catalog.scene_names[uses(catalog, warn=False) == "test"]) == ["test/1", "test/2", "test/3"]
+
+
 def test_dates_without_coordinates_stay_together(tmp_path):
     for i in range(12):
         for date in ("20240401", "20240801"):

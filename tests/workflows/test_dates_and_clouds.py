@@ -94,6 +94,24 @@ def test_a_catalog_is_kept_as_long_as_dates_bands_and_clouds_are_the_same(
         assert after.fingerprint == before.fingerprint
 
 
+def test_a_catalog_is_made_anew_for_heights_in_another_folder(tmp_path):
+    project.make(tmp_path, scenes=3)
+    for path in sorted((tmp_path / "img").glob("*.tif")):
+        for folder in ("dem", "better"):
+            write(
+                tmp_path / folder / path.name,
+                np.zeros((64, 64), np.float32),
+                (4e5 + int(path.stem[1]) * 5000.0, 4.6e6),
+            )
+    scenes = {"root": str(tmp_path), "images": "img/*.tif", "masks": "mask/*.tif"}
+    for folder in ("dem", "better"):
+        given = {**scenes, "layers": {"dem": f"{folder}/*.tif"}}
+        catalog = workflow.catalog_of(
+            project.experiment(tmp_path, tmp_path / "run", scenes=given), quiet=True
+        )
+        assert catalog.scenes["s0"].layers == (("dem", str(tmp_path / folder / "s0.tif")),)
+
+
 @pytest.mark.filterwarnings("ignore::raremap.errors.RaremapWarning")  # of a class that no training place has
 def test_the_census_says_why_tiles_at_borders_are_left_out(tmp_path):
     project.make(tmp_path, scenes=3, size=256)

@@ -12,6 +12,7 @@ from tests.rasters import write
 
 from raremap.errors import CatalogError, OutputError
 from raremap.labels import LabelScheme
+from raremap.scene.raster import open_image
 from raremap.scene.sources import ScenesOptions
 from raremap.tiles.options import SplitOptions, TileOptions
 from raremap.tiles.prepare import prepare
@@ -108,6 +109,26 @@ def test_pixels_that_a_mask_band_calls_invalid_stay_invalid(tmp_path):
         assert (file.dataset_mask()[20:] == 255).all()
     with rasterio.open(tmp_path / "tiles/masks/a_0_0.tif") as file:
         assert (file.read(1)[:20, :20] == file.nodata).all()
+
+
+@pytest.mark.parametrize("nodata", [0, -9999])  # the second does not fit into a byte
+def test_pixels_that_a_layer_has_no_data_for_stay_invalid(tmp_path, nodata):
+    write(tmp_path / "img/a.tif", np.full((1, 64, 64), 7, np.uint8))
+    write(tmp_path / "mask/a.tif", np.ones((64, 64), np.uint8))
+    dem = np.full((64, 64), 200, np.uint8)
+    dem[:20, :20] = 255
+    write(tmp_path / "dem/a.tif", dem, nodata=255)
+    options = ScenesOptions(
+        root=str(tmp_path), images="img/*.tif", masks="mask/*.tif", layers={"dem": "dem/*.tif"}, nodata=nodata
+    )
+    split = SplitOptions(block_px=32)
+    export_tiles(
+        prepare(options, SCHEME, TileOptions(size=32), split, quiet=True), tmp_path / "tiles", quiet=True
+    )
+    with open_image(tmp_path / "tiles/images/a_0_0.tif") as tile:
+        assert tile.bands == ("band1", "dem")
+        valid = tile.read(tile.grid.window)[1]
+    assert (valid == (dem[:32, :32] != 255)).all()
 
 
 def test_sources_that_changed_are_not_exported(tmp_path, catalog):

@@ -24,6 +24,7 @@ from raremap.exported import Exported
 from raremap.labels import LabelScheme
 from raremap.maps.drawing import Drawing
 from raremap.maps.options import PredictOptions
+from raremap.scene.sources import ScenesOptions
 from raremap.workflows.export import export
 from raremap.workflows.predict import predict
 from raremap.workflows.predict_on_ray import Given
@@ -122,6 +123,19 @@ def test_several_scenes_in_the_precision_that_the_first_windows_settle(
     for name in ("scene", "small"):
         a, b = (pixels(tmp_path / folder / f"{name}.map.tif") for folder in ("one", "two"))
         assert a.tobytes() == b.tobytes()
+
+
+def test_a_scene_of_several_files_is_read_by_the_workers_as_here(
+    two: None, scene: Path, calls: Path, tmp_path: Path
+) -> None:
+    for i, band in enumerate(pixels(scene), start=1):
+        write(tmp_path / f"files/b{i}.tif", band, nodata=float("nan"))
+    files = ScenesOptions(
+        root=str(tmp_path / "files"), images="b1.tif", bands=["band1"], layers={"band2": "b2.tif"}
+    )
+    predict(bundle(calls), scene, tmp_path / "one.tif", device="cpu", quiet=True)
+    predict(bundle(calls), files, tmp_path / "two.tif", device="cpu", quiet=True, ray="auto", workers=2)
+    assert pixels(tmp_path / "one.tif").tobytes() == pixels(tmp_path / "two.tif").tobytes()
 
 
 def test_an_exported_model_maps_on_two_workers_what_it_maps_here(

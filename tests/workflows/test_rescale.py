@@ -14,6 +14,7 @@ import raremap as rm
 from raremap.cli import app
 from raremap.config import Experiment
 from raremap.errors import ConfigError, SceneError
+from raremap.scene.gdal import fingerprint
 from raremap.workflows.prepare import catalog_of, prepare
 
 
@@ -123,3 +124,31 @@ def test_from_python_with_a_named_scheme_and_wrong_options(tmp_path):
         rm.rescale(mask, image, tmp_path / "o.tif", method="mode", block=3)
     with pytest.raises(ConfigError, match="min_cover 7: input should be less"):
         rm.rescale(mask, image, tmp_path / "o.tif", min_cover=7)
+
+
+def test_a_fine_mask_that_was_changed_in_its_middle_is_rescaled_again(tmp_path):
+    ground(tmp_path, "a")
+    fine = np.ones((2560, 2560), np.uint8)  # more than the two MiB that a checksum is of
+    path = write(tmp_path / "mask" / "a.tif", fine, pixel=0.25)
+    exp = experiment(tmp_path, rescale={"kind": "mode"})
+    made = tmp_path / "run" / "labels" / "a.tif"
+    prepare(exp, quiet=True)
+    before = fingerprint(path)
+    with rasterio.open(path, "r+") as file:
+        file.write(np.full((40, 2560), 2, np.uint8), 1, window=((1280, 1320), (0, 2560)))
+    assert fingerprint(path) == before
+    prepare(exp, quiet=True)
+    with rasterio.open(made) as file:
+        assert (file.read(1)[32] == 2).all()
+
+
+def test_a_catalog_is_read_again_once_no_data_is_no_longer_set(tmp_path):
+    ground(tmp_path, "a")
+    image = np.full((1, 64, 64), 9, np.uint8)
+    image[:, :8] = 7
+    write(tmp_path / "img" / "a.tif", image)
+    labelled = [
+        catalog_of(experiment(tmp_path, rescale={"kind": "mode"}, nodata=nodata), quiet=True).counts.sum()
+        for nodata in (None, 7, 7.0, None)
+    ]
+    assert labelled == [4096, 4096 - 512, 4096 - 512, 4096]

@@ -85,8 +85,13 @@ def read_experiment(path: Path, overrides: list[str] | None, root: Path | None) 
     """The experiment of a file, with what the command line changes in it."""
     from raremap.config import Experiment
 
+    return Experiment.load(path, changes(overrides, root))
+
+
+def changes(overrides: list[str] | None, root: Path | None) -> list[str]:
+    """What `--set` and `--root` change, as overrides."""
     more = [f"scenes.root={json.dumps(str(root))}"] if root is not None else []
-    return Experiment.load(path, [*(overrides or []), *more])
+    return [*(overrides or []), *more]
 
 
 def show(result: Any, as_json: bool) -> None:

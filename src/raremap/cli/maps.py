@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,11 +14,14 @@ from raremap.cli.app import (
     JsonOption,
     QuietOption,
     RayOption,
+    RootOption,
     ScalesOption,
+    SetOption,
     TtaOption,
     WorkersOption,
     app,
     averaging,
+    changes,
     numbers,
     show,
 )
@@ -30,7 +34,16 @@ def predict(
         typer.Argument(metavar="BUNDLE", help="folder of a trained model or ensemble, or an exported .onnx"),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="map.tif, or a folder for several scenes")],
-    scenes: Annotated[list[str] | None, typer.Argument(metavar="SCENE...", help="scene files to map")] = None,
+    scenes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SCENE...", help="files, or YAML files whose scenes are mapped"),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", metavar="NAME=FILE", help="band in a file of its own; may be repeated"),
+    ] = None,
+    overrides: SetOption = None,
+    root: RootOption = None,
     probabilities: Annotated[
         Literal["float32", "uint8"] | None,
         typer.Option(help="also write a band a class: float32, or uint8 (0-250 = 0-1)"),
@@ -75,8 +88,12 @@ def predict(
 ) -> None:
     """Map whole scenes of any size: a COG with legend, CRS and nodata kept.
 
-    Example: raremap predict runs/naip/bundle scene.tif -o map.tif
+    Scenes of several files are told by a YAML file with a section scenes, such as an experiment's own (--set, --root).
+
+    Example: raremap predict runs/naip/bundle scene.tif -o map.tif --layer dem=heights.tif
     """
+    layers = _named_files(layer or ())
+    found = _scenes(scenes or (), overrides, root)
     if update is not None or watch is not None:
         beside = probabilities is not None or confidence or entropy or level or ray is not None
         if update is None or beside or bool(scenes) == (watch is not None):
@@ -87,12 +104,12 @@ def predict(
         given: dict[str, Any] = dict(
             margin=margin, date=date, clouds=clouds, argmax=argmax,
             cloud_values=numbers(cloud_values, "--cloud-values", int), window=window, overlap=overlap,
-            device=device, prior=prior, nodata=nodata, quiet=quiet, **averaging(tta, flips, scales),
+            device=device, prior=prior, nodata=nodata, quiet=quiet, layers=layers, **averaging(tta, flips, scales),
         )  # fmt: skip
         from raremap.workflows import renew
 
         if watch is None:
-            show(renew.renew(bundle, list(scenes or ()), update, out, **given), as_json)
+            show(renew.renew(bundle, found, update, out, **given), as_json)
         else:
             for result in renew.watch(bundle, watch, update, out, every, **given):
                 show(result, as_json)
@@ -102,8 +119,38 @@ def predict(
     from raremap.workflows.predict import predict as run
 
     result = run(
-        bundle, scenes, out, probabilities=probabilities, argmax=argmax, window=window, overlap=overlap,
+        bundle, found, out, probabilities=probabilities, argmax=argmax, window=window, overlap=overlap,
         device=device, prior=prior, nodata=nodata, quiet=quiet, confidence=confidence, entropy=entropy,
-        level=level, ray=ray, workers=workers, **averaging(tta, flips, scales),
+        level=level, ray=ray, workers=workers, layers=layers, **averaging(tta, flips, scales),
     )  # fmt: skip
     show(result, as_json)
+
+
+def _named_files(given: Sequence[str]) -> dict[str, str]:
+    """Files by name of `NAME=FILE`."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, sep, path = text.partition("=")
+        if not (name and sep and path) or name in found:
+            told = (
+                f"gives '{name}' twice"
+                if name in found
+                else "is not of the form NAME=FILE, such as dem=heights.tif"
+            )
+            raise typer.BadParameter(f"'{text}' {told}", param_hint="--layer")
+        found[name] = path
+    return found
+
+
+def _scenes(given: Sequence[str], overrides: list[str] | None, root: Path | None) -> list[Any]:
+    """Scenes as `predict` takes them, those of YAML files with what the command line changes in them."""
+    more = changes(overrides, root)
+    if not more:
+        return list(given)
+    from raremap.workflows.scenes import read_scenes, tells_scenes
+
+    if not any(map(tells_scenes, given)):
+        raise typer.BadParameter(
+            "--set and --root change a YAML file of scenes, and none is given", param_hint="SCENE..."
+        )
+    return [read_scenes(s, more) if tells_scenes(s) else s for s in given]

@@ -42,8 +42,8 @@ class Ahead:
 def look_ahead(optimizer: torch.optim.Optimizer) -> Ahead:
     """The step that the optimizer would make next by what it holds, over the parameters that have a gradient.
 
-    Rates are lr/(√v̂ + eps) where it keeps v, a moving mean of squared gradients (Adam and its kin), and lr
-    elsewhere (SGD). √v̂ is at least a ten-thousandth of its root mean square. It moves by rate times its mean gradient:
+    Rates are lr/(√v̂ + eps) where it keeps v, a mean or sum of squared gradients (Adam and its kin, RMSprop, Adagrad), and
+    lr elsewhere (SGD). √v̂ is at least a ten-thousandth of its root mean square. It moves by rate times its mean gradient:
     that is at hand, costs no pass, and is less noisy than the gradient of one batch, which alone would carry
     Adam several times too far. Weight decay is left out; it does not depend on the loss.
     """
@@ -60,24 +60,29 @@ def look_ahead(optimizer: torch.optim.Optimizer) -> Ahead:
         else float(group["lr"]) / (square.sqrt().clamp(min=least) + group["eps"])
         for (p, group), square in zip(owned, squares, strict=True)
     ]
-    means = [_mean(p, optimizer.state[p], group) for p, group in owned]
-    return Ahead([p for p, _ in owned], rates, [r * m for r, m in zip(rates, means, strict=True)])
+    moves = [_move_of(p, optimizer.state[p], group, r) for (p, group), r in zip(owned, rates, strict=True)]
+    return Ahead([p for p, _ in owned], rates, moves)
 
 
 def _mean_square(kept: dict[str, Any], group: dict[str, Any]) -> Tensor | None:
-    """Adam's v̂ of a parameter, or None where the optimizer keeps none."""
+    """Adam's v̂ of a parameter, RMSprop's v or Adagrad's sum, or None where the optimizer keeps none."""
     square = kept.get("max_exp_avg_sq", kept.get("exp_avg_sq"))
-    return None if square is None else square / (1 - group["betas"][1] ** float(kept["step"]))
+    if square is None:
+        return kept.get("square_avg", kept.get("sum"))
+    return square / (1 - group["betas"][1] ** float(kept["step"]))
 
 
-def _mean(p: Tensor, kept: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    """The mean gradient that the optimizer goes by: Adam's m̂, SGD's momentum, else the last gradient."""
+def _move_of(p: Tensor, kept: dict[str, Any], group: dict[str, Any], rate: Tensor) -> Tensor:
+    """The rate times the mean gradient that the optimizer goes by: Adam's m̂, SGD's momentum, else the last gradient."""
     if "exp_avg" in kept:
-        return kept["exp_avg"] / (1 - group["betas"][0] ** float(kept["step"]))
+        return rate * (kept["exp_avg"] / (1 - group["betas"][0] ** float(kept["step"])))
     found = kept.get("momentum_buffer")
-    found = p.grad if found is None else found
-    assert found is not None
-    return found
+    if found is not None:
+        return (
+            float(group["lr"]) * found
+        )  # RMSprop's has been divided by the root already, and SGD's has none
+    assert p.grad is not None
+    return rate * p.grad
 
 
 def hypergradient(

@@ -62,7 +62,7 @@ class Outer:
         With `bf16` the monitor crops go through the network in it; the perturbed passes never do.
         """
         self._options, self._network, self._optimizer = options, network, optimizer
-        self._inner, self._monitor, self._bf16 = inner, monitor, bf16
+        self._inner, self._monitor, self.bf16 = inner, monitor, bf16
         self._classes, self._steps = num_classes, steps
         self._terms = torch.tensor(tuple(terms), dtype=torch.float64)
         reach = np.ones(num_classes)
@@ -165,7 +165,7 @@ class Outer:
         """Class-balanced cross-entropy of raw logits: the mean over the classes present of each class's mean."""
         weight = torch.where(counts > 0, 1 / (counts * (counts > 0).sum()).clamp(min=1e-12), 0.0)
         for crop in crops:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=False):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
                 logits = self._logits(crop, device)
             mask = crop["mask"].to(device)
             yield F.cross_entropy(logits.float(), mask, weight.float(), ignore_index=IGNORE, reduction="sum")
@@ -238,13 +238,13 @@ def halves_of(places: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.nd
     """Row numbers of the two halves of the monitor tiles, for their places `[N]` and class counts `[N, K]`.
 
     A place is in one half. Those that hold most of a class are dealt first, each to the half that has less of what it
-    holds, so that both hold as many classes as can be. A single place is both halves.
+    holds, so that both hold as many classes as can be. A single place with labels is both halves.
     """
     names, of = np.unique(places, return_inverse=True)
-    if len(names) < 2:
-        return np.arange(len(places)), np.arange(len(places))
     held = np.zeros((len(names), counts.shape[1]))
     np.add.at(held, of, counts)
+    if (held.sum(1) > 0).sum() < 2:
+        return np.arange(len(places)), np.arange(len(places))
     held /= np.maximum(held.sum(0), 1e-12)
     has = np.zeros((2, counts.shape[1]))
     half = np.zeros(len(names), np.int64)

@@ -111,8 +111,8 @@ class TrainingRun:
 
         def inner(logits: Tensor, batch: dict[str, Tensor], classes: Tensor, terms: Tensor) -> Tensor:
             factors = terms if loss.learns_terms else loss.term_weights
-            prior = batch["prior"].mean(0)
-            return loss.inner(logits, truth_of(batch), prior, classes, factors, **maps_of(batch))
+            truth, prior, regions = truth_of(batch), batch["prior"].mean(0), self.task.regions(batch)
+            return loss.inner(logits, truth, prior, classes, factors, regions, **maps_of(batch))
 
         self.task.outer = Outer(
             options if loss.learns_terms else options.model_copy(update={"terms": False}),
@@ -124,7 +124,6 @@ class TrainingRun:
             self._train.steps,
             loss.term_weights.tolist(),
             objects,
-            self._bf16,
         )
         if options.classes in ("stream", "both") and self._follower is None:
             self._follower = Follower(self._stream.plan, self._names)
@@ -164,6 +163,8 @@ class TrainingRun:
         share = (team.rank, team.size)
         loader = TrainBatches(samples, first, t.steps, t.batch_size, workers, on_gpu, every, share)
         self._bf16 = self._choose_bf16(samples)
+        if self.task.outer is not None:
+            self.task.outer.bf16 = self._bf16
         columns = [
             "step",
             "loss",
@@ -285,11 +286,12 @@ class TrainingRun:
             self._called_off = not self._watch(step, scores)
 
     def _outside(self) -> dict[str, float]:
-        """What the outer loop has set: factors of classes and, of a plain sum, weights of its terms."""
-        if self.task.outer is None:
+        """What the outer loop has set (factors of classes and, of a plain sum, weights of its terms), and what it cost."""
+        outer, loss = self.task.outer, self._loss
+        if outer is None:
             return {}
-        loss = self._loss
-        out = {f"factor/{n}": float(f) for n, f in zip(self._names, loss.class_factors, strict=True)}
+        out = {"outer/seconds": round(outer.seconds, 2), "outer/skipped": outer.skipped}
+        out |= {f"factor/{n}": float(f) for n, f in zip(self._names, loss.class_factors, strict=True)}
         if loss.balance is None and loss.learns_terms:
             out |= {f"lambda/{n}": float(x) for n, x in zip(loss.names, loss.term_weights, strict=True)}
         return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import lightning
@@ -64,12 +63,12 @@ class SegmentationTask(lightning.LightningModule):
         result = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
         logits = Outputs.of(result).logits
         self.loss.advance(self.step / self._steps)
-        filled = None if self.extra is None else self.extra.filled(batch)
-        regions = None if filled is None else truth_of(batch, filled)
+        regions = self.regions(batch)
         terms = losses_of(
             result,
-            partial(self.loss, regions=regions),
+            self.loss,
             truth,
+            regions=regions,
             aside=self.loss.aside,
             maps=maps_of(batch),
             pool=self.loss.pool,
@@ -88,6 +87,11 @@ class SegmentationTask(lightning.LightningModule):
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._summed += 1
         return total
+
+    def regions(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """The truth of terms of regions, where it is not the batch's own."""
+        filled = None if self.extra is None else self.extra.filled(batch)
+        return None if filled is None else truth_of(batch, filled)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the step, move the rate, and hand over to `after_step`."""

@@ -49,7 +49,7 @@ class ClassMap:
     def _table(self) -> np.ndarray:
         """Class index of each stored value; `_ODD` where the legend has none."""
         table = np.full(1 << 16, _ODD, np.int32)
-        table[[v & 0xFFFF for v in self.file.unlabelled if -32768 <= v <= 65535]] = NONE
+        table[list(self.file.blanks)] = NONE
         table[list(self.values)] = np.arange(len(self.values))
         return table
 

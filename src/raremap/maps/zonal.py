@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from affine import Affine
 
 from raremap.errors import SceneError
 from raremap.scene.grid import Grid
@@ -60,20 +61,17 @@ class PolygonUnits:
         """As `Units` says; of overlapping polygons the last."""
         import shapely
         from rasterio.features import rasterize
-        from rasterio.windows import Window as RioWindow
-        from rasterio.windows import transform
 
         near = np.sort(self._tree.query(shapely.box(*self._grid.bounds(window))))
         if not len(near):
             return np.full((window.height, window.width), -1, np.int64)
-        place = transform(
-            RioWindow(window.col_off, window.row_off, window.width, window.height), self._grid.transform
-        )  # type: ignore[call-arg]
+        place = self._grid.transform * Affine.translation(window.col_off, window.row_off)
         # Small numbers, for rasterize has no int64 in older GDAL.
         drawn = rasterize(
             [(self._shapes[i], k + 1) for k, i in enumerate(near)], (window.height, window.width),
             fill=0, transform=place, dtype="int32",
         )  # fmt: skip
+        assert drawn is not None
         return np.where(drawn > 0, near[drawn - 1], -1)
 
 

@@ -36,8 +36,6 @@ class Hybrid(nn.Module):
         super().__init__()
         self._o, count = options, len(parts)
         factors = torch.tensor([p.factor for p in parts])
-        if factors.sum() <= 0:
-            raise ConfigError("every term of the loss has the factor 0; give one of them more")
         self._total = float(factors.sum())
         self._ramped = torch.tensor([p.term.kind == "boundary" for p in parts])
         if options.weighting == "frequency":
@@ -63,7 +61,7 @@ class Hybrid(nn.Module):
             self._look(values.detach())
         if self.uncertainty is not None:
             s = self.uncertainty.clamp(-_LIMIT, _LIMIT)
-            factors = self.base * self._ramp(values)
+            factors = self.base * self.ramp(values)
             return 0.5 * factors * torch.exp(-s) * values, {"uncertainty": 0.5 * (factors * s).sum()}
         scaled = self.scaled(values)
         if self.training and self._o.weighting == "gradnorm" and self._due() and logits.requires_grad:
@@ -71,20 +69,24 @@ class Hybrid(nn.Module):
         return self.current().to(values.device) * scaled, {}
 
     def scaled(self, values: Tensor) -> Tensor:
-        """Terms `[T]` on their own scale."""
-        return values / self.scale
+        """Terms `[T]` on the scale that they are weighed on: their own, but that of `uncertainty` is theirs as they are."""
+        return values if self.uncertainty is not None else values / self.scale
 
     @property
     def follows_outer(self) -> bool:
         """Whether λ is for the outer loop to set."""
         return self._o.weighting == "outer"
 
+    @property
+    def weights(self) -> Tensor:
+        """λ `[T]` as it is now, but for the ramp."""
+        if self.uncertainty is None:
+            return self.lam
+        return 0.5 * self.base * torch.exp(-self.uncertainty.detach().clamp(-_LIMIT, _LIMIT))
+
     def current(self) -> Tensor:
         """λ `[T]` as it is now, the ramp included."""
-        if self.uncertainty is not None:
-            s = self.uncertainty.detach().clamp(-_LIMIT, _LIMIT)
-            return 0.5 * self.base * torch.exp(-s) * self._ramp(s)
-        return self.lam * self._ramp(self.lam)
+        return self.weights * self.ramp(self.lam)
 
     def set(self, weights: Tensor) -> None:
         """Take λ `[T]` from outside (the outer loop); they are brought to the sum of the factors."""
@@ -98,7 +100,8 @@ class Hybrid(nn.Module):
         """Back to what `get_extra_state` gave."""
         self._seen = int(state["seen"])
 
-    def _ramp(self, like: Tensor) -> Tensor:
+    def ramp(self, like: Tensor) -> Tensor:
+        """How far each term has grown in, `[T]` from 0 to 1."""
         grown = 1.0 if self._o.ramp == 0 else min(1.0, self.done / self._o.ramp)
         return torch.where(self._ramped.to(like.device), grown, 1.0)
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from raremap.errors import ConfigError, nearest
 from raremap.measure import terms
-from raremap.measure.terms import Boundary, Term, Terms
+from raremap.measure.terms import Boundary, Term, Terms, UnifiedFocal
 from raremap.measure.weights import Weights, class_weights
 from raremap.options import Options
 
@@ -34,8 +34,8 @@ class _Loss(Options):
     Cross-entropy works on `logits + log π̂ − (1 − tau)·log π`, π̂ the class shares that it receives (those of
     the stream times the class weights) and π the natural ones: 0 learns the natural posterior whatever the
     stream and the weights are, 1 balanced scores. With null it works on plain logits, and the stream moves the
-    map. Region terms work on plain logits, with each pixel counting as its class does on natural ground
-    (natural over stream shares) unless `tau` is null.
+    map. Terms of regions and boundaries, and log_cosh, work on plain logits, with each pixel counting as its class
+    does on natural ground (natural over stream shares) unless `tau` is null.
     """
 
     tau: float | None = Field(default=0.0, ge=0, le=1)
@@ -69,16 +69,26 @@ class _Loss(Options):
         """The loss of a training of `num_classes` classes: a module with its state.
 
         Class `shares` `[K]` are those of the stream, which class weights follow from (some from `counts`
-        `[N, K]` of the tiles); `natural` `[K]` those of the training places, which the prior needs. Raises
+        `[N, K]` of the tiles); `natural` `[K]` those of the training places, which the prior needs. Terms with
+        the factor 0 are left out. Raises
         `ConfigError` where a term names a class that is none, or weights have nothing to follow from.
         """
         from raremap.measure.objective import Objective
 
+        if not any(p.factor for p in self.parts().values()):
+            raise ConfigError("every term of the loss has the factor 0; give one of them more")
         parts = {
-            n: p.model_copy(update={"term": named(p.term, names, rare)}) for n, p in self.parts().items()
+            n: p.model_copy(update={"term": named(p.term, names, rare, num_classes)})
+            for n, p in self.parts().items()
+            if p.factor > 0
         }
         weights = {n: _weights(n, p.term, num_classes, shares, counts) for n, p in parts.items()}
-        return Objective(parts, num_classes, weights, self.tau, natural, self._balance(parts, natural))
+        labels = (
+            None if counts is None or counts.ndim < 2 or counts.sum() == 0 else counts.sum(0) / counts.sum()
+        )
+        return Objective(
+            parts, num_classes, weights, self.tau, natural, self._balance(parts, natural), labels
+        )
 
     def _balance(self, parts: dict[str, Part], natural: np.ndarray | None) -> Any:
         """What weighs the terms while training, or None for a plain sum."""
@@ -126,6 +136,16 @@ class _Named(_Loss):
         if not isinstance(data, Mapping) or not isinstance(data.get("terms"), Mapping):
             return data
         return {**data, "terms": {name: _part(name, value) for name, value in data["terms"].items()}}
+
+    @model_validator(mode="after")
+    def _one_distance(self) -> _Named:
+        boundaries = {n: p.term for n, p in self.terms.items() if isinstance(p.term, Boundary)}
+        if len({(t.only, t.clip) for t in boundaries.values()}) > 1:
+            raise ValueError(
+                f"the boundary terms {', '.join(boundaries)} differ in only or clip, and a sample has the distances of "
+                "one of them; make those equal, or leave all but one out"
+            )
+        return self
 
     def parts(self) -> dict[str, Part]:
         """The terms as named."""
@@ -209,8 +229,10 @@ def written_out(loss: Any) -> Any:
     return {"kind": "sum", "terms": by_name} | {k: v for k, v in loss.items() if k == "tau"}
 
 
-def named(term: Term, names: Sequence[str], rare: Sequence[int]) -> Term:
-    """The term with the classes that it names as numbers."""
+def named(term: Term, names: Sequence[str], rare: Sequence[int], num_classes: int) -> Term:
+    """The term with the classes that it names as numbers; raises `ConfigError` for one that is none."""
+    if isinstance(term, UnifiedFocal):
+        _check_number("unified_focal", "background", term.background, num_classes)
     if not isinstance(term, Boundary) or term.only is None:
         return term
     only: list[int] = []
@@ -220,11 +242,20 @@ def named(term: Term, names: Sequence[str], rare: Sequence[int]) -> Term:
                 f"loss term 'boundary' names '{one}', which is not a class; {nearest(one, list(names))}"
             )
         only.append(names.index(one) if isinstance(one, str) else one)
+        _check_number("boundary", "only", only[-1], num_classes)
     if not only:
         raise ConfigError(
             "loss term 'boundary' is of the rare classes, and none is rare; set only: null for all"
         )
-    return term.model_copy(update={"only": tuple(only)})
+    return term.model_copy(update={"only": tuple(dict.fromkeys(only))})
+
+
+def _check_number(term: str, option: str, number: int, num_classes: int) -> None:
+    if not 0 <= number < num_classes:
+        raise ConfigError(
+            f"loss term '{term}' has the class number {number} in {option}, and classes are numbered 0 to "
+            f"{num_classes - 1} in the order of labels.classes"
+        )
 
 
 def _part(name: str, value: Any) -> Any:

@@ -36,7 +36,9 @@ class Objective(nn.Module):
         tau: float | None,
         natural: np.ndarray | None,
         balance: Hybrid | None,
+        counted: np.ndarray | None = None,
     ) -> None:
+        """`natural` class shares `[K]` of the ground; `counted` those of its labels, where they are others."""
         super().__init__()
         self.names, self.num_classes, self.tau = tuple(parts), num_classes, tau
         self.options = {name: part.term for name, part in parts.items()}
@@ -54,6 +56,9 @@ class Objective(nn.Module):
             self.register_buffer(f"weights_{name}", _tensor(weights[name]), persistent=False)
         self.natural: Tensor | None
         self.register_buffer("natural", None if natural is None else _tensor(natural), persistent=False)
+        self.counted: Tensor | None
+        counted = natural if counted is None else counted
+        self.register_buffer("counted", None if counted is None else _tensor(counted), persistent=False)
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -79,9 +84,12 @@ class Objective(nn.Module):
 
     def view(self, logits: Tensor, target: Tensor, prior: Tensor | None = None, **maps: Tensor) -> View:
         """A batch as the terms see it, with the class shares `[K]` of its stream."""
-        known = self.tau is not None and prior is not None and self.natural is not None
-        of = Prior(prior, self.natural, self.tau) if known else None  # pyright: ignore[reportArgumentType]
+        of = self._prior(prior, self.natural)
         return View(logits, target, prior=of, pool=self.pool, **maps)  # pyright: ignore[reportArgumentType]
+
+    def _prior(self, stream: Tensor | None, natural: Tensor | None) -> Prior | None:
+        known = self.tau is not None and stream is not None and natural is not None
+        return Prior(stream, natural, self.tau) if known else None  # pyright: ignore[reportArgumentType]
 
     def forward(
         self,
@@ -96,29 +104,61 @@ class Objective(nn.Module):
         Logits `[B, K, H, W]`; target a class index `[B, H, W]` or fractions `[B, K, H, W]`. Terms of regions look at
         `regions` instead where it is given.
         """
-        view = self.view(logits, target, prior, **maps)
-        filled = view if regions is None else self.view(logits, regions, prior)
-        values = torch.stack(
-            [
-                self._terms[n].of(filled if self.options[n].region else view, self.class_weights(n))
-                for n in self.names
-            ]
-        )
+        return self._weighed(self._views(logits, target, prior, regions, maps), logits)
+
+    def aside(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        prior: Tensor | None = None,
+        regions: Tensor | None = None,
+        **maps: Tensor,
+    ) -> dict[str, Tensor]:
+        """The same of a further output of the network, without keeping any statistic of it.
+
+        Where the truth are fractions, as that of a coarser output, terms that have no meaning on them
+        meet the largest class of each cell; it counts as much as there is labelled of the cell.
+        """
+        training = self.training
+        self.eval()
+        try:
+            views = self._views(logits, target, prior, regions, maps)
+            hard = {n: v for n, v in views.items() if self.options[n].hard and not v.hard}
+            whole = {v: _whole(v) for v in set(hard.values())}  # terms of one view share its softmax
+            return self._weighed(views | {n: whole[v] for n, v in hard.items()}, logits)
+        finally:
+            self.train(training)
+
+    def _views(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        prior: Tensor | None,
+        regions: Tensor | None,
+        maps: Mapping[str, Tensor],
+    ) -> dict[str, View]:
+        """What each term looks at, by name.
+
+        Ground that was filled counts 1 where labels have weights. The shares that points come in say nothing of it, so
+        that what a stream shows more of is told by labels alone: those of the stream beside all that there are.
+        """
+        view = filled = self.view(logits, target, prior, **maps)
+        if regions is not None:
+            worth = maps.get("worth")
+            if worth is not None:
+                labelled = target != IGNORE if target.ndim == 3 else target.nan_to_num(0).sum(1) > 0
+                worth = worth.where(labelled, 1)
+            of = self._prior(prior, self.counted)
+            filled = View(logits, regions, prior=of, pool=self.pool, worth=worth)
+        return {n: filled if term.region else view for n, term in self.options.items()}
+
+    def _weighed(self, views: Mapping[str, View], logits: Tensor) -> dict[str, Tensor]:
+        """The terms by name, each of what it looks at, weighed."""
+        values = torch.stack([self._terms[n].of(views[n], self.class_weights(n)) for n in self.names])
         if self.balance is not None:
             weighed, more = self.balance(values, logits, self.pool)
             return dict(zip(self.names, weighed.unbind(), strict=True)) | more
         return dict(zip(self.names, (self.factors * values).unbind(), strict=True))
-
-    def aside(
-        self, logits: Tensor, target: Tensor, prior: Tensor | None = None, **maps: Tensor
-    ) -> dict[str, Tensor]:
-        """The same of a further output of the network, without keeping any statistic of it."""
-        training = self.training
-        self.eval()
-        try:
-            return self(logits, target, prior, **maps)
-        finally:
-            self.train(training)
 
     def inner(
         self,
@@ -127,24 +167,27 @@ class Objective(nn.Module):
         prior: Tensor | None,
         classes: Tensor,
         terms: Tensor,
+        regions: Tensor | None = None,
         **maps: Tensor,
     ) -> Tensor:
         """The loss with other class factors `[K]` and term weights `[T]`, differentiable by them; it changes nothing here."""
         training = self.training
         self.eval()
         try:
-            view = self.view(logits, target, prior, **maps)
+            views = self._views(logits, target, prior, regions, maps)
             values = torch.stack(
-                [self._terms[n].of(view, self.class_weights(n, classes)) for n in self.names]
+                [self._terms[n].of(views[n], self.class_weights(n, classes)) for n in self.names]
             )
-            return ((values if self.balance is None else self.balance.scaled(values)) * terms).sum()
+            if self.balance is not None:
+                values = self.balance.scaled(values) * self.balance.ramp(values)
+            return (values * terms).sum()
         finally:
             self.train(training)
 
     @property
     def term_weights(self) -> Tensor:
         """What the terms are multiplied by now, `[T]`, beside their scale and a ramp."""
-        return self.factors if self.balance is None else self.balance.lam
+        return self.factors if self.balance is None else self.balance.weights
 
     @property
     def learns_terms(self) -> bool:
@@ -189,10 +232,12 @@ class Objective(nn.Module):
         """The class shares `[K]` that the scores take for granted.
 
         Of natural class shares, and of those of the pixels that the loss received: without a prior in the loss
-        it is these, times the class weights of the first term that has some.
+        it is these, times the class weights of the first term of pixels that has some: those of regions are of a
+        mean over classes, and move no score by themselves.
         """
         if self.tau is None:
-            first = next((w for w in map(self.class_weights, self.names) if w is not None), None)
+            pixelwise = (self.class_weights(n) for n in self.names if not self.options[n].region)
+            first = next((w for w in pixelwise if w is not None), None)
             shares = delivered if first is None else delivered * first.double().cpu().numpy()
         else:
             shares = np.where(natural > 0, np.where(natural > 0, natural, 1.0) ** (1 - self.tau), 0.0)
@@ -222,3 +267,18 @@ def maps_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _tensor(values: np.ndarray | None) -> Tensor:
     return torch.tensor(np.asarray(values), dtype=torch.float32)
+
+
+def _whole(view: View) -> View:
+    """A view of fractions as one of the largest class of each cell."""
+    share, index = view.fractions.sum(1), view.fractions.max(1).indices
+    return View(
+        view.logits,
+        index.where(share > 0, IGNORE),
+        prior=view.prior,
+        distance=view.distance,
+        edge=view.edge,
+        center=view.center,
+        worth=share,
+        pool=view.pool,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +21,7 @@ class EffectiveNumber(Options):
     beta: float = Field(default=0.9999, ge=0, lt=1)
 
 
-Weights = WeightKind | EffectiveNumber | tuple[float, ...]
+Weights = WeightKind | EffectiveNumber | tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...]
 """A kind of weights, or the weights themselves, one a class."""
 
 
@@ -46,6 +46,8 @@ def class_weights(weights: Weights, shares: np.ndarray, counts: np.ndarray | Non
     if isinstance(weights, tuple):
         if len(weights) != len(shares):
             raise ConfigError(f"{len(weights)} class weights are given for {len(shares)} classes")
+        if not any(weights):
+            raise ConfigError("all class weights are 0, so that no pixel counts; give one of them more")
         return np.asarray(weights, np.float64)
     kind = weights.kind if isinstance(weights, EffectiveNumber) else weights
     present = shares > 0

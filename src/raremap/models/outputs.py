@@ -62,6 +62,7 @@ def losses_of(
     auxiliary: float = AUXILIARY,
     image: float = 1.0,
     pool: Callable[[Tensor], Tensor] | None = None,
+    regions: Tensor | None = None,
     **given: Any,
 ) -> dict[str, Tensor]:
     """Terms whose sum is the loss of everything that a network returned, by name.
@@ -72,19 +73,22 @@ def losses_of(
     image-level head meets the classes that the mask holds, by binary cross-entropy, times `image`.
     `mask` is a class index `[B, H, W]` or fractions `[B, K, H, W]`; `maps` are those of
     `raremap.batches.distance`. With `aside` that is the loss of all but the logits themselves: one that keeps
-    no statistic of what it is given. `pool` sums over the shares of a batch, as the loss may do by itself.
+    no statistic of what it is given. `regions` is a truth of its own for terms of regions, which the losses are given at
+    each size beside the other. `pool` sums over the shares of a batch, as the loss may do by itself.
     """
     out, maps = Outputs.of(result), dict(maps or {})
     aside = aside or loss
-    terms = dict(loss(out.logits, mask, **maps, **given))
+    filled = {} if regions is None else {"regions": regions}
+    terms = dict(loss(out.logits, mask, **maps, **filled, **given))
     for i, logits in enumerate(out.aux):
-        more = aside(logits, mask, **maps, **given)
+        more = aside(logits, mask, **maps, **filled, **given)
         terms |= {f"aux{_nth(i)}_{name}": auxiliary * value for name, value in more.items()}
     for logits in out.scales:
         size = (logits.shape[-2], logits.shape[-1])
         scale = 2.0 ** round(math.log2(logits.shape[-1] / mask.shape[-1]))
         truth = truth_at(mask, size, logits.shape[1])
         around = {name: _map_at(name, values, size, scale) for name, values in maps.items()}
+        around |= {name: truth_at(values, size, logits.shape[1]) for name, values in filled.items()}
         terms |= {f"x{scale:g}_{name}": v for name, v in aside(logits, truth, **around, **given).items()}
     if out.image is not None:
         terms["image"] = image * image_loss(out.image, mask, pool)

@@ -181,9 +181,11 @@ def _distribution(rows: Rows, i: int) -> str:
             top = top[count[top] > 0]
             axes.bar(range(len(top)), 100 * hits[top] / count[top], color=_POSITIVE, width=0.7)
             axes.axhline(100 * y.mean(), color=INK, lw=0.8, ls=":")
-            turn = {"rotation": 60, "ha": "right"} if max(len(rows.categories[i][k]) for k in top) > 3 else {}
+            turn: dict[str, Any] = (
+                {"rotation": 60, "ha": "right"} if max(len(rows.categories[i][k]) for k in top) > 3 else {}
+            )
             axes.set_xticks(
-                range(len(top)), [_short(rows.categories[i][k], 14) for k in top], fontsize=8, **turn
+                range(len(top)), [_short(str(rows.categories[i][k]), 14) for k in top], fontsize=8, **turn
             )
             axes.set_ylabel("% positive")
         return svg_of(figure, f"distribution{i}")

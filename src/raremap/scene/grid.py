@@ -50,7 +50,8 @@ class Grid:
         for col, row in ((0, 0), (self.width, 0), (0, self.height), (self.width, self.height)):
             x, y = to_other @ (col, row)
             if abs(x - col) > tolerance or abs(y - row) > tolerance:
-                return f"another grid (shifted or scaled by {max(abs(x - col), abs(y - row)):.3g} pixels)"
+                off = max(abs(x - col), abs(y - row))
+                return f"another grid (shifted or scaled by {off:.3g} pixels), expected the same"
         return None
 
     def bounds(self, window: Window | None = None) -> tuple[float, float, float, float]:

@@ -20,6 +20,8 @@ from raremap.scene.grid import Grid
 from raremap.scene.window import Window
 
 _PIECE_BYTES = 4 << 20
+# What stands for the unlabelled pixels of numbers of 32 bits and more, whose own values may not fit 16.
+_BLANK = 65535
 _TAG = re.compile(r"class_(\d+)")
 
 
@@ -55,6 +57,17 @@ class LabelFile:
     def name(self, value: int) -> str:
         """The name of a class: its own, or its value."""
         return self.names.get(value, str(value))
+
+    @property
+    def blanks(self) -> tuple[int, ...]:
+        """The unlabelled values as `pieces` gives them."""
+        return (_BLANK,) if self.dtype.itemsize > 2 else tuple(v & 0xFFFF for v in self._held)
+
+    @property
+    def _held(self) -> list[int]:
+        """The unlabelled values that the file's type holds."""
+        kind = np.iinfo(self.dtype)
+        return [v for v in self.unlabelled if kind.min <= v <= kind.max]
 
     def pieces(self, window: Window) -> Iterator[tuple[Window, np.ndarray]]:
         """The pixels of a window in pieces of whole block rows, as unsigned numbers of 8 or 16 bits."""
@@ -102,11 +115,18 @@ class LabelFile:
             file = self._local.file = open_file(self.path)
             self._open.append(file)
         raw = read_window(file, 1, piece, out=out)
-        if self.dtype.itemsize > 2 and raw.size:
-            for value in (int(raw.min()), int(raw.max())):
-                if not -32768 <= value <= 65535:
-                    raise LabelError(f"{self.path} has value {value}; classes are whole numbers in 0..65535")
-        return by_bits(raw)
+        return by_bits(raw) if self.dtype.itemsize <= 2 else self._narrowed(raw)
+
+    def _narrowed(self, raw: np.ndarray) -> np.ndarray:
+        """Numbers of 32 bits and more in 16; raises `LabelError` for one that is neither a class nor unlabelled."""
+        blank = np.isin(raw, self._held)
+        odd = ~blank & ((raw < 0) | (raw >= _BLANK))
+        if odd.any():
+            raise LabelError(
+                f"{self.path} has value {raw[odd][0]}; classes are whole numbers in 0..{_BLANK - 1}, "
+                "name it with --ignore where it means no data"
+            )
+        return np.where(blank, _BLANK, raw).astype(np.uint16)
 
     def values(self, found: np.ndarray) -> np.ndarray:
         """Source values of the unsigned ones that were met; raises `LabelError` for one that is no class."""

@@ -108,5 +108,11 @@ def fit(
     else:
         if options.kind == "percentile":
             low, high = np.percentile(np.concatenate(sample, 1), (options.low, options.high), axis=1)
+            if (flat := low == high).any():
+                i = int(flat.argmax())
+                raise SceneError(
+                    f"band '{bands[i]}' is {low[i]:g} at percentile {options.low:g} and at {options.high:g} of the "
+                    "training pixels and cannot be stretched between them; use minmax or standard"
+                )
         shift, scale = low, 1 / np.maximum(high - low, 1e-12)
     return Normalization(options.kind, tuple(shift.tolist()), tuple(scale.tolist()))

@@ -99,7 +99,7 @@ class ImageReader:
 
         `out` is an array of that shape and dtype to read into.
 
-        A pixel is invalid where a band is NaN, where any band has the nodata value (for nodata 0: where
+        A pixel is invalid where a band is NaN or infinite, where any band has the nodata value (for nodata 0: where
         all bands are 0, since single zeros are ordinary dark pixels), where a layer has its own, or where an
         alpha band or mask says so.
         """
@@ -216,9 +216,9 @@ class ImageReader:
         valid = self._own_valid(image)
         for i, nodata in self._layers.items():
             if np.issubdtype(self.dtype, np.floating):
-                valid &= ~np.isnan(image[i])
+                valid &= np.isfinite(image[i])
             if nodata is not None:
-                valid &= image[i] != self.dtype.type(nodata)
+                valid &= image[i] != nodata
         return valid
 
     def _own_valid(self, image: np.ndarray) -> np.ndarray:
@@ -226,7 +226,7 @@ class ImageReader:
         valid = np.ones(image.shape[1:], bool)
         if np.issubdtype(self.dtype, np.floating):
             for i in self._own:
-                valid &= ~np.isnan(image[i])
+                valid &= np.isfinite(image[i])
         if self.nodata is None or np.isnan(self.nodata) or not self._own:
             return valid
         if self.nodata == 0:
@@ -251,7 +251,8 @@ def open_image(
     Bands are called as `names` says (one for each stored band, alpha bands not counted), else as the
     file describes them, else red, green and blue where the file says so, else band1, band2 … `bands`
     picks some by name, in that order. `layers` are files of one band each, called as their keys, that follow the
-    image's bands. Raises `SceneError`.
+    image's bands. Raises `SceneError`, also where the files have several nodata values and `nodata` does not
+    say which one counts.
 
     Many files with a fourth band of near infrared call it alpha (GDAL's default for four bands): where
     `names` or the file's own description names it, it is an image band.
@@ -262,6 +263,7 @@ def open_image(
     where: list[tuple[int, int]] = []
     masks: list[tuple[int, int]] = []
     dtypes: list[np.dtype] = []
+    tagged: dict[float, Path_] = {}
     grid: Grid | None = None
     named = True
     for i, path in enumerate(paths):
@@ -271,8 +273,8 @@ def open_image(
                 grid = here
             elif differs := here.difference(grid):
                 raise SceneError(f"{path} has {differs} like {paths[0]}; the files of a scene share one grid")
-            if nodata is None:
-                nodata = file.nodata
+            if file.nodata is not None:
+                tagged.setdefault(file.nodata, path)
             numbers = []
             for number, interpretation in zip(file.indexes, file.colorinterp, strict=True):
                 text = (file.descriptions[number - 1] or "alpha").lower()
@@ -291,6 +293,15 @@ def open_image(
             where += [(i, number) for number in numbers]
             dtypes += [np.dtype(file.dtypes[number - 1]) for number in numbers]
     assert grid is not None
+    known = [value for value in tagged if not np.isnan(value)]
+    if nodata is None and len(known) > 1:
+        one, other = known[:2]
+        raise SceneError(
+            f"{tagged[one]} has nodata {one:g}, {tagged[other]} has {other:g}; the files of a scene share one value: "
+            "give it as scenes.nodata, or the second file as a layer (scenes.layers), which has its own"
+        )
+    if nodata is None:
+        nodata = next(iter(known or tagged), None)
     shown = ", ".join(str(p) for p in paths[:2]) + (" …" if len(paths) > 2 else "")
     if names is not None:
         if len(names) != len(where):

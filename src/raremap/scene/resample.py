@@ -271,7 +271,7 @@ def _histogram(
     total = np.zeros(1 << 16, np.int64)
     for one in in_order(pool, count, parts, 2 * workers):
         total += one
-    total[[v % (1 << 16) for v in source.unlabelled]] = 0
+    total[list(source.blanks)] = 0
     met = np.flatnonzero(total)
     return dict(zip(source.values(met).tolist(), total[met].tolist(), strict=True))
 

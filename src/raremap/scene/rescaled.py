@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from raremap.jobs import Progress, Silent
 from raremap.labels import LabelScheme
-from raremap.scene.gdal import fingerprint, grid_of, opened
+from raremap.scene.gdal import fingerprint, grid_of, modified, opened
 from raremap.scene.grid import Grid
 from raremap.scene.options import RescaleOptions
 from raremap.scene.raster import open_image
@@ -64,7 +64,14 @@ def _settled(
 
 
 def _stamp(mask: str, grid: Grid, options: RescaleOptions, scheme: LabelScheme) -> str:
-    parts = [fingerprint(mask), grid.to_dict(), options.model_dump(), scheme.model_dump(mode="json")]
+    # The time sees what was written in the middle of a large file.
+    parts = [
+        fingerprint(mask),
+        modified(mask),
+        grid.to_dict(),
+        options.model_dump(),
+        scheme.model_dump(mode="json"),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -21,6 +21,8 @@ _MANY_CORNERS = 2000
 # Windows looked at to say how much ground several classes claim, and their side in pixels.
 _LOOKS, _LOOK = 64, 512
 _FINE_PIXELS = 1 << 24
+# Shapes of another CRS that reach so many times the scene's size beyond it are cut there first.
+_FAR = 8
 
 
 class VectorMask:
@@ -131,6 +133,8 @@ class VectorMask:
         shapes = self._in_pixels(found)
         keys = [found.order]
         if self.options.order == "area":  # large before small, polygons before lines before points
+            if self._elsewhere:  # both may have been cut to the same surroundings
+                keys.append(-shapely.area(found.shape))
             keys += [-shapely.area(shapes), -shapely.get_dimensions(shapes)]
         on_top = np.lexsort([*keys, found.priority])
         return shapes[on_top], found.index[on_top].astype(np.uint8)
@@ -159,8 +163,8 @@ class VectorMask:
 
         shapes = found.shape
         if self._elsewhere:
-            shapes = shapely.transform(shapes, self._reproject)
-            lost = ~np.isfinite(shapely.bounds(shapes)).all(1)
+            shapes = shapely.transform(self._near(shapes), self._reproject)
+            lost = ~(np.isfinite(shapely.bounds(shapes)).all(1) | shapely.is_empty(shapes))
             if lost.any():
                 raise SceneError(
                     f"{self.layer}: feature {found.order[lost][0]} reaches where the scene's CRS "
@@ -168,6 +172,17 @@ class VectorMask:
                 )
         a, b, c, d, e, f = tuple(~self.grid.transform)[:6]
         return shapely.transform(shapes, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f))
+
+    def _near(self, shapes: np.ndarray) -> np.ndarray:
+        """The shapes, cut where they reach far beyond the scene: of a continent's corners few have a place in its CRS."""
+        import shapely
+
+        low, high = np.array(self._ground(self.grid.window)).reshape(2, 2)
+        reach = _FAR * (high - low).max()
+        low, high = low - reach, high + reach
+        bounds = shapely.bounds(shapes)
+        far = (bounds[:, :2] < low).any(1) | (bounds[:, 2:] > high).any(1)
+        return _clipped(shapes, far, (*low, *high)) if np.isfinite(reach) else shapes
 
     @property
     def _elsewhere(self) -> bool:
@@ -277,12 +292,17 @@ def _cut(shapes: np.ndarray, window: Window) -> np.ndarray:
     """Shapes with very many corners cut to a little more than the window."""
     import shapely
 
-    many = np.flatnonzero(shapely.get_num_coordinates(shapes) > _MANY_CORNERS)
-    if not len(many):
-        return shapes
-    shapes = shapes.copy()
     box = (window.col_off - 2, window.row_off - 2, window.col_end + 2, window.row_end + 2)
-    for i in many:
+    return _clipped(shapes, shapely.get_num_coordinates(shapes) > _MANY_CORNERS, box)
+
+
+def _clipped(shapes: np.ndarray, which: np.ndarray, box: tuple[float, ...]) -> np.ndarray:
+    """Shapes, some of them cut to a box (left, bottom, right, top); the array itself where none is."""
+    import shapely
+
+    if which.any():
+        shapes = shapes.copy()
+    for i in np.flatnonzero(which):
         try:
             shapes[i] = shapely.clip_by_rect(shapes[i], *box)
         except shapely.GEOSException:  # one that became invalid on the way to the grid is burned whole

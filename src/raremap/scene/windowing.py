@@ -118,7 +118,7 @@ class Windowing:
             rows = self.alignment.axis(0, window.row_off, window.height)
             cols = self.alignment.axis(1, window.col_off, window.width)
             if rows.whole and cols.whole:
-                counter = CellCounter(rows[:2], cols[:2], self.labels.unlabelled)
+                counter = CellCounter(rows[:2], cols[:2], self.labels.blanks)
                 source = self.alignment.source_window(window)
                 with bounded_cache():
                     for piece, raw in self.labels.bands(source, rows.end):
@@ -135,7 +135,7 @@ class Windowing:
         room = max(ROOM, min(CLASSES, len(self.labels.names)))
         while True:
             counts = empty_counts(
-                window.height, window.width, room, lookup_table(self.labels.unlabelled),
+                window.height, window.width, room, lookup_table(self.labels.blanks),
                 isinstance(self.options, Weighted),
             )  # fmt: skip
             count = self._counter(window, counts)

@@ -21,7 +21,7 @@ from rasterio.warp import transform, transform_bounds
 from raremap.errors import RaremapError, SceneError
 from raremap.scene.gdal import bounded_cache, only, short
 from raremap.serve.tiff import Header, read_header
-from raremap.workflows.predict import open_bands
+from raremap.workflows.scenes import scene_file
 
 ALONE: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -78,7 +78,7 @@ def looked_at(
         raise SceneError(f"{name} cannot be opened as a GeoTIFF ({_told(error, path, name)})") from None
     try:
         with rasterio.Env(**ALONE), only("GTiff"):
-            open_bands(bands, path, None)
+            scene_file(path, bands)
     except RaremapError as error:
         raise type(error)(str(error).replace(str(path), name)) from None
     except _FAULTS as error:

@@ -106,7 +106,7 @@ class _Reader:
 
     def numbers(self, at: int, count: int, kind: str) -> np.ndarray:
         """Numbers of a kind such as "u4"."""
-        dtype = np.dtype(kind).newbyteorder(self.order)
+        dtype = np.dtype(self.order + kind)
         return np.frombuffer(self.bytes(at, count * dtype.itemsize), dtype)
 
     def number(self, at: int, kind: str) -> int:

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from raremap.errors import TableError, nearest
+
+pc: Any = pyarrow.compute  # its functions are made when it is loaded; checkers of types do not see them
 
 FEW = 12
 """Whole numbers of no more distinct values are named in the report: they may be codes."""
@@ -137,7 +139,7 @@ class Found:
 
         Raises `TableError` where that leaves none.
         """
-        empty: np.ndarray = np.isnan(values).all(0, keepdims=True)[0]
+        empty = np.asarray(np.isnan(values).all(0))
         if not empty.any():
             return self, values
         gone = {

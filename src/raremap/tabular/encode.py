@@ -30,7 +30,7 @@ class Encoder:
         """The encoder of these rows; categorical columns are flagged wherever they miss some."""
         counts = tuple(len(c.categories) for c in columns)
         numeric = [i for i, k in enumerate(counts) if not k]
-        gaps = np.isnan(values).any(0)
+        gaps = np.asarray(np.isnan(values).any(0))
         flagged = tuple(i for i in range(len(counts)) if gaps[i] and (fill or counts[i]))
         medians = None
         if fill:

@@ -83,14 +83,14 @@ def _estimator(options: Options, seed: int) -> Estimator:
 
         return HistGradientBoostingClassifier(
             learning_rate=options.learning_rate, max_iter=options.iterations, max_leaf_nodes=options.leaves,
-            min_samples_leaf=options.min_leaf, l2_regularization=options.l2, early_stopping=False, random_state=seed,
+            min_samples_leaf=options.min_leaf, l2_regularization=options.l2, early_stopping=False, random_state=seed,  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
     if isinstance(options, Forest):
         from sklearn.ensemble import RandomForestClassifier
 
         return RandomForestClassifier(
             options.trees, min_samples_leaf=options.min_leaf, random_state=seed, n_jobs=-1,
-            max_features="sqrt" if options.features == "sqrt" else None,
+            max_features="sqrt" if options.features == "sqrt" else None,  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
     from sklearn.linear_model import LogisticRegression
 

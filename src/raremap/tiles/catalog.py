@@ -18,6 +18,7 @@ from raremap.scene.clouds import ClearMask, CloudReader, CloudRecord
 from raremap.scene.gdal import fingerprint
 from raremap.scene.grid import Grid
 from raremap.scene.layers import VectorOptions, files_of
+from raremap.scene.layout import open_source
 from raremap.scene.maskfile import WeightReader, open_weights
 from raremap.scene.masks import Mask, open_labels
 from raremap.scene.raster import ImageReader, open_image
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import geopandas as gpd
+
+    from raremap.scene.sources import ScenesOptions, SceneSource
 
 _KEY = b"raremap"
 COLUMNS = [
@@ -72,6 +75,28 @@ class SceneRecord:
     clouds: CloudRecord | None = None
     layers: tuple[tuple[str, str], ...] = ()
     fractions: bool = False
+
+    @classmethod
+    def of(cls, source: SceneSource, scenes: ScenesOptions) -> SceneRecord:
+        """The record of a scene's files, which are opened; without a fingerprint. Raises `SceneError`."""
+        image, names, clouds = open_source(source, scenes)
+        with image:
+            return cls(
+                images=source.images,
+                mask=source.mask,
+                names=names,
+                bands=image.bands,
+                nodata=image.nodata,
+                grid=image.grid,
+                fingerprint="",
+                groups=source.groups,
+                vector=scenes.vector,
+                weights=source.weights,
+                site=source.site,
+                date=source.date,
+                clouds=clouds,
+                layers=source.layers,
+            )
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from raremap.jobs import tracked
 Sections = dict[str, Any]
 
 _RGB = ["red", "green", "blue"]
+_RUN = 50
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _PICTURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
 
@@ -126,11 +128,13 @@ LANDSLIDE4SENSE_BANDS = (*(f"B{i}" for i in range(1, 13)), "slope", "dem")
 
 
 def landslide4sense(root: Path) -> Sections:
-    """Landslide4Sense as `convert_landslide4sense` wrote it. The tiles have no place; parts with masks are one use each.
+    """Landslide4Sense as `convert_landslide4sense` wrote it; where the official test is there with its masks it is the test.
 
-    Where the official test is there with its masks it is the test.
+    The tiles have no place on the ground. Neighbours in the list are likely neighbours there, so runs of `_RUN` (of a
+    small part of the set: shorter ones) are the places that training, monitor and calibration divide among them.
     """
     _expect(root, "landslide4sense", "*/img/*.tif", "*/mask/*.tif")
+    longest = max(len(list(part.glob("mask_*.tif"))) for part in root.glob("*/mask"))
     sections: Sections = {
         "scenes": {
             "root": str(root),
@@ -141,9 +145,10 @@ def landslide4sense(root: Path) -> Sections:
         },
         "labels": "landslide",
         "tiles": {"size": 128},
+        "split": {"places": 1, "block_files": max(1, min(_RUN, longest // 20))},
     }
     if _has(root, "TestData/mask/*.tif"):
-        sections["split"] = {"places": 1, "within": 128, "test": ["TestData"]}
+        sections["split"]["test"] = ["TestData"]
     return sections
 
 
@@ -220,8 +225,18 @@ def torchgeo(name: str, root: Path, out: str | Path, quiet: bool = False) -> Sec
             sample = samples[i]
             if "image" not in sample or "mask" not in sample:
                 raise ConfigError(f"torchgeo's {name} gives {', '.join(sample)}, expected image and mask")
-            _write(mask, np.asarray(sample["mask"]).squeeze().astype(np.uint8)[None])
-            _write(image, _stored(np.asarray(sample["image"])))
+            classes_of, bands = np.asarray(sample["mask"]).squeeze(), np.asarray(sample["image"])
+            if classes_of.shape != bands.shape[1:]:
+                raise ConfigError(
+                    f"torchgeo's {name} gives images {bands.shape} with masks {classes_of.shape}, expected bands of "
+                    "the mask's height and width"
+                )
+            if classes_of.min() < 0 or classes_of.max() > 255:
+                raise ConfigError(
+                    f"torchgeo's {name} has mask values {classes_of.min()} to {classes_of.max()}, expected 0 to 255"
+                )
+            _write(mask, classes_of.astype(np.uint8)[None])
+            _write(image, _stored(bands))
     sections: Sections = {
         "scenes": {"root": str(out), "images": "*/img/*.tif", "masks": "*/mask/*.tif"},
         "split": {"places": 1, "within": 1 << 20},
@@ -246,6 +261,11 @@ def _hdf5(path: Path, key: str) -> np.ndarray:
     import rasterio
     from rasterio.errors import RasterioError
 
+    with path.open("rb") as plain:  # HDF5's library would print its own account of another file, page by page
+        if plain.read(8) != _SIGNATURE:
+            raise SceneError(
+                f"{path} has no readable '{key}' (it is no HDF5 file); is the download complete?"
+            )
     try:
         with rasterio.open(f'HDF5:"{path}"://{key}') as file:
             array = file.read()

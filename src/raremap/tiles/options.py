@@ -89,7 +89,8 @@ class SplitOptions(Options):
     a CRS, or read from `places`: a JSON or CSV file (file name, stem or scene name → place), or the
     number of the wildcard of `scenes.images` whose text is the place, or "touching": scenes whose
     footprints touch or overlap, directly or through others, are one place. Data with no geography are
-    divided by `block_files`: runs of that many scenes in the order of their file names (10 after 9).
+    divided by `block_files`: runs of that many scenes in the order of their file names (10 after 9), with
+    `places` inside each of these.
     Without any of them every scene is a place (all its dates, and what overlaps it, with it) where there are
     at least ten, else a place is a block of two tiles. Files of a mosaic that has coordinates but no CRS are
     one place where they touch, if that leaves ten places.
@@ -133,8 +134,11 @@ class SplitOptions(Options):
             )
         if self.fold == "holdout" and self.holdout is None:
             raise ValueError("fold is 'holdout', but no place is held out; name them in split.holdout")
-        if sum(v is not None for v in (self.places, self.block_m, self.block_px, self.block_files)) > 1:
-            raise ValueError("give one of places, block_m, block_px and block_files")
+        blocks = sum(v is not None for v in (self.block_m, self.block_px, self.block_files))
+        if blocks > 1 or (self.places is not None and (self.block_m or self.block_px)):
+            raise ValueError(
+                "give one of places, block_m, block_px and block_files (or places with block_files)"
+            )
         if self.buffer_m is not None and self.buffer_px is not None:
             raise ValueError("give one of buffer_m and buffer_px")
         return self

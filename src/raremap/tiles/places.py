@@ -59,12 +59,14 @@ def _places(catalog: Catalog, split: SplitOptions, root: str | None) -> np.ndarr
     elif split.places is not None:
         by_scene = _from_wildcard(catalog, split.places)
     elif split.block_files is not None:
-        by_scene = _runs(catalog, split.block_files)
+        by_scene = dict.fromkeys(catalog.scenes, "")
     else:
         check_comparable(catalog)
         if len(set(catalog.sites)) < _MANY:
             return _default_blocks(catalog)
         by_scene = _of_sites(catalog)
+    if split.block_files is not None:
+        by_scene = _runs(catalog, by_scene, split.block_files)
     places = np.array([by_scene[scene] for scene in catalog.scene_names], object)
     if split.within is not None:
         sites = np.array([f"{p}/{s}" for p, s in zip(places, catalog.sites, strict=True)], object)
@@ -194,18 +196,20 @@ def _of_sites(catalog: Catalog) -> dict[str, str]:
     return connected(catalog, touching=False)
 
 
-def _runs(catalog: Catalog, length: int) -> dict[str, str]:
-    """Runs of so many sites in the order of their file names, where 9 comes before 10."""
-    files: dict[str, str] = {}
+def _runs(catalog: Catalog, places: dict[str, str], length: int) -> dict[str, str]:
+    """Runs of so many sites inside each place, in the order of their file names, where 9 comes before 10."""
+    files: dict[tuple[str, str], str] = {}
     for name, scene in catalog.scenes.items():
-        site = scene.site or name
-        files[site] = min(files.get(site, scene.images[0]), scene.images[0])
-    order = sorted(files, key=lambda site: _natural(files[site]))
-    runs = {site: i // length for i, site in enumerate(order)}
-    called = [
-        f"files {r * length + 1}-{min((r + 1) * length, len(order))}" for r in range(max(runs.values()) + 1)
-    ]
-    return {name: called[runs[scene.site or name]] for name, scene in catalog.scenes.items()}
+        key = places[name], scene.site or name
+        files[key] = min(files.get(key, scene.images[0]), scene.images[0])
+    called: dict[tuple[str, str], str] = {}
+    for place in set(places.values()):
+        order = sorted((key for key in files if key[0] == place), key=lambda key: _natural(files[key]))
+        for i, key in enumerate(order):
+            first = i // length * length
+            run = f"files {first + 1}-{min(first + length, len(order))}"
+            called[key] = f"{place}/{run}" if place else run
+    return {name: called[places[name], scene.site or name] for name, scene in catalog.scenes.items()}
 
 
 def _natural(path: str) -> list[tuple[int, str]]:

@@ -14,7 +14,6 @@ import numpy as np
 from raremap.errors import LabelError, RaremapWarning, SceneError, nearest
 from raremap.jobs import Journal, cores, progress
 from raremap.labels import LabelScheme
-from raremap.scene.layout import open_source
 from raremap.scene.sources import ScenesOptions, SceneSource, find_scenes
 from raremap.tiles.catalog import COLUMNS, Catalog, SceneRecord
 from raremap.tiles.counts import Counted, count, reasons
@@ -110,30 +109,13 @@ def _open_all(
     first: tuple[str, tuple[str, ...]] | None = None
     remarks: list[str] = []
     for source in sources:
-        image, names, clouds = open_source(source, scenes)
-        with image:
-            if first is None:
-                first = (source.images[0], image.bands)
-            if image.bands != first[1]:
-                raise SceneError(
-                    f"{source.images[0]} has bands {', '.join(image.bands)}, but {first[0]} has {', '.join(first[1])}; "
-                    "all scenes need the same bands (scenes.bands names them, scenes.use picks some)"
-                )
-            record = SceneRecord(
-                images=source.images,
-                mask=source.mask,
-                names=names,
-                bands=image.bands,
-                nodata=image.nodata,
-                grid=image.grid,
-                fingerprint="",
-                groups=source.groups,
-                vector=scenes.vector,
-                weights=source.weights,
-                site=source.site,
-                date=source.date,
-                clouds=clouds,
-                layers=source.layers,
+        record = SceneRecord.of(source, scenes)
+        if first is None:
+            first = (source.images[0], record.bands)
+        if record.bands != first[1]:
+            raise SceneError(
+                f"{source.images[0]} has bands {', '.join(record.bands)}, but {first[0]} has {', '.join(first[1])}; "
+                "all scenes need the same bands (scenes.bands names them, scenes.use picks some)"
             )
         with record.open_mask(scheme) as mask:
             soft = mask.soft

@@ -80,7 +80,7 @@ def _set_aside(place_use: np.ndarray, content: np.ndarray, split: SplitOptions) 
     if sum(wanted.values()) >= left:
         raise SplitError(
             f"{left} place(s) are left besides the test, too few to train and to monitor; "
-            "make smaller places (split.within, split.block_m or split.block_px)"
+            "make smaller places (split.within, split.block_m, split.block_px or split.block_files)"
         )
     shares = content / np.maximum(content.sum(0), 1)
     for use, count in wanted.items():

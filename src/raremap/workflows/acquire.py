@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -292,7 +292,7 @@ def _wanted(
     from raremap.scene.acquire.fit import scale_of
 
     bundle = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
-    one: Bundle = getattr(bundle, "members", (bundle,))[0]
+    one = cast("Bundle", getattr(bundle, "members", (bundle,))[0])
     nodata = one.nodata
     return {
         "bands": tuple(bands or bundle.bands),

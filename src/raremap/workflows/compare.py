@@ -136,7 +136,7 @@ def make_runs(
 
 def read_variant(text: str) -> tuple[str, dict[str, Any]]:
     """Name and keys of `NAME: a.b=c d.e=f`; raises `ConfigError` where it is none."""
-    from raremap.config import keys_of
+    from raremap.keys import keys_of
 
     name, sep, rest = text.partition(":")
     if not sep or not name.strip():
@@ -232,7 +232,7 @@ def read_points(text: str) -> PointOptions | None:
     """Points of a text such as `per_object count=5 margin=2`; None of `dense`. Raises `ConfigError`."""
     from pydantic import TypeAdapter, ValidationError
 
-    from raremap.config import keys_of
+    from raremap.keys import keys_of
     from raremap.tiles.options import PointOptions
 
     kind, _, rest = text.strip().partition(" ")

@@ -151,7 +151,9 @@ def _write_image(
     ):
         file.write(pixels)
         file.descriptions = image.bands
-        if image.nodata is None and not valid.all():  # an alpha band or a mask said so
+        if (
+            not valid.all()
+        ):  # beside the nodata value: a layer has its own, and there are alpha bands and masks
             file.write_mask(valid)
 
 
@@ -175,6 +177,10 @@ def _write_mask(
 def _profile(
     image: ImageReader, window: Window, bands: int, dtype: np.dtype, nodata: float | None
 ) -> dict[str, Any]:
+    from rasterio.dtypes import in_dtype_range
+
+    if nodata is not None and not in_dtype_range(nodata, str(dtype)):
+        nodata = None  # no pixel has it
     grid = image.grid.shifted(window)
     profile: dict[str, Any] = {
         "driver": "GTiff", "height": grid.height, "width": grid.width, "count": bands, "dtype": dtype,

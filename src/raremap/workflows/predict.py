@@ -5,21 +5,12 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raremap.errors import (
-    BundleError,
-    ConfigError,
-    OutputError,
-    RaremapError,
-    RaremapWarning,
-    SceneError,
-    nearest,
-)  # fmt: skip
+from raremap.errors import BundleError, ConfigError, OutputError, RaremapError, RaremapWarning, nearest
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
@@ -31,7 +22,7 @@ if TYPE_CHECKING:
     from raremap.labels import LabelScheme
     from raremap.maps.export import MapSummary
     from raremap.measure.decision import Decision
-    from raremap.scene.raster import Image, ImageReader
+    from raremap.workflows.scenes import Given, SceneToMap
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ class Maps:
 
 def predict(
     bundle: Bundle | Ensemble | Exported | str | Path,
-    scenes: str | Path | Sequence[str | Path],
+    scenes: Given | Sequence[Given],
     out: str | Path,
     probabilities: Literal["float32", "uint8"] | None = None,
     argmax: bool = False,
@@ -68,8 +59,13 @@ def predict(
     level: int = 0,
     ray: str | None = None,
     workers: int | None = None,
+    layers: Mapping[str, str | Path] | None = None,
 ) -> Maps:
     """Map scenes with a bundle, an ensemble or an exported model: for one scene `out` is the map's file, for several a folder.
+
+    A scene is a raster file, or what the section `scenes` of a YAML file finds, such as an experiment's own: images with
+    layers, a file a band, several dates as they were trained (masks are not needed; `Experiment.scenes` does, too). Its map is called as
+    the scene. `layers` are bands in files of their own, such as `{"dem": "dem.tif"}`, on the grid of all scenes.
 
     `probabilities` ("float32" or "uint8") also writes a band a class as `NAME.probs.tif`, after the decision's
     temperature. `argmax` leaves the fitted decision aside. `prior` are the class shares expected in the
@@ -96,39 +92,35 @@ def predict(
     from raremap.exported import load_model
     from raremap.maps.export import write_map
     from raremap.ways import predicting, unfitted
+    from raremap.workflows.scenes import scenes_to_map
 
     own = load_model(bundle) if isinstance(bundle, (str, Path)) else bundle
     bundle = predicting(own, window, overlap, tta, scales)
-    # Not as Path, which makes s3:/ of s3://.
-    paths = [str(s) for s in ([scenes] if isinstance(scenes, (str, Path)) else scenes)]
-    targets = _targets([Path(p) for p in paths], Path(out))
+    # Every scene is opened before the first is mapped: a wrong one is found in the first second.
+    found = scenes_to_map(bundle, scenes, nodata, layers)
+    targets = _targets(found, Path(out))
     if not argmax and prior is None and not level and (told := unfitted(bundle)):
         warnings.warn(told, RaremapWarning, stacklevel=2)
     decision = moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
-    nodata = bundle.nodata if nodata is None else nodata
     scheme, decide, soften = _deciding(bundle.scheme, decision, level)
     quantities = [name for name, asked in (("confidence", confidence), ("entropy", entropy)) if asked]
-    # Every scene is opened before the first is mapped: a wrong one is found in the first second.
-    for path in paths:
-        with open_for(bundle, path, nodata):
-            pass
     tags = tags_of(bundle, decision, level)
     with maybe_joined(ray, workers) as cluster:
         if cluster is not None:
             from raremap.workflows.predict_on_ray import Drawing, Given, map_on
 
             drawing = Drawing(scheme, decide, soften, probabilities, tuple(quantities))
-            given = Given(bundle, drawing, nodata, device)
+            given = Given(bundle, drawing, device)
             rule = repr((decision, level))
-            pairs = list(zip(paths, targets, strict=True))
+            pairs = list(zip(found, targets, strict=True))
             return Maps(tuple(map_on(cluster, given, pairs, rule, tags, precision, quiet)))
     network = bundle.network(device=device, precision=precision)
     done = []
-    for path, target in zip(paths, targets, strict=True):
+    for scene, target in zip(found, targets, strict=True):
         try:
             with (
-                open_for(bundle, path, nodata) as reader,
-                progress(Path(path).name, reader.grid.height, quiet) as bar,
+                scene.opened(bundle) as reader,
+                progress(scene.name, reader.grid.height, quiet) as bar,
             ):
                 done.append(
                     write_map(
@@ -140,7 +132,7 @@ def predict(
         except RaremapError as error:
             if not done:
                 raise
-            left = len(paths) - len(done) - 1
+            left = len(found) - len(done) - 1
             raise type(error)(
                 f"{error}; maps finished before and kept: {len(done)}, scenes not begun: {left}"
             ) from None
@@ -163,41 +155,15 @@ def _deciding(scheme: LabelScheme, decision: Decision | None, level: int) -> tup
     return up.scheme, lambda probs: most_likely(summed(probs)), summed
 
 
-def open_for(bundle: Bundle | Ensemble | Exported, path: str | Path, nodata: float | None) -> Image:
-    """The bundle's bands of a scene (`open_bands`), with its features."""
-    return bundle.opened(open_bands(bundle.bands, path, nodata))
-
-
-def open_bands(bands: tuple[str, ...], path: str | Path, nodata: float | None) -> ImageReader:
-    """The bands that a bundle needs of a scene, by name; by order where the scene names none and has as many.
-
-    `nodata` counts where the scene's file names no such value.
-    """
-    from raremap.scene.raster import open_image
-
-    reader = open_image(path)
-    nodata = nodata if reader.nodata is None else None
-    missing = [b for b in bands if b not in reader.bands]
-    if not missing:
-        return open_image(path, bands=bands, nodata=nodata)
-    if not reader.named:
-        with suppress(SceneError):  # another number of bands: told below
-            return open_image(path, names=bands, nodata=nodata)
-    raise BundleError(
-        f"scene {path} has no band '{missing[0]}'; the bundle needs {', '.join(bands)}, "
-        f"the scene has {', '.join(reader.bands)}; {nearest(missing[0], reader.bands)}"
-    )
-
-
-def _targets(paths: list[Path], out: Path) -> list[Path]:
-    if len(paths) == 1 and not out.is_dir() and out.suffix.lower() in (".tif", ".tiff"):
+def _targets(scenes: list[SceneToMap], out: Path) -> list[Path]:
+    if len(scenes) == 1 and not out.is_dir() and out.suffix.lower() in (".tif", ".tiff"):
         targets = [out]
     else:
         if out.suffix.lower() in (".tif", ".tiff") and not out.is_dir():
-            raise OutputError(f"{len(paths)} scenes cannot share the map {out}; give a folder with -o")
-        targets = [out / f"{p.stem}.map.tif" for p in paths]
-    for path, target in zip(paths, targets, strict=True):
-        if target.exists() and path.exists() and target.samefile(path):
+            raise OutputError(f"{len(scenes)} scenes cannot share the map {out}; give a folder with -o")
+        targets = [out / f"{scene.name}.map.tif" for scene in scenes]
+    for scene, target in zip(scenes, targets, strict=True):
+        if target.exists() and any(Path(p).exists() and target.samefile(p) for p in scene.record.files):
             raise OutputError(f"the map {target} would overwrite its own scene; choose another -o")
         if targets.count(target) > 1:
             raise OutputError(

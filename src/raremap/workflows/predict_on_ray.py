@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
     from raremap.maps.stream import Network
+    from raremap.tiles.catalog import SceneRecord
+    from raremap.workflows.scenes import SceneToMap
 
 log = logging.getLogger("raremap")
 
@@ -42,7 +44,6 @@ class Given:
 
     bundle: Bundle | Ensemble | Exported
     drawing: Drawing
-    nodata: float | None
     device: str
 
     def __call__(self) -> Callable[[Task], bytes]:
@@ -53,7 +54,7 @@ class Given:
         """A checksum of all that a map follows from, beside its scene and precision; `rule` names how classes are decided."""
         b, d = self.bundle, self.drawing
         said = hashlib.sha256(
-            repr((_VERSION, _ROWS, rule, d.scheme, d.probabilities, d.quantities, self.nodata, self.device, b.predict)).encode()
+            repr((_VERSION, _ROWS, rule, d.scheme, d.probabilities, d.quantities, self.device, b.predict)).encode()
         )  # fmt: skip
         for member in members_of(b):
             said.update(repr((member.bands, member.features, member.normalization, member.prior)).encode())
@@ -77,14 +78,14 @@ def _network(model: Bundle | Exported) -> Iterator[bytes]:
 class Task:
     """A rectangle of a scene to be mapped in a precision; an empty one asks which precision "auto" takes there."""
 
-    path: str
+    scene: SceneToMap
     window: Window
     precision: str
-    scene: int = 0
+    number: int = 0
 
     def __str__(self) -> str:
         w = self.window
-        return f"{self.path}, rows {w.row_off}-{w.row_end}, columns {w.col_off}-{w.col_end}"
+        return f"{self.scene.path}, rows {w.row_off}-{w.row_end}, columns {w.col_off}-{w.col_end}"
 
 
 @dataclass
@@ -93,13 +94,11 @@ class _Mapper:
     networks: dict[str, Network] = field(default_factory=dict)
 
     def __call__(self, strip: Task) -> bytes:
-        from raremap.workflows.predict import open_for
-
         g = self.given
         if strip.precision not in self.networks:
             self.networks[strip.precision] = g.bundle.network(device=g.device, precision=strip.precision)
         network = self.networks[strip.precision]
-        with open_for(g.bundle, strip.path, g.nodata) as reader:
+        with strip.scene.opened(g.bundle) as reader:
             wanted = None if strip.window.empty else [strip.window]
             strips = stream(reader, network, g.bundle.scheme.num_classes, g.bundle.predict, wanted)
             if wanted is not None:
@@ -114,45 +113,45 @@ class _Mapper:
 def map_on(
     cluster: Cluster,
     given: Given,
-    scenes: Sequence[tuple[str | Path, Path]],
+    scenes: Sequence[tuple[SceneToMap, Path]],
     rule: str,
     tags: dict[str, str],
     precision: str = "auto",
     quiet: bool = False,
 ) -> list[MapSummary]:
-    """The maps of `scenes` (path and file to write), in their order; `rule` is as in `Given.digest`.
+    """The maps of `scenes` (each with the file to write), in their order; `rule` is as in `Given.digest`.
 
     Strips that are done stand in a folder beside each map until it is complete, so that a stopped job goes on.
     Raises what mapping here raises, and `ClusterError`.
     """
-    from raremap.workflows.predict import open_for
-
     on_gpu = given.device in ("auto", "cuda") and cluster.has_gpu
     given = replace(given, device="cuda" if on_gpu else "cpu")
     jobs: list[_Scene] = []
     with ExitStack() as stack:
-        for path, target in scenes:
+        for scene, target in scenes:
             folder = target.with_name(f".{target.stem}.parts")
             stack.enter_context(locked(folder))
-            with open_for(given.bundle, path, given.nodata) as reader:
+            with scene.opened(given.bundle) as reader:
                 cut = parts_of(reader, given.bundle.scheme.num_classes, given.bundle.predict, _ROWS)
-                made = hashlib.sha256(repr((given.digest(rule), _stamp(reader.paths))).encode()).hexdigest()
+                made = hashlib.sha256(
+                    repr((given.digest(rule), _stamp(scene.record, reader.paths))).encode()
+                ).hexdigest()
                 about = (reader.paths[0], reader.nodata)
                 files = MapFiles(target, reader.grid, given.drawing, tags)
-            jobs.append(_Scene(str(path), cut, PartFiles(folder), made[:24], files, about, len(cut)))
+            jobs.append(_Scene(scene, cut, PartFiles(folder), made[:24], files, about, len(cut)))
         team = stack.enter_context(cluster.team(given, on_gpu=on_gpu))
         if precision == "auto":
             precision = _settled(jobs[0], team)
-        title = jobs[0].path if len(jobs) == 1 else f"{len(jobs)} scenes"
+        title = jobs[0].scene.path if len(jobs) == 1 else f"{len(jobs)} scenes"
         bar = stack.enter_context(progress(title, sum(job.files.grid.height for job in jobs), quiet))
 
         def strips() -> Iterator[Task]:
             for number, job in enumerate(jobs):
                 for window in job.cut:
-                    yield Task(job.path, window, precision, number)
+                    yield Task(job.scene, window, precision, number)
 
         def mapped(strip: Task) -> bytes:
-            job, w = jobs[strip.scene], strip.window
+            job, w = jobs[strip.number], strip.window
             key = f"{job.key}-{precision}-{w.row_off}-{w.col_off}-{w.height}-{w.width}"
             data = job.kept.get(key)
             if data is None:
@@ -162,7 +161,7 @@ def map_on(
 
         done: dict[int, MapSummary] = {}
         for strip, data in in_threads(strips(), mapped, team.size, team.close):
-            job = jobs[strip.scene]
+            job = jobs[strip.number]
             if job.left == len(job.cut):
                 stack.enter_context(job.files)
             for drawn in unpacked(data):
@@ -170,7 +169,7 @@ def map_on(
             bar.advance(strip.window.height * strip.window.width / job.files.grid.width)
             job.left -= 1
             if not job.left:
-                done[strip.scene] = job.files.finish(*job.about)
+                done[strip.number] = job.files.finish(*job.about)
                 job.kept.remove()
         return [done[number] for number in range(len(jobs))]
 
@@ -179,7 +178,7 @@ def map_on(
 class _Scene:
     """A scene on its way: its strips, those that are done, and the files they go into."""
 
-    path: str
+    scene: SceneToMap
     cut: list[Window]
     kept: PartFiles
     key: str
@@ -193,7 +192,7 @@ def _settled(job: _Scene, team: Callable[[Task], bytes]) -> str:
     kept = job.kept.get(f"{job.key}-precision")
     if kept is not None:
         return kept.decode()
-    found = team(Task(job.path, Window(0, 0, 0, 0), "auto")).decode()
+    found = team(Task(job.scene, Window(0, 0, 0, 0), "auto")).decode()
     if found not in (
         "float32",
         "bf16",
@@ -204,8 +203,9 @@ def _settled(job: _Scene, team: Callable[[Task], bytes]) -> str:
     return found
 
 
-def _stamp(paths: Sequence[str]) -> list[tuple[str, str, int]]:
-    """What tells whether the files of a scene are the same as before."""
+def _stamp(record: SceneRecord, paths: Sequence[str]) -> tuple[object, ...]:
+    """What tells whether a scene is the same as before: its files as they are, and how they are read."""
     from raremap.scene.gdal import modified
 
-    return [(str(path), fingerprint(path), modified(path)) for path in paths]
+    files = [(str(path), fingerprint(path), modified(path)) for path in paths]
+    return files, record.names, record.layers, record.nodata

@@ -85,17 +85,16 @@ def _same_scenes(catalog: Catalog, scenes: ScenesOptions, sources: list[SceneSou
     """Whether the catalog is of the files, dates, bands, labels and clouds that the options name."""
     from raremap.scene.layout import open_source
 
-    if {s.name: (s.images, s.mask, s.weights, s.site, s.date, s.clouds) for s in sources} != {
-        name: (s.images, s.mask, s.weights, s.site, s.date, s.clouds.files if s.clouds else ())
+    if {s.name: (s.images, s.layers, s.mask, s.weights, s.site, s.date, s.clouds) for s in sources} != {
+        name: (s.images, s.layers, s.mask, s.weights, s.site, s.date, s.clouds.files if s.clouds else ())
         for name, s in catalog.scenes.items()
     }:
         return False
     # The same options are for all scenes, and the files have not changed: one scene tells.
     record = catalog.scenes[sources[0].name]
     image, names, clouds = open_source(sources[0], scenes)
-    same_nodata = scenes.nodata is None or scenes.nodata == record.nodata
-    return same_nodata and (image.bands, names, clouds, scenes.vector) == (
-        record.bands, record.names, record.clouds, record.vector,
+    return (image.bands, repr(image.nodata), names, clouds, scenes.vector) == (
+        record.bands, repr(record.nodata), record.names, record.clouds, record.vector,
     )  # fmt: skip
 
 

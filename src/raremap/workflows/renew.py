@@ -6,8 +6,8 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date as Date
 from datetime import timedelta
 from pathlib import Path
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
+    from raremap.exported import Exported
     from raremap.scene.clouds import CloudReader
-    from raremap.scene.grid import Grid
+    from raremap.workflows.scenes import Given, SceneToMap
 
 _EPOCH = Date(1970, 1, 1)
 _DAY = re.compile(r"(?<!\d)((?:19|20)\d{2})[-_:]?(0[1-9]|1[0-2])[-_:]?(0[1-9]|[12]\d|3[01])(?!\d)")
@@ -100,8 +101,8 @@ class Renewals:
 
 
 def renew(
-    bundle: Bundle | Ensemble | str | Path,
-    scenes: str | Path | Sequence[str | Path],
+    bundle: Bundle | Ensemble | Exported | str | Path,
+    scenes: Given | Sequence[Given],
     update: str | Path,
     out: str | Path | None = None,
     margin: float = 0.5,
@@ -117,6 +118,7 @@ def renew(
     tta: str | bool | None = None,
     scales: Sequence[float] | None = None,
     quiet: bool = False,
+    layers: Mapping[str, str | Path] | None = None,
 ) -> Renewals:
     """Bring the map `update` up to date by newer scenes, in the order of their dates; `out` (default: the map itself).
 
@@ -125,7 +127,8 @@ def renew(
     `NAME.dates.tif` beside the map says of each pixel when it was last seen and when it last changed.
     `date` (2024-08-12) is that of one scene, where neither its tags nor its name say so. `clouds` is a band of
     the scenes, a file, or a folder of files of the scenes' names, in which
-    `cloud_values` are no view of the ground (default: 1, or what Sentinel-2's SCL calls clouds and their shadows). The rest is as in `predict`.
+    `cloud_values` are no view of the ground (default: 1, or what Sentinel-2's SCL calls clouds and their shadows). A YAML
+    file may say both of its scenes, as `dates` and `clouds`; of several dates in one the last counts. The rest is as in `predict`.
 
     Raises `SceneError` where a scene's grid or the map's classes do not fit.
     """
@@ -137,7 +140,8 @@ def renew(
     from raremap.maps.renew import renew as write
     from raremap.measure.decision import Decision
     from raremap.ways import predicting, unfitted
-    from raremap.workflows.predict import moved, open_for, tags_of
+    from raremap.workflows.predict import moved, tags_of
+    from raremap.workflows.scenes import scenes_to_map
 
     if not np.isfinite(margin) or margin < 0:
         raise ConfigError(f"the margin is {margin:g}, expected log-odds of 0 or more, such as 0.5")
@@ -145,22 +149,21 @@ def renew(
     bundle = predicting(own, window, overlap, tta, scales)
     if not argmax and prior is None and (told := unfitted(bundle)):
         warnings.warn(told, RaremapWarning, stacklevel=2)
-    paths = [Path(scenes)] if isinstance(scenes, (str, Path)) else [Path(s) for s in scenes]
-    if date is not None and len(paths) > 1:
-        raise ConfigError(f"one date cannot be that of {len(paths)} scenes; give them one by one")
-    dated = sorted(((day_of(p, date), p) for p in paths), key=lambda pair: pair[0])
+    found = scenes_to_map(bundle, scenes, nodata, layers, clouds=clouds is None)
+    if date is not None and len(found) > 1:
+        raise ConfigError(f"one date cannot be that of {len(found)} scenes; give them one by one")
+    dated = sorted(((_day(s, date), s) for s in found), key=lambda pair: pair[0])
     target = Path(update if out is None else out)
     fitted = moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
     decision = fitted or Decision((0.0,) * bundle.scheme.num_classes)
-    nodata = bundle.nodata if nodata is None else nodata
     network = bundle.network(device=device)
     done, source = [], Path(update)
-    for day, path in dated:
+    for day, scene in dated:
         started = time.perf_counter()
         with (
             open_classmap(source) as before,
-            open_for(bundle, path, nodata) as image,
-            progress(path.name, image.grid.height, quiet) as bar,
+            scene.opened(bundle) as image,
+            progress(scene.name, image.grid.height, quiet) as bar,
         ):
             newer = Newer(
                 image,
@@ -168,13 +171,13 @@ def renew(
                 decision.apply,
                 decision.odds,
                 day,
-                _clouds(clouds, cloud_values, path, image.grid),
+                _clouds(clouds, cloud_values, scene),
                 bundle.predict,
             )
             counts = write(before, newer, target, bundle.scheme, margin, tags_of(bundle, fitted), bar)
         done.append(
             Renewal(
-                target, dates_path(target), path, _iso(day), margin, bundle.scheme.names, counts.changed,
+                target, dates_path(target), Path(scene.path), _iso(day), margin, bundle.scheme.names, counts.changed,
                 counts.confirmed, counts.unsure, counts.clouded, counts.not_newer, time.perf_counter() - started,
             )
         )  # fmt: skip
@@ -182,7 +185,19 @@ def renew(
     return Renewals(tuple(done))
 
 
-def day_of(path: Path, date: str | None = None) -> int:
+def _day(scene: SceneToMap, date: str | None) -> int:
+    """Days since 1970-01-01 of a scene: what is given, else the last of its dates, else what its file says."""
+    if date is None and (known := scene.record.date):
+        last = known.rpartition("/")[2][:10]
+        if len(last) < 10:
+            raise SceneError(
+                f"scene {scene.name} is of {last}, which is no day; write its day into the path, or give --date 2024-08-12"
+            )
+        date = last
+    return day_of(scene.path, date)
+
+
+def day_of(path: str | Path, date: str | None = None) -> int:
     """Days since 1970-01-01 of a scene: `date`, or what its tags or its name say; raises `SceneError`, `ConfigError`."""
     if date is not None:
         try:
@@ -193,7 +208,7 @@ def day_of(path: Path, date: str | None = None) -> int:
 
     with opened(path) as file:
         stamp = file.tags().get("TIFFTAG_DATETIME", "")
-    match = _DAY.search(stamp) or _DAY.search(path.name)
+    match = _DAY.search(stamp) or _DAY.search(Path(path).name)
     if match is None:
         raise SceneError(f"{path} does not say of which day it is, nor does its name; give --date 2024-08-12")
     year, month, day = map(int, match.groups())
@@ -207,21 +222,21 @@ def _iso(day: int) -> str:
     return (_EPOCH + timedelta(days=day)).isoformat()
 
 
-def _clouds(
-    clouds: str | Path | None, values: Sequence[int] | None, scene: Path, grid: Grid
-) -> CloudReader | None:
+def _clouds(clouds: str | Path | None, values: Sequence[int] | None, scene: SceneToMap) -> CloudReader | None:
+    """Where clouds hide the ground: as given, else as the scene's own YAML file says."""
     from raremap.scene.clouds import CloudRecord
-    from raremap.scene.raster import open_image
 
     if clouds is None:
-        return None
+        return scene.record.open_clouds()
     cloud = tuple(values) if values else None
     path = Path(clouds)
     if path.is_dir():
-        path = path / scene.name
+        path = path / Path(scene.path).name
     if path.exists() or path.suffix:
-        return CloudRecord(files=(str(path),), cloud=cloud).open(None, grid)
-    return CloudRecord(bands=(str(clouds),), cloud=cloud).open(open_image(scene, bands=[str(clouds)]), grid)
+        record = CloudRecord(files=(str(path),), cloud=cloud)
+    else:
+        record = CloudRecord(bands=(str(clouds),), cloud=cloud)
+    return replace(scene.record, clouds=record).open_clouds()
 
 
 def in_folder(folder: str | Path) -> Callable[[], list[Path]]:
@@ -240,7 +255,7 @@ def in_folder(folder: str | Path) -> Callable[[], list[Path]]:
 
 
 def watch(
-    bundle: Bundle | Ensemble | str | Path,
+    bundle: Bundle | Ensemble | Exported | str | Path,
     find: Callable[[], Sequence[Path]] | str | Path,
     update: str | Path,
     out: str | Path | None = None,

@@ -230,20 +230,18 @@ def _asked(
     """What the image model says of every unit, and the first scene that shows it (-1: none)."""
     from raremap.maps.stream import stream
     from raremap.maps.zonal import Zonal
-    from raremap.workflows.predict import open_for
+    from raremap.workflows.scenes import scenes_to_map
 
-    for path in paths:  # a wrong one is found in the first second
-        with open_for(bundle, path, bundle.nodata):
-            pass
+    scenes = scenes_to_map(bundle, paths)  # a wrong one is found in the first second
     network = bundle.network(device=device)
     decision = bundle.decision
     soften = decision.posterior if decision is not None and decision.softens else None
     zonal = Zonal(laid.source.table.num_rows, top)
     scene_of = np.full(len(zonal.pixels), -1)
-    for number, (path, units) in enumerate(zip(paths, laid.readers, strict=True)):
+    for number, (scene, units) in enumerate(zip(scenes, laid.readers, strict=True)):
         with (
-            open_for(bundle, path, bundle.nodata) as reader,
-            progress(path.name, reader.grid.height, quiet) as bar,
+            scene.opened(bundle) as reader,
+            progress(scene.name, reader.grid.height, quiet) as bar,
         ):
             for strip in stream(reader, network, bundle.scheme.num_classes, bundle.predict, progress=bar):
                 probs = strip.probs if soften is None else soften(strip.probs)

@@ -90,19 +90,24 @@ def test_alpha_and_beta_by_hand() -> None:
     assert t.Tversky(alpha=0.75, beta=2)(logits, truth).item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("make", [*REGIONS, t.GeneralisedDice, t.LogCoshDice])
+@pytest.mark.parametrize(
+    "make", [*REGIONS, t.GeneralisedDice, t.LogCoshDice, t.UnifiedFocal, t.Boundary, t.LogCosh]
+)
 def test_worth_makes_a_stream_natural_ground(make) -> None:
     """A stream that shows each pixel of class 1 three times, and the ground that it is of."""
     torch.manual_seed(0)
-    logits, mask = torch.randn(1, 2, 1, 50), torch.randint(0, 2, (1, 1, 50))
+    logits, mask, distance = (
+        torch.randn(1, 2, 1, 50),
+        torch.randint(0, 2, (1, 1, 50)),
+        torch.randn(1, 2, 1, 50),
+    )
     rare = torch.nonzero(mask[0, 0] == 1)[:, 0]
-    three = torch.cat([logits, logits[..., rare], logits[..., rare]], -1)
-    labels = torch.cat([mask, mask[..., rare], mask[..., rare]], -1)
+    three, labels, far = (torch.cat([x, x[..., rare], x[..., rare]], -1) for x in (logits, mask, distance))
     n = len(rare)
     natural = torch.tensor([(50 - n) / 50, n / 50])
     stream = torch.tensor([(50 - n) / (50 + 2 * n), 3 * n / (50 + 2 * n)])
-    found = make()(three, labels, prior=t.Prior(stream, natural))
-    assert found.item() == pytest.approx(float(make()(logits, mask)), rel=1e-5)
+    found = make()(three, labels, prior=t.Prior(stream, natural), distance=far)
+    assert found.item() == pytest.approx(float(make()(logits, mask, distance=distance)), rel=1e-5)
 
 
 def test_generalised_dice_covers_absent_classes_with_the_largest_weight() -> None:

@@ -23,7 +23,7 @@ class Boundary(Term):
     it, with no gradient. `only` are the classes whose maps these are, in their order; all where it is null. An
     experiment may name them, or say `rare`: numbers take their place when the loss is built. `clip` is for
     the making of the maps (`signed_distance`); the authors' have none. Class weights make it a weighted mean
-    of the classes. It says where a boundary lies, not whether a region exists: it is meant beside a region
+    of the classes. With a prior in the view a pixel counts by its worth. It says where a boundary lies, not whether a region exists: it is meant beside a region
     term, with a small weight that grows.
     """
 
@@ -45,8 +45,8 @@ class Boundary(Term):
                 f"the map 'distance' is {tuple(distance.shape)}; the boundary term expects {tuple(probs.shape)}, "
                 "a map for each of its classes"
             )
-        by_class = (probs * (distance * view.ones.unsqueeze(1))).sum((0, 2, 3))
-        by_class = view.ratio(by_class, view.ones.sum())
+        by_class = (probs * (distance * view.on_ground.unsqueeze(1))).sum((0, 2, 3))
+        by_class = view.ratio(by_class, view.on_ground.sum())
         weight = self._weight(view, weight)
         if weight is None:
             return by_class.mean()

@@ -35,9 +35,6 @@ class Lovasz(Term):
         wanted = view.present | (
             view.labelled.any() if self.classes == "cover" else view.labelled.new_zeros(())
         )
-        worth = None if view.uniform else view.ones
-        if view.prior is not None:
-            by_class = view.prior.worth.to(view.logits)[view.index]
-            worth = by_class if worth is None else by_class * worth
+        worth = None if view.uniform and view.prior is None else view.on_ground
         losses = lovasz_extension(view.probs, view.index, view.labelled, wanted, worth)
         return class_mean(losses, view.present, self._weight(view, weight), self.classes)

@@ -85,7 +85,8 @@ class Poly(Term):
 class LogCosh(Term):
     """Σ log cosh(p_c − f_c) over the classes, mean over pixels; f is 1 for the pixel's class, or its fractions.
 
-    It works on probabilities of plain logits and saturates where the network is sure and wrong.
+    It works on probabilities of plain logits and saturates where the network is sure and wrong. With a prior in the
+    view a pixel counts by its worth, as in terms of regions.
     """
 
     kind: Literal["log_cosh"] = "log_cosh"
@@ -98,11 +99,13 @@ class LogCosh(Term):
                 view.probs - view.fractions / view.fractions.sum(1, keepdim=True).clamp(min=1e-12)
             )
             area = view.fractions if weight is None else view.fractions * weight.view(1, -1, 1, 1)
+            if view.prior is not None:
+                area = area * view.prior.worth.to(area).view(1, -1, 1, 1)
             return view.mean(costs.sum(1), area.sum(1))
         own = view.probs.gather(1, view.index.unsqueeze(1)).squeeze(1)
         # Of the pixel's own class 1 − p instead of p, and no one-hot mask.
         costs = log_cosh(view.probs).sum(1) + log_cosh(1 - own) - log_cosh(own)
-        return view.mean(costs, view.pixel_weights(weight))
+        return view.mean(costs, view.ground_weights(weight))
 
 
 class BoundaryCE(Term):

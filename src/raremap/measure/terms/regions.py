@@ -168,7 +168,7 @@ class UnifiedFocal(_Region):
         easy = view.index == self.background
         damped = (1 - self.delta) * _power(-torch.expm1(own), self.gamma)
         costs = -own * torch.where(easy, damped, self.delta)
-        pixels = view.mean(costs, view.pixel_weights(self._weight(view, weight)))
+        pixels = view.mean(costs, view.ground_weights(self._weight(view, weight)))
         missing = 1 - self._index(view, self.delta, 1 - self.delta)
         behind = torch.arange(view.num_classes, device=missing.device) == self.background
         regions = self._mean(view, weight, torch.where(behind, missing, _power(missing, 1 - self.gamma)))

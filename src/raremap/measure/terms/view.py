@@ -38,7 +38,7 @@ class View:
     where that is 0, or one of them is NaN, it is ignored.
 
     Everything is computed in float32, whatever autocast says (in float64 for logits in float64). With a
-    `prior`, cross-entropy adds the offset to its logits and region terms count a pixel by its worth.
+    `prior`, cross-entropy adds the offset to its logits and terms on plain logits count a pixel by its worth.
     `worth` `[B, H, W]` says what each pixel's label counts beside others, 1 for all without it.
     Maps that come with the batch (`raremap.batches.distance`): `distance` `[B, n, H, W]`, signed, of some
     classes; `edge` `[B, H, W]`, pixels to the next boundary; `center` `[B, H, W]`, from 0 at an object's rim
@@ -71,7 +71,7 @@ class View:
         self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         self.prior, self.ignore = prior, ignore
         self.distance, self.edge, self.center = distance, edge, center
-        self._worth, self._pool = worth, pool
+        self._worth, self.pool = worth, pool
         self._target = target
 
     @property
@@ -111,6 +111,11 @@ class View:
         """What each pixel counts, `[B, H, W]`: 1 or its worth; 0 where it is ignored."""
         ones = self.labelled.to(self.logits.dtype)
         return ones if self._worth is None else ones * self._worth.to(self.logits)
+
+    @cached_property
+    def on_ground(self) -> Tensor:
+        """What each pixel counts in terms on plain logits, `[B, H, W]`: `ones`, times its class's worth under the prior."""
+        return self.ones if self.prior is None else self.ones * self.prior.worth.to(self.logits)[self.index]
 
     @property
     def uniform(self) -> bool:
@@ -176,8 +181,7 @@ class View:
         worth = None if self.prior is None else self.prior.worth.to(self.logits)
         truth = self.seen if worth is None else self.seen * worth
         if self.hard:
-            counts = self.ones if worth is None else self.ones * worth[self.index]
-            hits, claimed = _Overlap.apply(self.probs, self.index, counts)  # pyright: ignore[reportGeneralTypeIssues]
+            hits, claimed = _Overlap.apply(self.probs, self.index, self.on_ground)  # pyright: ignore[reportGeneralTypeIssues]
         else:
             fractions = self.fractions
             if worth is not None:
@@ -189,7 +193,7 @@ class View:
 
     def total(self, of_share: Tensor) -> Tensor:
         """A sum over the pixels of this batch, as one over the whole that it is a share of."""
-        return of_share if self._pool is None else self._pool(of_share)
+        return of_share if self.pool is None else self.pool(of_share)
 
     def ratio(self, above: Tensor, below: Tensor, least: float = 1e-12) -> Tensor:
         """One sum over pixels divided by another, which counts as `least` where it is less."""
@@ -201,7 +205,14 @@ class View:
 
     def pixel_weights(self, weight: Tensor | None) -> Tensor:
         """What each pixel counts, `[B, H, W]`: 1, or its class's weight `[K]`; 0 where it is ignored."""
-        return self.ones if weight is None else self.ones * weight.to(self.logits)[self.index]
+        return self._weighed(self.ones, weight)
+
+    def ground_weights(self, weight: Tensor | None) -> Tensor:
+        """The same of `on_ground`."""
+        return self._weighed(self.on_ground, weight)
+
+    def _weighed(self, ones: Tensor, weight: Tensor | None) -> Tensor:
+        return ones if weight is None else ones * weight.to(self.logits)[self.index]
 
     def need_hard(self, kind: str) -> None:
         """Raise `TrainingError` where the truth are fractions."""

@@ -62,7 +62,7 @@ class HubSource:
             lambda: list(
                 SentinelHubCatalog(config=self._config).search(
                     self._imagery,
-                    geometry=Geometry(place.geometry, CRS.WGS84),
+                    geometry=Geometry(place.geometry, CRS.WGS84),  # pyright: ignore[reportArgumentType]
                     time=(str(period.first - day), str(period.last + day)),
                     filter=f"eo:cloud_cover <= {max_cloud:g}",
                     fields={
