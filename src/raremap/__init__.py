@@ -48,6 +48,7 @@ _HOME = {
     "sample": "raremap.workflows.sample",
     "simulate": "raremap.workflows.simulate",
     "table_fuse": "raremap.workflows.table_fuse",
+    "table_fuse_at": "raremap.workflows.table_fuse_at",
     "table_predict": "raremap.workflows.table_predict",
     "table_train": "raremap.workflows.table_train",
     "train": "raremap.workflows.train",
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from raremap.workflows.sample import sample as sample
     from raremap.workflows.simulate import simulate as simulate
     from raremap.workflows.table_fuse import table_fuse as table_fuse
+    from raremap.workflows.table_fuse_at import table_fuse_at as table_fuse_at
     from raremap.workflows.table_predict import table_predict as table_predict
     from raremap.workflows.table_train import table_train as table_train
     from raremap.workflows.train import train as train

@@ -65,11 +65,11 @@ def test_every_answer_has_the_headers(tmp_path: Path, path: str) -> None:
 def test_a_place_is_refused_where_scenes_are_not_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raremap.serve import app
+    from raremap.serve import place as fetched
     from raremap.serve.models import Model
 
-    monkeypatch.setattr(app, "can_fetch", lambda: False)
-    monkeypatch.setattr(app, "missing_line", lambda: "this server cannot fetch scenes; upload a GeoTIFF")
+    monkeypatch.setattr(fetched, "can_fetch", lambda: False)
+    monkeypatch.setattr(fetched, "missing_line", lambda: "this server cannot fetch scenes; upload a GeoTIFF")
     client = asked(tmp_path)
     client.app.state.runner.models["m"] = Model("m", "", "m", "", (), (), 255, None, None, {})  # type: ignore[attr-defined]
     place = {"model": "m", "bbox": [2, 41, 2.1, 41.1], "date": "2024-07-01"}

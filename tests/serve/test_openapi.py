@@ -12,9 +12,10 @@ import pytest
 import uvicorn
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
+from tests.serve import tables
 
 from raremap.serve.app import create_app
-from raremap.serve.models import Class, Model
+from raremap.serve.models import Class, Model, Table, joined_of
 from raremap.serve.options import ServeOptions
 
 schemathesis = pytest.importorskip("schemathesis", reason="the development tools are not installed")
@@ -28,10 +29,13 @@ pytestmark = [
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
-    """A server over real HTTP, of a model that nothing is mapped with: no worker starts."""
-    app = create_app([], ServeOptions(data=tmp_path, rate=0, queue=3))
+    """A server over real HTTP, of a model that nothing is mapped with and one of tables: no worker starts."""
+    fusion = tables.save_fusion(tmp_path / "fusion.json")
+    app = create_app([], ServeOptions(data=tmp_path, rate=0, queue=3, fusion=fusion))
     classes = (Class(1, "meadow", "#112233", False), Class(7, "slide", "#445566", True))
     app.state.runner.models["m"] = Model("m", "", "m", "# m", ("red",), classes, 255, None, None, {})
+    app.state.runner.tables["units"] = Table("units", "# units", tables.model())
+    app.state.runner.joined = joined_of(fusion, None, app.state.runner.models, app.state.runner.tables)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -73,4 +77,5 @@ def test_every_answer_is_one_that_the_description_knows(url: str) -> None:
                 )(drawn)()  # fmt: skip
             except Unsatisfiable:  # what takes nothing cannot be asked wrongly
                 assert mode == schemathesis.GenerationMode.NEGATIVE
-    assert len(asked) >= 12
+    assert len(asked) >= 16
+    assert {"POST /api/tables/predictions", "POST /api/fused/predictions"} <= set(asked)

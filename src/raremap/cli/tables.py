@@ -121,14 +121,26 @@ def fuse(
     table_bundle: Annotated[
         Path, typer.Argument(metavar="TABLE_BUNDLE", help="folder that `table train` wrote")
     ],
-    scenes: Annotated[list[Path], typer.Option("--scenes", help="scene; may be repeated")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for map, alarms and fusion.json")],
+    scenes: Annotated[list[Path] | None, typer.Option("--scenes", help="scene; may be repeated")] = None,
     units: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             "--units", help="raster of unit numbers, one a scene, or one file of polygons with attributes"
         ),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder for map, alarms and fusion.json")],
+    ] = None,
+    date: Annotated[
+        str | None, typer.Option(metavar="DAY", help="fetch the scene nearest to it, instead of --scenes")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="LON,LAT", help="--date: its place (default: the extent of the units)"),
+    ] = None,
+    buffer_m: Annotated[float, typer.Option(help="--at: metres to each side of it")] = 1000.0,
+    cell_m: Annotated[float, typer.Option(help="--at without --units: side of square units, metres")] = 100.0,
+    source: Annotated[
+        str, typer.Option(help="--date: where it is fetched from, as of raremap acquire")
+    ] = "earth-search",
     rows: Annotated[Path | None, typer.Option(help="table of the units, where they are rasters")] = None,
     key: Annotated[str, typer.Option(help="column of unit numbers")] = "unit",
     scene_column: Annotated[
@@ -168,7 +180,31 @@ def fuse(
     Example: raremap table fuse runs/net/bundle runs/units/bundle --scenes april.tif --units units.gpkg --label landslide -o fused
     """
     from raremap.workflows.table_fuse import table_fuse
+    from raremap.workflows.table_fuse_at import table_fuse_at
 
+    if date is not None:
+        if scenes or rows or label or group or scene_column or len(units or []) > 1:
+            raise typer.BadParameter(
+                "goes with --fusion, --at and one file of polygons as --units; leave the others out",
+                param_hint="--date",
+            )
+        if fusion is None:
+            raise typer.BadParameter(
+                "a scene without truth needs --fusion of an earlier run", param_hint="--date"
+            )
+        done = table_fuse_at(
+            bundle, table_bundle, date, out, fusion, at=at, buffer_m=buffer_m, units=units[0] if units else None,
+            cell_m=cell_m, key=key, landslide=landslide, double_check=double_check, prior=prior, source=source,
+            device=device, layer=layer, quiet=quiet,
+        )  # fmt: skip
+        show(done, as_json)
+        return
+    if not scenes or not units:
+        raise typer.BadParameter(
+            "give --scenes and --units, or --date with --at or --units", param_hint="--scenes"
+        )
+    if at is not None:
+        raise typer.BadParameter("belongs to --date, whose scene is fetched", param_hint="--at")
     result = table_fuse(
         bundle, table_bundle, scenes, units, out, rows=rows, key=key, scene_column=scene_column, label=label,
         positive=positive, fusion=fusion, landslide=landslide, group=group, double_check=double_check, prior=prior,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path as FilePath
@@ -23,15 +23,17 @@ from starlette.requests import ClientDisconnect
 
 from raremap.errors import RaremapError
 from raremap.serve import results, schemas, tiles
-from raremap.serve.faults import Refused
+from raremap.serve.faults import Refused, first_of, one_line, unknown_model
 from raremap.serve.guard import Guard, TooLarge
+from raremap.serve.intake import Intake
 from raremap.serve.jobs import ID_PATTERN, Job, Jobs, new_id
 from raremap.serve.models import Model
 from raremap.serve.options import ServeOptions
-from raremap.serve.place import can_fetch, missing_line
+from raremap.serve.place import fetching
 from raremap.serve.runner import Runner
 from raremap.serve.scenes import Scene, looked_at
-from raremap.serve.uploads import Upload, received
+from raremap.serve.table_app import FAULTS, fused, fused_row, table_row, tables
+from raremap.serve.uploads import Slot, received
 
 PAGE = FilePath(__file__).with_name("page")
 _PLACEHOLDER = (
@@ -75,10 +77,13 @@ def create_app(bundles: Sequence[str | FilePath], options: ServeOptions | None =
         description="Maps from satellite scenes that do not lose the rare classes.", responses=_FAULTS,
     )  # fmt: skip
     app.state.runner, app.state.jobs, app.state.options = runner, jobs, options
+    intake = Intake(runner, jobs, options)
     app.add_middleware(Guard, options=options)
     _faults(app)
     _models(app, runner)
-    _predictions(app, runner, jobs, options)
+    _predictions(app, runner, jobs, intake, options)
+    tables(app, runner, intake, options)
+    fused(app, runner, intake, options, partial(_checked, options=options))
     _results(app, runner, jobs)
     _page(app, runner, jobs)
     return app
@@ -97,11 +102,11 @@ def _faults(app: FastAPI) -> None:
 
     @app.exception_handler(RaremapError)
     async def unusable(_: Request, fault: RaremapError) -> JSONResponse:
-        return JSONResponse({"error": str(fault)}, 422)
+        return JSONResponse({"error": one_line(str(fault))}, 422)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, fault: RequestValidationError) -> JSONResponse:
-        return JSONResponse({"error": _line(fault.errors())}, 422)
+        return JSONResponse({"error": first_of(fault.errors())}, 422)
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, fault: HTTPException) -> JSONResponse:
@@ -122,14 +127,17 @@ def _faults(app: FastAPI) -> None:
 
 def _models(app: FastAPI, runner: Runner) -> None:
     @app.get("/api/models", tags=["models"])
-    def models() -> list[schemas.ModelRow]:
-        """The models, with their cards."""
-        return [_model_row(m) for m in runner.models.values()]
+    def models() -> list[schemas.AnyModel]:
+        """The models by kind, with their cards."""
+        return list(_model_rows(runner).values())
 
     @app.get("/api/models/{id}", tags=["models"])
-    def model(id: Annotated[str, Path(max_length=100)]) -> schemas.ModelRow:
+    def model(id: Annotated[str, Path(max_length=100)]) -> schemas.AnyModel:
         """One model."""
-        return _model_row(_known(runner, id))
+        rows = _model_rows(runner)
+        if id not in rows:
+            raise unknown_model(id, rows)
+        return rows[id]
 
 
 _BODY = {
@@ -155,51 +163,25 @@ _BODY = {
 }
 
 
-def _predictions(app: FastAPI, runner: Runner, jobs: Jobs, options: ServeOptions) -> None:
-    coming: set[str] = set()
-
+def _predictions(app: FastAPI, runner: Runner, jobs: Jobs, intake: Intake, options: ServeOptions) -> None:
     @app.post(
-        "/api/predictions", status_code=202, tags=["predictions"], openapi_extra=_BODY,
-        responses={
-            408: {"model": schemas.Fault, "description": "Too slow"},
-            415: {"model": schemas.Fault, "description": "Neither a form nor JSON"},
-            501: {"model": schemas.Fault, "description": "This server fetches no scenes"},
-            507: {"model": schemas.Fault, "description": "The server's disk is full"},
-        },
-    )  # fmt: skip
+        "/api/predictions", status_code=202, tags=["predictions"], openapi_extra=_BODY, responses=FAULTS
+    )
     async def predict(request: Request) -> schemas.Accepted:
         """Map a GeoTIFF, or a place and a date whose scene is fetched."""
         kind = request.headers.get("content-type", "")
         job_id = new_id()
         if kind.split(";")[0].strip().lower() == "application/json":
             task, model, bounds = await _placed(request, runner, options.max_pixels)
-            return _queued(job_id, model, task, bounds)
-        if jobs.waiting() + len(coming) >= options.queue:
-            raise _full(options)
-        folder = runner.folder(job_id)
-        coming.add(job_id)
-        try:
-            await run_in_threadpool(folder.mkdir, parents=True, exist_ok=True)
+            return intake.queued(job_id, model.id, task, bounds)
+        async with intake.folder(job_id) as folder:
             path = folder / results.UPLOAD
-            upload = await received(request.stream(), kind, path, options.max_upload_bytes)
+            upload = await received(request.stream(), kind, {"file": Slot(path, options.max_upload_bytes)})
             model = _known(runner, upload.fields.get("model", ""), 422)
-            scene = await run_in_threadpool(_checked, path, upload, model, options)
-            task = {"upload": results.UPLOAD, "called": upload.called}
-            return _queued(job_id, model, task, scene.bounds)
-        except OSError as error:
-            raise Refused(
-                507, f"the file cannot be stored ({error.strerror}); ask who runs this server"
-            ) from None
-        finally:
-            coming.discard(job_id)
-            if jobs.get(job_id) is None:
-                await run_in_threadpool(shutil.rmtree, folder, True)
-
-    def _queued(job_id: str, model: Model, task: dict[str, Any], bounds: Any) -> schemas.Accepted:
-        if jobs.add(job_id, model.id, task, bounds) is None:
-            raise _full(options)
-        runner.wake()
-        return schemas.Accepted(id=job_id, status="queued", url=f"/api/predictions/{job_id}")
+            called = upload.called["file"]
+            scene = await run_in_threadpool(_checked, path, called, model, options)
+            task = {"upload": results.UPLOAD, "called": called}
+            return intake.queued(job_id, model.id, task, scene.bounds)
 
     @app.get("/api/predictions/{id}", tags=["predictions"])
     def prediction(id: JobId) -> schemas.Prediction:
@@ -230,8 +212,11 @@ def _results(app: FastAPI, runner: Runner, jobs: Jobs) -> None:
         job = _done(jobs, id)
         if max(x, y) >= 1 << z:
             raise Refused(404, f"zoom {z} has {1 << z} tiles a side; there is no tile {x}/{y}")
+        layers = tiles.LAYERS["image" in job.task]
+        if layer not in layers:
+            raise Refused(404, f"this prediction has no tiles of '{layer}'; it has {' and '.join(layers)}")
         shown = (job.result or {})["shown"]
-        model = _known(runner, job.model)
+        model = _known(runner, job.task.get("image", job.model))
         data = _drawn(tiles.tile, runner.folder(id), layer, shown, model, z, x, y)
         return Response(data, media_type="image/png", headers=_KEPT)
 
@@ -243,12 +228,15 @@ def _results(app: FastAPI, runner: Runner, jobs: Jobs) -> None:
     ) -> schemas.Pixel:
         """Class and probabilities at a place."""
         job = _done(jobs, id)
-        found = _drawn(tiles.pixel, runner.folder(id), _known(runner, job.model), lon, lat)
+        if "image" in job.task:
+            found = _drawn(tiles.fused_pixel, runner.folder(id), (job.result or {})["least"], lon, lat)
+        else:
+            found = _drawn(tiles.pixel, runner.folder(id), _known(runner, job.model), lon, lat)
         if found is None:
             raise Refused(404, f"{lon:g} {lat:g} lies outside of this map")
         return schemas.Pixel(**found)
 
-    for kind, (last, name, media) in results.FILES.items():
+    for kind, (last, name, media) in (results.FILES | results.FUSED_FILES).items():
         _file(app, runner, jobs, kind, last, name, media)
 
 
@@ -260,7 +248,11 @@ def _file(app: FastAPI, runner: Runner, jobs: Jobs, kind: str, last: str, name: 
         response_class=FileResponse, responses={200: {"content": {media: {}}}, **_NOT_YET},
     )  # fmt: skip
     def file(id: JobId) -> FileResponse:
-        _done(jobs, id)
+        job = _done(jobs, id)
+        if kind not in results.files_of(job.task):
+            raise Refused(
+                404, f"this prediction has no {last}; it has {', '.join(results.files_of(job.task))}"
+            )
         path = runner.folder(id) / name
         if not path.is_file():
             raise _nothing(id)
@@ -274,7 +266,7 @@ def _page(app: FastAPI, runner: Runner, jobs: Jobs) -> None:
     @app.get("/healthz", tags=["server"])
     def health() -> schemas.Health:
         """Whether the server is well."""
-        return schemas.Health(status="ok", models=len(runner.models), queued=jobs.waiting())
+        return schemas.Health(status="ok", models=len(_model_rows(runner)), queued=jobs.waiting())
 
     if (PAGE / "index.html").is_file():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
@@ -290,21 +282,12 @@ def _page(app: FastAPI, runner: Runner, jobs: Jobs) -> None:
 
 def _known(runner: Runner, model_id: str, status: int = 404) -> Model:
     if model_id not in runner.models:
-        raise Refused(
-            status,
-            f"no model is called {model_id[:40]!r}; known: {', '.join(runner.models)}"
-            if model_id
-            else f"name a model in the field 'model'; known: {', '.join(runner.models)}",
-        )
+        raise unknown_model(model_id, runner.models, status)
     return runner.models[model_id]
 
 
 def _nothing(job_id: str) -> Refused:
     return Refused(404, f"no prediction is called {job_id}; it may have been removed, or be too old")
-
-
-def _full(options: ServeOptions) -> Refused:
-    return Refused(429, f"{options.queue} predictions wait already; try again in 10 s", {"retry-after": "10"})
 
 
 def _job(jobs: Jobs, job_id: str) -> Job:
@@ -325,9 +308,9 @@ def _because(job: Job) -> str:
     return f": {job.error}" if job.error else " yet"
 
 
-def _checked(path: FilePath, upload: Upload, model: Model, options: ServeOptions) -> Scene:
+def _checked(path: FilePath, called: str, model: Model, options: ServeOptions) -> Scene:
     most = int(options.max_decoded_mb * 1e6)
-    return looked_at(path, str(upload.called), model.bands, options.max_pixels, most)
+    return looked_at(path, called, model.bands, options.max_pixels, most)
 
 
 async def _placed(request: Request, runner: Runner, most_pixels: int) -> tuple[dict[str, Any], Model, Any]:
@@ -335,10 +318,9 @@ async def _placed(request: Request, runner: Runner, most_pixels: int) -> tuple[d
     try:
         place = schemas.Place.model_validate_json(await request.body())
     except ValidationError as fault:
-        raise Refused(422, _line(fault.errors())) from None
+        raise Refused(422, first_of(fault.errors())) from None
     model = _known(runner, place.model, 422)
-    if not can_fetch():
-        raise Refused(501, missing_line())
+    fetching()
     task = {
         "bbox": list(place.bbox), "date": place.date.isoformat(), "called": "the scene", "max_pixels": most_pixels,
     }  # fmt: skip
@@ -356,12 +338,15 @@ def _drawn(make: Any, *arguments: Any) -> Any:
         raise fault
 
 
-def _line(errors: Sequence[Any]) -> str:
-    """The first of pydantic's remarks in one line."""
-    first = errors[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("path", "query", "body"))
-    text = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {text[0].lower()}{text[1:]}" if where else text
+def _model_rows(runner: Runner) -> dict[str, schemas.ModelRow | schemas.TableRow | schemas.FusedRow]:
+    """All models by id: of scenes, of tables, and what joins them."""
+    out: dict[str, schemas.ModelRow | schemas.TableRow | schemas.FusedRow] = {
+        m.id: _model_row(m) for m in runner.models.values()
+    }
+    out |= {t.id: table_row(t) for t in runner.tables.values()}
+    if runner.joined is not None:
+        out[runner.joined.id] = fused_row(runner.joined)
+    return out
 
 
 def _model_row(model: Model) -> schemas.ModelRow:
@@ -378,7 +363,8 @@ def _prediction_row(job: Job, jobs: Jobs) -> schemas.Prediction:
         id=job.id, model=job.model, status=job.status, progress=job.progress, error=job.error, bounds=job.bounds,
         ahead=jobs.ahead(job) if job.status == "queued" else None,
         areas=(job.result or {}).get("areas", []),
-        files={k: f"/api/predictions/{job.id}/{last}" for k, (last, *_) in results.FILES.items()} if done else {},
+        files={k: f"/api/predictions/{job.id}/{last}" for k, (last, *_) in results.files_of(job.task).items()} if done else {},
+        fused=(job.result or {}).get("fused"),
         created=_when(job.created), expires=_when(job.expires),
     )  # fmt: skip
 

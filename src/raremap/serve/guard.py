@@ -28,6 +28,8 @@ _HEADERS = {
 _SMALL_BODY = 64 << 10
 _FORM_ROOM = 64 << 10  # what a form takes beside its file
 _MOST_ADDRESSES = 10_000
+TABLES, FUSED = "/api/tables/predictions", "/api/fused/predictions"
+_ROWS_BODY = 1 << 20  # of rows as JSON
 _OPEN = ("/healthz", "/openapi.json")
 
 
@@ -81,18 +83,19 @@ class Guard:
         length = headers.get(b"content-length", "0")
         if not (length.isascii() and length.isdigit() and len(length) < 19):
             return 400, "the header Content-Length is no number", {}
-        if int(length) > self._room(headers):
-            return 413, self._too_large(headers), {"connection": "close"}
+        if int(length) > (room := self._room(scope, headers)):
+            return 413, self._too_large(room), {"connection": "close"}
         return None
 
-    def _room(self, headers: dict[bytes, str]) -> int:
-        form = headers.get(b"content-type", "").lower().startswith("multipart/")
-        return self.options.max_upload_bytes + _FORM_ROOM if form else _SMALL_BODY
+    def _room(self, scope: Any, headers: dict[bytes, str]) -> int:
+        path, options = scope["path"], self.options
+        if not headers.get(b"content-type", "").lower().startswith("multipart/"):
+            return _ROWS_BODY if path == TABLES else _SMALL_BODY
+        files = {TABLES: options.max_table_bytes, FUSED: options.max_table_bytes + options.max_upload_bytes}
+        return files.get(path, options.max_upload_bytes) + _FORM_ROOM
 
-    def _too_large(self, headers: dict[bytes, str]) -> str:
-        return (
-            f"the request is larger than {self._room(headers) / 1e6:,.2f} MB, which is the most that is taken"
-        )
+    def _too_large(self, room: int) -> str:
+        return f"the request is larger than {room / 1e6:,.2f} MB, which is the most that is taken"
 
     def _wait(self, scope: Any) -> float:
         """Seconds until an address may ask again; 0: now."""
@@ -110,7 +113,7 @@ class Guard:
 
     def _bounded(self, scope: Any, headers: dict[bytes, str], receive: Any) -> Any:
         """`receive` that ends a body which is longer than allowed, whatever its headers say."""
-        room, got = self._room(headers), 0
+        room, got = self._room(scope, headers), 0
 
         async def bounded() -> Any:
             nonlocal got
@@ -118,7 +121,7 @@ class Guard:
             if message["type"] == "http.request":
                 got += len(message.get("body", b""))
                 if got > room:
-                    raise TooLarge(self._too_large(headers))
+                    raise TooLarge(self._too_large(room))
             return message
 
         return bounded

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
 
+FETCHED = "fetched"
+"""What is fetched lies here."""
+
 # Where each step ends, from 0 to 1.
 _FETCHED, _COPIED, _MAPPED, _OUTLINED = 0.3, 0.1, 0.85, 0.97
 
@@ -32,10 +35,27 @@ def map_scene(
     Files take their names when they are complete, so that a job that is begun again writes them again. Raises
     `RaremapError`, in one line.
     """
-    from raremap.scene.raster import open_image
-    from raremap.serve.scenes import bounds_of, ingest, shown_bands, stretch
     from raremap.workflows.predict import predict
     from raremap.workflows.vectorize import vectorize
+
+    scene, begun = scene_of(bundle, model, task, folder, tell)
+    shutil.rmtree(folder / FETCHED, ignore_errors=True)
+    with heard(lambda share: tell(begun + share * (_MAPPED - begun))):
+        predict(bundle, scene, folder / results.MAP, probabilities="uint8", confidence=True, device=device)
+    with heard(lambda share: tell(_MAPPED + share * (_OUTLINED - _MAPPED))):
+        outlined = vectorize(folder / results.MAP, folder / results.POLYGONS, background=True)
+    results.draw(folder)
+    return {"areas": results.areas(model, outlined.area_m2 or {}), **about(scene)}
+
+
+def scene_of(
+    bundle: Bundle | Ensemble, model: Model, task: dict[str, Any], folder: Path, tell: Callable[[float], None]
+) -> tuple[Path, float]:
+    """The scene of a prediction as a COG of ours, and how far the whole is with it.
+
+    What came with a fetched one stays in `FETCHED`.
+    """
+    from raremap.serve.scenes import ingest
 
     scene = folder / results.SCENE
     if "upload" in task:
@@ -48,18 +68,16 @@ def map_scene(
         from raremap.serve.place import fetch
 
         with heard(lambda share: tell(share * _FETCHED)):
-            ingest(fetch(task, bundle, model, folder / "fetched"), scene, task["called"])
-        shutil.rmtree(folder / "fetched", ignore_errors=True)
+            ingest(fetch(task, bundle, model, folder / FETCHED), scene, task["called"])
         begun = _FETCHED
     tell(begun)
-    with heard(lambda share: tell(begun + share * (_MAPPED - begun))):
-        predict(bundle, scene, folder / results.MAP, probabilities="uint8", confidence=True, device=device)
-    with heard(lambda share: tell(_MAPPED + share * (_OUTLINED - _MAPPED))):
-        outlined = vectorize(folder / results.MAP, folder / results.POLYGONS, background=True)
+    return scene, begun
+
+
+def about(scene: Path) -> dict[str, Any]:
+    """Where a scene lies, and how it is shown."""
+    from raremap.scene.raster import open_image
+    from raremap.serve.scenes import bounds_of, shown_bands, stretch
+
     numbers = shown_bands(open_image(scene).bands)
-    results.draw(folder)
-    return {
-        "areas": results.areas(model, outlined.area_m2 or {}),
-        "bounds": bounds_of(scene),
-        "shown": {"bands": numbers, "ranges": stretch(scene, numbers)},
-    }
+    return {"bounds": bounds_of(scene), "shown": {"bands": numbers, "ranges": stretch(scene, numbers)}}

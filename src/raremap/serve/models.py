@@ -8,9 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raremap.errors import ConfigError
+
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
+    from raremap.tabular.fusion import Fusion
+    from raremap.tabular.model import TableModel
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,53 @@ class Model:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Table:
+    """A model of tables; it answers at once, within the server's own process."""
+
+    id: str
+    card: str
+    model: TableModel
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A model of imagery and one of tables, joined by a fusion; the ids are theirs, `landslide` a class of the former."""
+
+    id: str
+    image: str
+    table: Table
+    landslide: str
+    fusion: Fusion
+    top: int
+
+
+def tables_of(loaded: Mapping[str, TableModel], taken: Sequence[str]) -> dict[str, Table]:
+    """Models of tables (by folder) by id, beside models of the names `taken`."""
+    ids = ids_of([*taken, *(m.name for m in loaded.values())])[len(taken) :]
+    rows = zip(ids, loaded.items(), strict=True)
+    return {i: Table(i, card_of(Path(folder)), model) for i, (folder, model) in rows}
+
+
+def joined_of(
+    file: Path | None, landslide: str | None, images: Mapping[str, Model], tables: Mapping[str, Table]
+) -> Joined | None:
+    """What a fusion.json joins, None without one; raises `ConfigError` where it does not fit the models."""
+    if file is None:
+        return None
+    from raremap.workflows.table_fuse import class_of, read_fusion
+
+    if len(images) != 1 or len(tables) != 1:
+        raise ConfigError(
+            f"a fusion joins one model of imagery and one of tables; {len(images)} and {len(tables)} are given"
+        )
+    (image,), (table,) = images.values(), tables.values()
+    names = [c.name for c in image.classes]
+    fusion, top = read_fusion(file)
+    name = ids_of([image.name, table.model.name, "fused"])[-1]
+    return Joined(name, image.id, table, names[class_of(names, landslide)], fusion, top)
+
+
 def described(bundle: Bundle | Ensemble, folder: Path, model_id: str) -> Model:
     """A loaded bundle in these words.
 
@@ -63,13 +114,11 @@ def described(bundle: Bundle | Ensemble, folder: Path, model_id: str) -> Model:
     shares = np.array(bundle.prior) if bundle.prior else np.full(scheme.num_classes, np.nan)
     rare = rare_classes(shares, scheme.names, scheme.rare)
     rows = zip(scheme.values, scheme.names, scheme.palette, strict=True)
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     return Model(
         id=model_id,
         folder=str(folder),
         name=bundle.name,
-        card=_without_head(text),
+        card=card_of(folder),
         bands=bundle.bands,
         classes=tuple(Class(v, n, c, n in rare) for v, n, c in rows),
         map_nodata=scheme.map_nodata,
@@ -93,6 +142,8 @@ def ids_of(names: Sequence[str]) -> list[str]:
     return out
 
 
-def _without_head(card: str) -> str:
-    """A card without the lines that are meant for a registry."""
-    return re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL).strip()
+def card_of(folder: Path) -> str:
+    """A bundle's card without the lines that are meant for a registry."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    return re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL).strip()

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.errors import MissingExtra, SceneError
+from raremap.errors import MissingExtra
+from raremap.serve.faults import Refused
 from raremap.serve.models import Model
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
 
-_DAYS, _MOST_CLOUD, _TRIES = 15, 40.0, 3
-
 
 def can_fetch() -> bool:
     """Whether the library that finds scenes is installed."""
     return find_spec("pystac_client") is not None
+
+
+def fetching() -> None:
+    """Raise `Refused` where scenes are not fetched here."""
+    if not can_fetch():
+        raise Refused(501, missing_line())
 
 
 def missing_line() -> str:
@@ -32,23 +37,12 @@ def fetch(task: dict[str, Any], bundle: Bundle | Ensemble, model: Model, folder:
 
     Raises `RaremapError`: nothing found, no network, too large.
     """
-    from raremap.workflows.acquire import acquire
+    from raremap.workflows.nearest import acquire_nearest
 
-    wanted = date.fromisoformat(task["date"])
-    more: dict[str, Any] = {"bbox": task["bbox"], "bundle": bundle, "max_cloud": _MOST_CLOUD, "quiet": True}
-    if model.resolution_m:
-        more["resolution_m"] = model.resolution_m
-    around = f"{wanted - timedelta(_DAYS)}/{wanted + timedelta(_DAYS)}"
-    there = acquire(folder, around, dry_run=True, **more)
-    height, width = there.size
-    if height * width > task["max_pixels"]:
-        raise SceneError(
-            f"the box is {width:,} x {height:,} pixels, at most {task['max_pixels']:,} in all are taken; draw a smaller one"
-        )
-    days = sorted(there.found, key=lambda d: (abs((date.fromisoformat(d.date) - wanted).days), d.cloud or 0))
-    for day in days[:_TRIES]:
-        if images := acquire(folder, f"{day.date}/{day.date}", yes=True, **more).images:
-            return images[0]
-    raise SceneError(
-        f"no imagery of the box within {_DAYS} days of {wanted} is clear and covers it; try another date"
+    more: dict[str, Any] = {"resolution_m": model.resolution_m} if model.resolution_m else {}
+    if task.get("dem"):
+        more["dem"] = True
+    found = acquire_nearest(
+        folder, date.fromisoformat(task["date"]), bundle, task["max_pixels"], bbox=task["bbox"], **more
     )
+    return found.images[0]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from raremap.serve.models import Model
 
 UPLOAD, SCENE, MAP = "upload.tif", "scene.tif", "map.tif"
@@ -21,7 +23,28 @@ FILES = {
 }
 """By kind: the last part of its address, the file in the folder, its type."""
 
+ALARMS, UNITS = "alarms.gpkg", "units.csv"
+UNITS_IN = "units.parquet"
+FUSED_FILES = {
+    "map": FILES["map"],
+    "alarms": ("alarms.gpkg", ALARMS, "application/geopackage+sqlite3"),
+    "units": ("units.csv", UNITS, "text/csv"),
+    "preview": FILES["preview"],
+}
+"""The same of a fused prediction; its map has the bands fused, image and table."""
+
+STEPS, NONE = 250, 255
+"""A probability of 1 in uint8, and what says that there is none."""
+
+ALARM = np.array([0xFD, 0xF3, 0xE1]), np.array([0x9E, 0x1B, 0x32])
+"""Colours of a fused probability of 0 and of 1."""
+
 _PREVIEW_SIDE = 1024
+
+
+def files_of(task: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """The files of a prediction by what was asked for."""
+    return FUSED_FILES if "image" in task else FILES
 
 
 def areas(model: Model, area_m2: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -40,19 +63,46 @@ def areas(model: Model, area_m2: Mapping[str, float]) -> list[dict[str, Any]]:
 
 def draw(folder: Path) -> None:
     """Draw the map as a picture of at most 1024 pixels a side, clear where there is no data."""
-    import numpy as np
     import rasterio
+
+    with rasterio.open(folder / MAP, driver="GTiff") as file:
+        values = _small(file)
+        colors, nodata = file.colormap(1), int(file.nodata)
+    _draw(folder, values, np.array([colors[v][:3] for v in range(256)], np.uint8), nodata)
+
+
+def draw_fused(folder: Path) -> None:
+    """Draw the fused probabilities in the same way, the surer the darker."""
+    import rasterio
+
+    with rasterio.open(folder / MAP, driver="GTiff") as file:
+        values = steps(_small(file))
+    _draw(folder, values, ramp(*ALARM), NONE)
+
+
+def steps(probs: np.ndarray) -> np.ndarray:
+    """Probabilities in uint8, `NONE` where there is none (NaN)."""
+    return np.where(np.isnan(probs), NONE, np.rint(np.nan_to_num(probs) * STEPS)).astype(np.uint8)
+
+
+def ramp(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Colours uint8 `[256, 3]` of probabilities in steps, from that of 0 to that of 1."""
+    share = np.minimum(np.arange(256) / STEPS, 1)[:, None]
+    return (low + share * (high - low)).astype(np.uint8)
+
+
+def _small(file: Any) -> np.ndarray:
+    """The first band, of `_PREVIEW_SIDE` pixels a side at most."""
+    scale = min(1.0, _PREVIEW_SIDE / max(file.height, file.width))
+    return file.read(1, out_shape=(max(1, round(file.height * scale)), max(1, round(file.width * scale))))
+
+
+def _draw(folder: Path, values: np.ndarray, palette: np.ndarray, clear: int) -> None:
     from PIL import Image
 
     from raremap.files import written
 
-    with rasterio.open(folder / MAP, driver="GTiff") as file:
-        scale = min(1.0, _PREVIEW_SIDE / max(file.height, file.width))
-        shape = (max(1, round(file.height * scale)), max(1, round(file.width * scale)))
-        values = file.read(1, out_shape=shape)
-        colors, nodata = file.colormap(1), int(file.nodata)
-    palette = np.array([colors[v][:3] for v in range(256)], np.uint8)
     picture = Image.fromarray(values, "P")
     picture.putpalette(palette.tobytes())
     with written(folder / PREVIEW) as fresh:
-        picture.save(fresh, "PNG", transparency=nodata)
+        picture.save(fresh, "PNG", transparency=clear)

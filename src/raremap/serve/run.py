@@ -9,16 +9,20 @@ import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raremap.errors import MissingExtra, OutputError, RaremapWarning
 from raremap.files import locked
 from raremap.serve.options import ServeOptions
 
+if TYPE_CHECKING:
+    from raremap.serve.runner import Runner
+
 
 def run(bundles: Sequence[str | Path], options: ServeOptions | None = None) -> None:
     """Serve bundles until the process is told to stop.
 
-    Raises `BundleError` where one cannot be loaded, `OutputError` where the data folder or the port cannot be used,
+    Raises `BundleError` where one cannot be loaded, `ConfigError` where a fusion does not fit them, `OutputError` where the data folder or the port cannot be used,
     `MissingExtra` where the extra `serve` is not installed.
     """
     try:
@@ -48,13 +52,18 @@ def run(bundles: Sequence[str | Path], options: ServeOptions | None = None) -> N
         )  # fmt: skip
         shown = f"[{options.host}]" if ":" in options.host else options.host
         print(
-            f"raremap serves {', '.join(app.state.runner.models)} at http://{shown}:{listener.getsockname()[1]}/"
+            f"raremap serves {', '.join(_served(app.state.runner))} at http://{shown}:{listener.getsockname()[1]}/"
         )
         sys.stdout.flush()
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
             app.state.runner.stop()
+
+
+def _served(runner: Runner) -> list[str]:
+    joined = [runner.joined.id] if runner.joined else []
+    return [*runner.models, *runner.tables, *joined]
 
 
 def _listening(options: ServeOptions) -> socket.socket:

@@ -16,8 +16,9 @@ from typing import Any
 
 from raremap.errors import BundleError, RaremapError
 from raremap.serve.jobs import Job, Jobs
-from raremap.serve.models import Model
+from raremap.serve.models import Joined, Model, Table, joined_of, tables_of
 from raremap.serve.options import ServeOptions
+from raremap.tabular.model import TableModel, is_table_bundle
 
 _log = logging.getLogger("raremap.serve")
 
@@ -30,8 +31,12 @@ class Runner:
 
     def __init__(self, jobs: Jobs, bundles: Sequence[str | Path], options: ServeOptions) -> None:
         self.models: dict[str, Model] = {}
+        self.tables: dict[str, Table] = {}
+        self.joined: Joined | None = None
         self._jobs, self._options = jobs, options
-        self._folders = [str(Path(b)) for b in bundles]
+        folders = [str(Path(b)) for b in bundles]
+        self._tables = [f for f in folders if is_table_bundle(f)]
+        self._folders = [f for f in folders if f not in self._tables]
         self._worker: _Process | None = None
         self._wake, self._stop = threading.Event(), threading.Event()
         self._lock = threading.Lock()
@@ -40,10 +45,20 @@ class Runner:
         self._thread = threading.Thread(target=self._work, name="raremap-runner", daemon=True)
 
     def start(self) -> None:
-        """Load the models and begin, unless it has; raises `BundleError` where one cannot be loaded."""
+        """Load the models and begin, unless it has.
+
+        Raises `BundleError` where one cannot be loaded, `ConfigError` where the fusion does not fit them.
+        """
         if self._worker is not None:
             return
+        tables = {folder: TableModel.load(folder) for folder in self._tables}
         self._worker = self._started()
+        self.tables = tables_of(tables, [m.name for m in self.models.values()])
+        try:
+            self.joined = joined_of(self._options.fusion, self._options.landslide, self.models, self.tables)
+        except RaremapError:
+            self._worker.kill()
+            raise
         self._jobs.broken_off(None, "the server")
         self.tidy()
         self._thread.start()
@@ -173,7 +188,12 @@ class Runner:
 
     def _started(self) -> _Process:
         worker = _Process()
-        worker.say({"load": self._folders})
+        worker.say(
+            {
+                "load": self._folders,
+                "table": self._tables[0] if self._options.fusion and self._tables else None,
+            }
+        )
         models = {}
         while True:
             try:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Degrees = Annotated[float, Field(allow_inf_nan=False)]
+_Value = (
+    bool | int | Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=1000)] | None
+)
+
+Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 
 class _Told(BaseModel):
@@ -32,6 +36,7 @@ class ClassRow(_Told):
 class ModelRow(_Told):
     """A model that maps scenes."""
 
+    kind: Literal["image"] = "image"
     id: str
     name: str
     card_markdown: str
@@ -41,11 +46,62 @@ class ModelRow(_Told):
     metrics: dict[str, Any]
 
 
+class Attribute(_Told):
+    """A column that a model of tables reads."""
+
+    name: str = Field(examples=["slope_mean"])
+    kind: Literal["numeric", "categorical"]
+    categories: list[str]
+
+
+class TableRow(_Told):
+    """A model that scores rows of a table."""
+
+    kind: Literal["table"] = "table"
+    id: str
+    name: str
+    card_markdown: str
+    attributes: list[Attribute]
+    label: str = Field(description="what the probability is of", examples=["landslide"])
+    positive: str = Field(description="the label's value that is looked for", examples=["1"])
+    prior: float = Field(description="share of positives that probabilities are given for")
+    least: float = Field(description="probability from which on a row is an alarm")
+    metrics: dict[str, Any]
+
+
+class FusedRow(_Told):
+    """A model of scenes and one of tables, joined."""
+
+    kind: Literal["fused"] = "fused"
+    id: str
+    name: str
+    image: str = Field(description="id of the model of scenes")
+    table: str = Field(description="id of the model of tables")
+    landslide: str = Field(description="class of the model of scenes that is looked for")
+    weights: tuple[float, float] = Field(description="of image and table")
+    prior: float
+
+
+AnyModel = Annotated[ModelRow | TableRow | FusedRow, Field(discriminator="kind")]
+
+
 class Area(ClassRow):
     """How much of a map is of a class."""
 
     area_m2: float = Field(description="square metres on the ground")
     share: float = Field(description="of what has data, from 0 to 1")
+
+
+class FusedUnits(_Told):
+    """What a fused prediction found."""
+
+    units: int
+    known: dict[str, int] = Field(
+        description="units known to both sides, to the image alone, to the table alone"
+    )
+    alarms: int
+    double_check: bool
+    notes: list[str] = Field(description="what was met in the rows and treated as missing, and the like")
 
 
 class Prediction(_Told):
@@ -63,8 +119,10 @@ class Prediction(_Told):
     areas: list[Area] = Field(description="rare classes first")
     files: dict[str, str] = Field(
         examples=[{"map": "/api/predictions/0123456789abcdef01234567/map.tif"}],
-        description="addresses by kind: map, confidence, probabilities, polygons, preview",
+        description="addresses by kind: map, preview, and confidence, probabilities, polygons or, where it is fused, "
+        "alarms, units",
     )
+    fused: FusedUnits | None = Field(description="of a fused prediction that is done")
     created: str
     expires: str
 
@@ -85,7 +143,10 @@ class Probability(_Told):
 
 
 class Pixel(_Told):
-    """A map at one place; `value` and `name` are null where there is no data."""
+    """A map at one place; `value` and `name` are null where there is no data.
+
+    Of a fused map they are 1 and alarm, or 0 and no alarm, and the probabilities those of fused, image and table.
+    """
 
     value: int | None
     name: str | None
@@ -100,12 +161,51 @@ class Health(_Told):
     queued: int
 
 
-class Place(BaseModel):
-    """A place and a date, whose scene is fetched."""
+class ScoredRow(_Told):
+    """Of a row of a table."""
+
+    probability: float = Field(ge=0, le=1)
+    alarm: bool
+    kept: dict[str, Any] = Field(
+        description="the row's values in the columns of `keep`", examples=[{"unit": 7}]
+    )
+
+
+class Scores(_Told):
+    """What a model says of the rows of a table, in their order."""
+
+    model: str
+    label: str
+    positive: str
+    prior: float = Field(description="share of positives that probabilities are given for")
+    least: float = Field(description="probability from which on a row is an alarm")
+    alarms: int
+    mean: float
+    notes: list[str] = Field(description="what was met and treated as missing")
+    rows: list[ScoredRow]
+
+
+class Rows(BaseModel):
+    """Rows of a table as objects."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model: str = Field(max_length=100)
+    rows: list[dict[str, _Value]] = Field(
+        min_length=1, max_length=10_000, description="attributes by name; null, or none: missing",
+        examples=[[{"unit": 7, "slope_mean": 31.5, "rock": "schist"}, {"unit": 8, "slope_mean": 4, "rock": None}]],
+    )  # fmt: skip
+    prior: Share | None = Field(None, description="share of positives to expect")
+    keep: list[Annotated[str, Field(max_length=200)]] = Field(
+        [], max_length=20, description="columns that come back in `kept`"
+    )
+
+
+class Ground(BaseModel):
+    """A place and a date."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
     bbox: tuple[
         Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)],
         Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)],
@@ -115,8 +215,14 @@ class Place(BaseModel):
     date: date
 
     @model_validator(mode="after")
-    def _a_box(self) -> Place:
+    def _a_box(self) -> Self:
         west, south, east, north = self.bbox
         if not (west < east and south < north):
             raise ValueError("bbox is west, south, east, north, with west below east and south below north")
         return self
+
+
+class Place(Ground):
+    """A place and a date, whose scene is fetched, and a model."""
+
+    model: str = Field(max_length=100)

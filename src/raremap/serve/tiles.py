@@ -19,12 +19,15 @@ from raremap.serve import results
 from raremap.serve.models import Model
 from raremap.serve.scenes import ALONE
 
-Layer = Literal["image", "classes", "confidence"]
+Layer = Literal["image", "classes", "confidence", "fused"]
+LAYERS: dict[bool, tuple[Layer, ...]] = {False: ("image", "classes", "confidence"), True: ("image", "fused")}
+"""Layers of a map of classes (False) and of a fused one (True)."""
+
 SIDE = 256
 MOST_ZOOM = 24
 
 _UNSURE, _SURE = np.array([0x7B, 0x32, 0x94]), np.array([0xF7, 0xF7, 0xF7])
-_STEPS = 250  # a probability of 1, as maps store it
+_ALL_BUT_NONE = np.where(np.arange(256) == results.NONE, 0, 255).astype(np.uint8)
 
 
 @lru_cache(1)
@@ -38,7 +41,7 @@ def blank() -> bytes:
 def tile(folder: Path, layer: Layer, shown: dict[str, Any], model: Model, z: int, x: int, y: int) -> bytes:
     """A tile of 256² as PNG, clear where there is no data."""
     name, numbers = _SOURCES[layer]
-    smooth = "nearest" if layer == "classes" else "bilinear"
+    smooth = "nearest" if layer in ("classes", "fused") else "bilinear"
     try:
         with _reader(folder / name) as reader:
             got = reader.tile(
@@ -54,8 +57,13 @@ def tile(folder: Path, layer: Layer, shown: dict[str, Any], model: Model, z: int
         if model.nodata is not None:
             seen = seen & (data != model.nodata).any(0)
         return _image_png(data, seen, shown["ranges"])
-    values, palette, alpha = data[0], *(_class_colors(model) if layer == "classes" else _ramp())
-    values = np.where(seen, values, model.map_nodata if layer == "classes" else 255)
+    if layer == "classes":
+        values, (palette, alpha) = data[0], _class_colors(model)
+    elif layer == "confidence":
+        values, palette, alpha = data[0], results.ramp(_UNSURE, _SURE), _ALL_BUT_NONE
+    else:
+        values, palette, alpha = results.steps(data[0]), results.ramp(*results.ALARM), _ALL_BUT_NONE
+    values = np.where(seen, values, model.map_nodata if layer == "classes" else results.NONE)
     return _palette_png(values.astype(np.uint8), palette, alpha)
 
 
@@ -63,6 +71,7 @@ _SOURCES: dict[Layer, tuple[str, list[int] | None]] = {
     "image": (results.SCENE, None),
     "classes": (results.MAP, [1]),
     "confidence": (results.CONFIDENCE, [1]),
+    "fused": (results.MAP, [1]),
 }
 
 
@@ -74,13 +83,32 @@ def pixel(folder: Path, model: Model, lon: float, lat: float) -> dict[str, Any] 
         if not value.mask.all():
             return {"value": None, "name": None, "probabilities": []}
         with _reader(folder / results.PROBABILITIES) as reader:
-            probs = reader.point(lon, lat).data.astype(float) / _STEPS
+            probs = reader.point(lon, lat).data.astype(float) / results.STEPS
     except PointOutsideBounds:
         return None
     names = {c.value: c.name for c in model.classes}
     found = int(value.data[0])
     told = [{"name": c.name, "p": round(float(p), 4)} for c, p in zip(model.classes, probs, strict=True)]
     return {"value": found, "name": names[found], "probabilities": sorted(told, key=lambda row: -row["p"])}
+
+
+def fused_pixel(folder: Path, least: Sequence[float | None], lon: float, lat: float) -> dict[str, Any] | None:
+    """Probabilities of fused, image and table at a place, and whether each of them reaches its `least`; as `pixel`."""
+    try:
+        with _reader(folder / results.MAP) as reader:
+            probs = np.ma.getdata(reader.point(lon, lat).data).astype(np.float32)
+    except PointOutsideBounds:
+        return None
+    if np.isnan(probs[0]):
+        return {"value": None, "name": None, "probabilities": []}
+    # NaN, of a side that does not know the place, reaches nothing.
+    alarm = all(p >= np.float32(t) for p, t in zip(probs, least, strict=True) if t is not None)
+    told = [
+        {"name": name, "p": round(float(p), 4)}
+        for name, p in zip(("fused", "image", "table"), probs, strict=True)
+        if not np.isnan(p)
+    ]
+    return {"value": int(alarm), "name": "alarm" if alarm else "no alarm", "probabilities": told}
 
 
 FAULTS = (RasterioError, RioTilerError)
@@ -125,13 +153,6 @@ def _class_colors(model: Model) -> tuple[np.ndarray, np.ndarray]:
         palette[c.value] = [int(c.color[i : i + 2], 16) for i in (1, 3, 5)]
         alpha[c.value] = 255
     return palette, alpha
-
-
-def _ramp() -> tuple[np.ndarray, np.ndarray]:
-    share = np.minimum(np.arange(256) / _STEPS, 1)[:, None]
-    alpha = np.full(256, 255, np.uint8)
-    alpha[255] = 0
-    return (_UNSURE + share * (_SURE - _UNSURE)).astype(np.uint8), alpha
 
 
 def _palette_png(values: np.ndarray, palette: np.ndarray, alpha: np.ndarray) -> bytes:

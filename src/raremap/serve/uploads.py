@@ -1,9 +1,10 @@
-"""A form with a file, written to disk while it arrives: bounded, and under a name of our own."""
+"""A form with files, written to disk while it arrives: bounded, and under names of our own."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,19 +16,30 @@ _MOST_FIELD = 4096
 _IDLE_S = 60.0
 
 
+@dataclass(frozen=True)
+class Slot:
+    """A file that a form may hold: where it goes, how large it may be, and what it is in messages."""
+
+    path: Path
+    most_bytes: int
+    what: str = "GeoTIFF"
+    needed: bool = True
+
+
 @dataclass
 class Upload:
-    """The fields of a form, and what its file was called (for messages alone); the file lies where it was asked for."""
+    """The fields of a form, and what its files were called (for messages alone); they lie where they were asked for."""
 
     fields: dict[str, str] = field(default_factory=dict)
-    called: str | None = None
-    bytes: int = 0
+    called: dict[str, str] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
 
 
-async def received(body: AsyncIterator[bytes], content_type: str, out: Path, most_bytes: int) -> Upload:
-    """Write the one file of a multipart form to `out`; fields come back.
+async def received(body: AsyncIterator[bytes], content_type: str, slots: Mapping[str, Slot]) -> Upload:
+    """Write the files of a multipart form to their slots, by name; fields come back.
 
-    Raises `Refused`: no form, no file or two, too large, too slow, or broken off.
+    Where there is one slot a file of any name goes there. Raises `Refused`: no form, a file that is missing or not
+    known, too large, too slow, or broken off.
     """
     from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import MultipartParser, parse_options_header
@@ -36,8 +48,8 @@ async def received(body: AsyncIterator[bytes], content_type: str, out: Path, mos
     boundary = options.get(b"boundary", b"")
     if kind != b"multipart/form-data" or not 0 < len(boundary) <= 200:
         raise Refused(415, "expected a form (multipart/form-data) with a file, or JSON")
-    with out.open("wb") as sink:
-        form = _Form(sink, most_bytes)
+    with ExitStack() as open_files:
+        form = _Form(slots, open_files)
         try:
             parser = MultipartParser(boundary, form.callbacks())
             async for chunk in _steady(body):
@@ -48,10 +60,12 @@ async def received(body: AsyncIterator[bytes], content_type: str, out: Path, mos
             raise Refused(400, "the form is damaged or was broken off; send it again") from None
     if not form.complete:
         raise Refused(400, "the form was broken off before its end; send it again")
-    if form.upload.called is None:
-        raise Refused(422, "the form has no file; send a GeoTIFF as 'file'")
-    if not form.upload.bytes:
-        raise Refused(422, "the file is empty; choose a GeoTIFF")
+    for name, slot in slots.items():
+        if name not in form.upload.called:
+            if slot.needed:
+                raise Refused(422, f"the form has no file '{name}'; send a {slot.what} as '{name}'")
+        elif not form.upload.bytes[name]:
+            raise Refused(422, f"the file '{name}' is empty; choose a {slot.what}")
     return form.upload
 
 
@@ -72,9 +86,11 @@ async def _steady(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 class _Form:
     """What the parser finds."""
 
-    def __init__(self, sink: BinaryIO, most_bytes: int) -> None:
+    def __init__(self, slots: Mapping[str, Slot], open_files: ExitStack) -> None:
         self.upload, self.complete = Upload(), False
-        self._sink, self._most = sink, most_bytes
+        self._slots, self._files = slots, open_files
+        self._sink: BinaryIO | None = None
+        self._slot: Slot | None = None
         self._parts = 0
         self._header = self._value = b""
         self._named: dict[bytes, bytes] = {}
@@ -108,13 +124,24 @@ class _Form:
 
         _, options = parse_options_header(self._named.get(b"content-disposition", b""))
         name = options.get(b"name", b"").decode(errors="replace")
-        if b"filename" in options or name == "file":
-            if self.upload.called is not None:
-                raise Refused(422, "the form has more than one file; send one GeoTIFF as 'file'")
-            self.upload.called = _plain(options.get(b"filename", b"").decode(errors="replace"))
-            self._text = None
+        if b"filename" in options or name in self._slots:
+            self._file(name, options.get(b"filename", b"").decode(errors="replace"))
         else:
             self._name, self._text = name, bytearray()
+
+    def _file(self, name: str, called: str) -> None:
+        if name not in self._slots and len(self._slots) == 1:
+            (name,) = self._slots
+        if name not in self._slots:
+            raise Refused(
+                422,
+                f"the form has a file '{_plain(name)}' that is not known; send {' and '.join(self._slots)}",
+            )
+        if name in self.upload.called:
+            raise Refused(422, f"the form has more than one file '{name}'; send one {self._slots[name].what}")
+        self._name, self._slot, self._text = name, self._slots[name], None
+        self.upload.called[name], self.upload.bytes[name] = _plain(called), 0
+        self._sink = self._files.enter_context(self._slot.path.open("wb"))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._text is not None:
@@ -122,10 +149,13 @@ class _Form:
             if len(self._text) > _MOST_FIELD:
                 raise Refused(422, f"field '{_plain(self._name)}' is longer than {_MOST_FIELD} bytes")
             return
-        self.upload.bytes += end - start
-        if self.upload.bytes > self._most:
+        assert self._slot is not None
+        assert self._sink is not None
+        self.upload.bytes[self._name] += end - start
+        if self.upload.bytes[self._name] > self._slot.most_bytes:
             raise Refused(
-                413, f"the file is larger than {self._most / 1e6:,.0f} MB, which is the most that is taken"
+                413,
+                f"the file is larger than {self._slot.most_bytes / 1e6:,.0f} MB, which is the most that is taken",
             )
         self._sink.write(data[start:end])
 

@@ -3,7 +3,7 @@
 It is apart from the server so that it can be stopped in the middle of a job, and so that whatever a scene does to it
 ends it alone. It gets one object a line and gives one or more for each:
 
-    {"load": [folder, …], "ids": [id, …]}          → {"model": {…}} for each, then {"ready": true}
+    {"load": [folder, …], "table": folder or null} → {"model": {…}} for each, then {"ready": true}
     {"job": id, "model": id, "task": {…}, "out": folder, "device": "auto"}
                                                    → {"job": id, "progress": 0.3} …, then {"job": id, "done": {…}}
     a fault of the input                            → {"failed": "one line"}
@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from raremap.errors import RaremapError
+from raremap.errors import BundleError, RaremapError
 
 _TOLD_EVERY_S = 0.2
 
@@ -54,13 +54,14 @@ class Worker:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._bundles: dict[str, tuple[Any, Any]] = {}
+        self._table: Any = None
 
     def obey(self, order: dict[str, Any]) -> None:
         """Do one order; a fault is answered."""
         of = {"job": order["job"]} if "job" in order else {}
         try:
             if "load" in order:
-                self._load(order["load"])
+                self._load(order["load"], order.get("table"))
             else:
                 self._say(of | {"done": self._map(order)})
         except RaremapError as error:
@@ -79,7 +80,7 @@ class Worker:
         self._out.write(json.dumps(plain(answer)) + "\n")
         self._out.flush()
 
-    def _load(self, folders: list[str]) -> None:
+    def _load(self, folders: list[str], table: str | None) -> None:
         from raremap.ensembles import load_bundle
         from raremap.serve.models import described, ids_of
 
@@ -88,7 +89,12 @@ class Worker:
             model = described(bundle, Path(folder), name)
             self._bundles[name] = bundle, model
             self._say({"model": model.to_dict()})
-        self._warm()
+        if table is not None:
+            from raremap.tabular.model import TableModel
+
+            self._table = TableModel.load(table)
+        if self._bundles:
+            self._warm()
         self._say({"ready": True})
 
     def _warm(self) -> None:
@@ -115,9 +121,16 @@ class Worker:
                 )
 
     def _map(self, order: dict[str, Any]) -> dict[str, Any]:
+        from raremap.serve.fusing import fuse_scene
         from raremap.serve.mapping import map_scene
 
-        bundle, model = self._bundles[order["model"]]
+        task = order["task"]
+        name = task.get("image", order["model"])
+        if name not in self._bundles or ("image" in task and self._table is None):
+            raise BundleError(
+                f"the server was started again without the model or fusion '{order['model']}'; send the scene again"
+            )
+        bundle, model = self._bundles[name]
         told = 0.0
 
         def tell(share: float) -> None:
@@ -126,14 +139,18 @@ class Worker:
                 told = time.monotonic()
                 self._say({"job": order["job"], "progress": round(share, 4)})
 
-        return map_scene(bundle, model, order["task"], Path(order["out"]), tell, order["device"])
+        out, device = Path(order["out"]), order["device"]
+        if "image" in task:
+            return fuse_scene(bundle, model, self._table, task, out, tell, device)
+        return map_scene(bundle, model, task, out, tell, device)
 
 
 def _private(line: str, order: dict[str, Any]) -> str:
     """A message without the server's folders."""
-    called = order.get("task", {}).get("called", "the scene")
-    folder = order.get("out", "")
-    for name in ("upload.tif", "scene.tif"):
+    task, folder = order.get("task", {}), order.get("out", "")
+    files = {name: task.get("called", "the scene") for name in ("upload.tif", "scene.tif")}
+    files["units.parquet"] = task.get("units_called", "the units")
+    for name, called in files.items():
         line = line.replace(str(Path(folder) / name), called) if folder else line
     return line.replace(f"{folder}/", "") if folder else line
 

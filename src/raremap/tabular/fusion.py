@@ -100,6 +100,13 @@ class Fusion:
         # A comparison with NaN is False.
         return Alarms(self.logits(image, table) >= self.threshold, (i >= self.both[0]) & (t >= self.both[1]))
 
+    def least(self, double_check: bool = False) -> tuple[float | None, float | None, float | None]:
+        """The probabilities of fused, image and table, at `prior`, that an alarm reaches; None where it need not."""
+        if double_check:
+            image, table = sigmoid(np.array(self.both)).tolist()
+            return None, image, table
+        return float(sigmoid(np.array(self.threshold))), None, None
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return {

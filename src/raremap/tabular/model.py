@@ -230,3 +230,11 @@ def _card(model: TableModel) -> str:
             "",
         ]
     )
+
+
+def is_table_bundle(folder: str | Path) -> bool:
+    """Whether a folder holds a model of a table, and none of imagery; what is damaged is left for `load` to tell."""
+    try:
+        return _KIND in json.loads((Path(folder) / ITEM).read_text(encoding="utf-8"))["properties"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

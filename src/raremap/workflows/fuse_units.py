@@ -11,6 +11,8 @@ import numpy as np
 from raremap.errors import TableError, nearest
 
 if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
     from raremap.maps.zonal import Units
     from raremap.tabular.read import Source
 
@@ -104,13 +106,10 @@ def _lay_rasters(
     return Laid(source, readers, None, grids[0].crs, grids, numbers)
 
 
-def _lay_polygons(path: Path, grids: list[Any], key: str, layer: str | None) -> Laid:
+def read_polygons(path: Path, layer: str | None) -> GeoDataFrame:
+    """Units as polygons with their attributes; raises `TableError` where a row has none."""
     import geopandas as gpd
 
-    from raremap.maps.zonal import PolygonUnits
-    from raremap.tabular.read import read_table
-
-    source = read_table(path, layer)
     if path.suffix.lower() in (".parquet", ".geoparquet", ".pq"):
         frame = gpd.read_parquet(path)
     else:
@@ -122,6 +121,15 @@ def _lay_polygons(path: Path, grids: list[Any], key: str, layer: str | None) -> 
         raise TableError(
             f"{path} does not hold polygons in every row; units are rasters of numbers, or polygons"
         )
+    return frame
+
+
+def _lay_polygons(path: Path, grids: list[Any], key: str, layer: str | None) -> Laid:
+    from raremap.maps.zonal import PolygonUnits
+    from raremap.tabular.read import read_table
+
+    source = read_table(path, layer)
+    frame = read_polygons(path, layer)
     if frame.crs is None and any(g.crs is not None for g in grids):
         raise TableError(f"{path} has no CRS, the scenes have one; write it into the file")
     shapes = []

@@ -102,7 +102,7 @@ def table_fuse(
 
     Rows with a value in the column `label` are the calibration places: nothing else may have used them. The fusion is
     fitted on them, and what it gains is measured on them, cross-fitted over `group` (default: scenes). With `fusion`, a
-    fusion.json of an earlier run, nothing is fitted. `prior` is the share of positive units to expect.
+    fusion.json of an earlier run, nothing is fitted, and `top` is as in its fit. `prior` is the share of positive units to expect.
 
     Writes under `out`: units.csv, alarms.gpkg, a map NAME.fused.tif a scene (bands fused, image, table: each
     unit's probability), and fusion.json. Raises one line where files do not fit each other.
@@ -123,8 +123,10 @@ def table_fuse(
         raise ConfigError(f"top is {top}, expected 1 pixel or more")
     image_model = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
     model = TableModel.load(table_bundle) if isinstance(table_bundle, (str, Path)) else table_bundle
-    which = _class_of(image_model, landslide)
-    given = _read_fusion(Path(fusion)) if fusion is not None else None
+    which = class_of(image_model.scheme.names, landslide)
+    given = None
+    if fusion is not None:
+        given, top = read_fusion(Path(fusion))
     paths = _paths(scenes)
     if double := [p.stem for p in paths if [q.stem for q in paths].count(p.stem) > 1]:
         raise OutputError(f"two scenes are called {double[0]}, and would write one map; fuse them one by one")
@@ -182,8 +184,8 @@ def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:
     return [Path(given)] if isinstance(given, (str, Path)) else [Path(p) for p in given]
 
 
-def _class_of(bundle: Any, name: str | None) -> int:
-    names = bundle.scheme.names
+def class_of(names: Sequence[str], name: str | None) -> int:
+    """Which of the image model's classes is looked for; raises `ConfigError`."""
     if name is None:
         if len(names) == 2:
             return 1
@@ -197,11 +199,13 @@ def _class_of(bundle: Any, name: str | None) -> int:
     return names.index(name)
 
 
-def _read_fusion(path: Path) -> Fusion:
+def read_fusion(path: Path) -> tuple[Fusion, int]:
+    """The fusion of a fusion.json, and of how many pixels a unit's image score was in its fit; raises `ConfigError`."""
     from raremap.tabular.fusion import Fusion
 
     try:
-        return Fusion.from_dict(json.loads(path.read_text(encoding="utf-8"))["fusion"])
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return Fusion.from_dict(told["fusion"]), int(told.get("top", 4))
     except OSError as error:
         raise ConfigError(
             f"fusion {path} cannot be read ({error.strerror}); give a fusion.json of `raremap table fuse`"

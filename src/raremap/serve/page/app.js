@@ -39,8 +39,9 @@ function showModel() {
 const rare = (c) => (c.rare ? [" ", element("span", { className: "rare" }, "rare")] : []);
 
 async function loadModels() {
-  models = await api.models();
-  if (models.length === 0) throw new Error("this server has no model; start it with raremap serve BUNDLE");
+  // Models of tables, and those joined with them, have addresses of their own and no place on a map of pixels.
+  models = (await api.models()).filter((m) => (m.kind ?? "image") === "image");
+  if (models.length === 0) throw new Error("this server has no model of imagery; start it with raremap serve BUNDLE");
   $("model").replaceChildren(...models.map((m) => element("option", { value: m.id }, m.name)));
   showModel();
 }
