@@ -32,7 +32,7 @@ def ranks(field: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return out
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True)
 def mix(a, b, c):  # pragma: no cover - compiled
     """A 32-bit hash of three integers."""
     h = (a * 0x9E3779B1 + b * 0x85EBCA77 + c * 0xC2B2AE3D) & 0xFFFFFFFF
@@ -44,13 +44,13 @@ def mix(a, b, c):  # pragma: no cover - compiled
     return h
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True)
 def unit(h, k):  # pragma: no cover - compiled
     """The k-th number in 0..1 that belongs to a hash."""
     return mix(h, k, 77) / 4294967296.0
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True)
 def normal(h, k):  # pragma: no cover - compiled
     """The k-th nearly normal number of a hash: a sum of four uniform ones, with deviation 1."""
     s = unit(h, 4 * k) + unit(h, 4 * k + 1) + unit(h, 4 * k + 2) + unit(h, 4 * k + 3)
