@@ -25,16 +25,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: more than a few seconds; runs after the others")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files without a slow test first, then the others, of each the slow ones last."""
+
     def slow(item: pytest.Item) -> bool:
         return item.get_closest_marker("slow") is not None
 
-    items.sort(key=slow)
-    for item in items:  # what shares a file's fixtures stays in one process
-        item.add_marker(
-            pytest.mark.xdist_group(item.nodeid.partition("::")[0] + ("-slow" if slow(item) else ""))
+    with_slow = {item.path for item in items if slow(item)}
+    items.sort(
+        key=lambda item: (
+            item.path in with_slow,
+            str(item.path) if item.path in with_slow else "",
+            slow(item),
         )
+    )
 
 
 @pytest.fixture(scope="session")
