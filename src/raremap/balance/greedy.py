@@ -101,7 +101,7 @@ def solve_greedy(
         near, edges = _by_size(near, sizes, 1 if even else _HEAPS)
         before = done
         done, reason = _choose(
-            x, size, target, worth, q, sizes, near, sums[near], edges, rest, later, blur, density, lazy,
+            x, size, target, worth[near], q, sizes[near], near, sums[near], edges, rest, later, blur, density, lazy,
             equal.rows, equal.first, equal.left, np.flatnonzero(here),
             repeats, most, pooled, limits, chosen, path, done,
         )  # fmt: skip
@@ -193,7 +193,7 @@ def _choose(
         filled[h] = edges[h + 1] - edges[h]
         for j in range(edges[h], edges[h + 1]):
             held[j] = j
-            smallest[h] = min(smallest[h], sizes[near[j]])
+            smallest[h] = min(smallest[h], sizes[j])
     aside, aside_of = np.empty(number, np.int64), np.empty(number, np.int64)
     share = np.empty(k)
     ones, squares = 0.0, 0.0
@@ -218,7 +218,8 @@ def _choose(
                 for j in range(edges[h], edges[h] + filled[h]):
                     keys[j] = sums[held[j]]
                     if sized:
-                        keys[j] -= np.log1p(sizes[near[held[j]]] / soon)
+                        w = sizes[held[j]] / soon
+                        keys[j] -= w * (1.0 - 0.5 * w)  # at most log(1 + w)
                 for j in range(filled[h] // 2 - 1, -1, -1):
                     _sink(keys, held, edges[h], j, filled[h])
         if sized:
@@ -236,25 +237,37 @@ def _choose(
             if of < 0:
                 break
             slot = held[edges[of]]
-            g = near[slot]
             if lazy and top + blur * (abs(sums[slot]) + abs(top)) < best:
                 break
             value = 0.0
             if density:
                 for c in range(k):
-                    value += q[c] * (worth[g, c] * share[c])
+                    value += q[c] * (worth[slot, c] * share[c])
             else:
                 for c in range(k):
-                    value += q[c] * np.log1p(worth[g, c] * share[c])
-            sums[slot] = value
+                    # A bound of log(1 + z) that shrinks with z, and costs a tenth of it.
+                    z = worth[slot, c] * share[c]
+                    value += q[c] * (z * (1.0 - z * (0.5 - z / 3.0)))
+                w = sizes[slot] / total
+                above = value - w * (1.0 - 0.5 * w) if sized else value
+                near_best = above + blur * (abs(value) + abs(above)) >= best
+                if which < 0 or near_best or not lazy:
+                    value = 0.0
+                    for c in range(k):
+                        value += q[c] * np.log1p(worth[slot, c] * share[c])
+                else:
+                    sums[slot] = value
+                    value = -np.inf
+            if value > -np.inf:
+                sums[slot] = value
             aside[put], aside_of[put] = slot, of
             put += 1
             if sized:
-                value -= np.log1p(sizes[g] / total)
+                value -= np.log1p(sizes[slot] / total)
             if which < 0 or value > best:
                 best, which = value, slot
             elif value == best:
-                i, j = rows[first[g]], rows[first[near[which]]]
+                i, j = rows[first[near[slot]]], rows[first[near[which]]]
                 if repeats[i] < repeats[j] or (repeats[i] == repeats[j] and i < j):
                     which = slot
             filled[of] -= 1
@@ -297,7 +310,8 @@ def _choose(
                 last = edges[h] + filled[h]
                 held[last], keys[last] = aside[j], sums[aside[j]]
                 if sized:
-                    keys[last] -= np.log1p(sizes[near[aside[j]]] / soon)
+                    w = sizes[aside[j]] / soon
+                    keys[last] -= w * (1.0 - 0.5 * w)
                 filled[h] += 1
                 _rise(keys, held, edges[h], filled[h] - 1)
     return done, _GO_ON
