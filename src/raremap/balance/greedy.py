@@ -239,7 +239,7 @@ def _choose(
             slot = held[edges[of]]
             if lazy and top + blur * (abs(sums[slot]) + abs(top)) < best:
                 break
-            value = 0.0
+            value, looked = 0.0, True
             if density:
                 for c in range(k):
                     value += q[c] * (worth[slot, c] * share[c])
@@ -250,16 +250,14 @@ def _choose(
                     value += q[c] * (z * (1.0 - z * (0.5 - z / 3.0)))
                 w = sizes[slot] / total
                 above = value - w * (1.0 - 0.5 * w) if sized else value
-                near_best = above + blur * (abs(value) + abs(above)) >= best
-                if which < 0 or near_best or not lazy:
+                looked = which < 0 or not lazy or above + blur * (abs(value) + abs(above)) >= best
+                if looked:
                     value = 0.0
                     for c in range(k):
                         value += q[c] * np.log1p(worth[slot, c] * share[c])
-                else:
-                    sums[slot] = value
-                    value = -np.inf
-            if value > -np.inf:
-                sums[slot] = value
+            sums[slot] = value
+            if not looked:
+                value = -np.inf
             aside[put], aside_of[put] = slot, of
             put += 1
             if sized:
