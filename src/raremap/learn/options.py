@@ -52,7 +52,7 @@ class TrainOptions(Options):
     the steps are those of one. With `ray` they are workers of a Ray cluster at that address, or of one
     that is started here ("local"). With `ema` the weights that are scored and kept are a
     moving average, which keeps that share of itself at every step. With `patience` training ends after so many
-    scores without a better one. `cache`: whether decoded tiles are kept on disk, in `cache_folder` (default: OUT/cache);
+    scores without a better one. `cache`: whether decoded tiles and their costly features are kept on disk, in `cache_folder` (default: OUT/cache);
     "auto" where they do not fit in memory and take at most half of the free disk.
     """
 
