@@ -325,13 +325,15 @@ def test_auto_leaves_nothing_on_a_disk_that_filled_up(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_trainings_with_a_cache_and_without_end_with_the_same_weights(tmp_path, monkeypatch):
+@pytest.mark.parametrize("features", ["", "grey, canny, median"], ids=["bands", "features"])
+def test_trainings_with_a_cache_and_without_end_with_the_same_weights(tmp_path, monkeypatch, features):
     project.make(tmp_path / "data")
     stores = []
     use = TileReader.use
     monkeypatch.setattr(TileReader, "use", lambda self, store: stores.append(store) or use(self, store))
     monkeypatch.setattr(fit, "TileReader", partial(TileReader, memory=0))  # nothing fits
     steps = ("train.precision=float32", "train.steps=4", "balance.kind=diao", "balance.copy_paste=true")
+    steps += (f"scenes.features=[{features}]", "augment.gain=0", "augment.offset=0")
     ends = []
     for name, *more in (
         ("files", "train.cache=false"),
@@ -342,6 +344,8 @@ def test_trainings_with_a_cache_and_without_end_with_the_same_weights(tmp_path, 
         ends.append((training.bundle.module.state_dict(), training.monitor_macro_f1, training.bundle.prior))
     assert len(stores) == 2
     assert stores[0].path == stores[1].path == next((tmp_path / "auto/cache").glob("*.pixels"))
+    kept = (tmp_path / "auto/cache/features").glob("*")
+    assert sorted(path.name.split("-")[0] for path in kept) == (["canny", "median"] if features else [])
     for weights, *figures in ends[1:]:
         assert figures == list(ends[0][1:])
         assert all(torch.equal(a, b) for a, b in zip(weights.values(), ends[0][0].values(), strict=True))
