@@ -1,6 +1,6 @@
 """Random windows of a scene: from the GeoTIFF and from the cache, beside torchgeo's RandomGeoSampler.
 
-    python benchmarks/loading.py [--quick] [--repeats 3] [--size 8192] [--peer PYTHON]
+    python benchmarks/loading.py [--quick] [--repeats 3] [--size 8192] [--only features] [--peer PYTHON]
 
 A scene of 4 bands uint8, tiled 256², DEFLATE; batches of 16 windows of 256² are delivered as uint8 tensors by a
 DataLoader. Every measurement is a fresh process that takes its turn; its clock starts with the third batch. Each
@@ -9,6 +9,8 @@ loads without workers and with one a core, and its better rate counts. Two ways:
 - "far larger": GDAL keeps 16 MB of decoded blocks, as if the scene were far larger than its cache, which is how
   national imagery is read: nearly every window is decoded anew.
   Windows of the catalog's tiles ("raremap tiles") lie on the file's blocks, where any window meets four of them.
+  Rows with "features" deliver float32, three costly features (Canny, median of 10, Gaussian) after the bands: "cache" has the
+  bands alone in the cache, "kept" the features, too; as of samples that are neither turned nor changed in colour.
 - "all in GDAL's cache": GDAL keeps as much as it likes (5 % of the machine's memory), and every window is read once
   before the clock starts, so that nothing is decoded any more.
 
@@ -97,22 +99,37 @@ class Windows:
         return torch.from_numpy(self._read(Window(*self._corners[i], WINDOW, WINDOW)))
 
 
-def raremap_windows(folder: Path, count: int, cached: bool, labels: bool, aligned: bool):
-    """Ours, from the GeoTIFF or the cache; with `labels` the class indices are one band more."""
+def costly():
+    """Features that look around."""
+    from raremap.scene.features.options import Canny, Gaussian, Median
+
+    band = "band1"
+    return Canny(of=band, low=20, high=60), Median(of=band), Gaussian(of=band)
+
+
+def raremap_windows(folder: Path, count: int, runner: str):
+    """Ours, from the GeoTIFF or the cache; with labels the class indices are one band more."""
     import numpy as np
 
+    from raremap.batches.cache import keep_features
     from raremap.tiles.fill import fill
     from raremap.tiles.reader import TileReader
 
+    cached, labels, aligned, kept = (word in runner for word in ("cache", "labels", "tiles", "kept"))
+    features = costly() if "features" in runner else ()
     catalog = catalog_of(folder)
-    name = next(iter(catalog.scenes))
-    reader = TileReader(catalog, np.arange(len(catalog)), memory=0)
-    if cached:
+    name, rows = next(iter(catalog.scenes)), np.arange(len(catalog))
+    reader = TileReader(catalog, rows, memory=0, features=features)
+    if cached or kept:
         reader.use(fill(catalog, reader.windows, folder / "cache", quiet=True))
+    if kept:
+        keep_features(reader, catalog, True, folder / "cache", range(len(features)), rows, quiet=True)
     image = None
 
     def read(window):
         nonlocal image
+        if features:
+            return reader.cut(0, window).image()
         if labels:
             pixels, _, mask = reader.crop(0, window)
             return np.concatenate([pixels, mask[None]])
@@ -162,8 +179,7 @@ def child(runner: str, folder: Path, count: int, workers: int, warm: bool) -> No
         windows, (sampler, collate) = torchgeo_windows(folder, count)
         more = {"sampler": sampler, "collate_fn": collate}
     else:
-        what = ("cache" in runner, "labels" in runner, "tiles" in runner)
-        windows = raremap_windows(folder, count, *what)
+        windows = raremap_windows(folder, count, runner)
         more = {}
     loader = DataLoader(
         windows, BATCH, num_workers=workers, persistent_workers=workers > 0, prefetch_factor=4 if workers else None,
@@ -181,7 +197,7 @@ def child(runner: str, folder: Path, count: int, workers: int, warm: bool) -> No
             done += len(batch)
     seconds = time.perf_counter() - started
     assert batch is not None
-    assert batch.dtype == torch.uint8
+    assert batch.dtype == (torch.float32 if "features" in runner else torch.uint8)
     found = {
         "rate": done / seconds,
         "shape": list(batch.shape[1:]),
@@ -221,6 +237,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=8192)
     parser.add_argument("--count", type=int, default=800, help="windows of a run")
     parser.add_argument("--workers", default=f"0,{os.cpu_count()}", help="numbers of workers to try")
+    parser.add_argument("--only", default="", help="ours whose name has this word: features")
     parser.add_argument("--peer", default=sys.executable, help="a Python that has torchgeo")
     parser.add_argument("--child", nargs=5, metavar="WHAT", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -241,12 +258,17 @@ def main() -> None:
         "quick": args.quick,
     }
     runners = ["raremap", "raremap tiles", "raremap cache", "raremap labels", "raremap cache labels"]
+    runners += ["raremap features", "raremap features cache", "raremap features kept"]
+    runners = [runner for runner in runners if args.only in runner]
     with tempfile.TemporaryDirectory(prefix="raremap-bench-") as name:
         folder = Path(name)
         make_scene(folder, size)
         started = time.perf_counter()
         measure(sys.executable, "raremap cache", folder, 4 * BATCH, 0, "far larger")
         figures["fill_seconds"] = round(time.perf_counter() - started, 1)
+        started = time.perf_counter()
+        measure(sys.executable, "raremap features kept", folder, 4 * BATCH, 0, "far larger")
+        figures["fill_features_seconds"] = round(time.perf_counter() - started, 1)
         for way in WAYS:
             names = ["torchgeo", *runners] if peer else runners
             rates: dict[tuple[str, int], list[dict[str, float]]] = {}

@@ -23,6 +23,7 @@ from tests.rasters import write
 from raremap.errors import OutputError, RaremapWarning
 from raremap.labels import LabelScheme
 from raremap.scene.window import Window
+from raremap.tiles import contents
 from raremap.tiles import fill as filling
 from raremap.tiles.fill import fill, remove, size_of
 from raremap.tiles.options import SplitOptions
@@ -34,7 +35,7 @@ SIZES = ((300, 530), (40, 33), (257, 256))
 @pytest.fixture
 def small_parts(monkeypatch):
     """A part of one block at a time, and one after the other."""
-    monkeypatch.setattr(filling, "_BYTES", 1)
+    monkeypatch.setattr(contents, "_BYTES", 1)
     monkeypatch.setattr(filling, "cores", lambda: 1)
 
 
@@ -181,7 +182,7 @@ def deleted(folder, catalog):
 
 def of_another_version(folder, catalog):
     path = folder / "cache/cache.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 0'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 0'))
     return catalog, "another version made it"
 
 
@@ -257,9 +258,10 @@ def test_stopped_at_any_part_it_goes_on_and_reads_none_twice(tmp_path, small_par
 KILLED = """
 import sys, time
 from pathlib import Path
+from raremap.tiles import contents
 from raremap.tiles import fill as filling
 from raremap.tiles.catalog import Catalog
-filling._BYTES, filling.cores = 1, lambda: 1
+contents._BYTES, filling.cores = 1, lambda: 1
 read = filling._Filling.read
 def slow(self, part):
     time.sleep(0.05)
@@ -443,11 +445,11 @@ def test_parts_cover_what_is_missing_once_whatever_the_files_blocks(tmp_path, mo
                 image = file.read()
             more = {"tiled": True, "blockysize": tiled[0], "blockxsize": tiled[1]}
             write(tmp_path / "img/s0.tif", image, nodata=ground.NODATA, names=("number", "other"), **more)
-        monkeypatch.setattr(filling, "_BYTES", most)
+        monkeypatch.setattr(contents, "_BYTES", most)
         chosen = rng.choice(len(catalog), 30)
         windows = {"s0": [catalog.windows[i] for i in chosen]}
         (tmp_path / f"{most}").mkdir()
-        work = filling._Filling(catalog, windows, tmp_path / f"{most}")
+        work = filling._Filling(contents.Scenes(catalog), windows, tmp_path / f"{most}")
         work.begin()
         parts = list(work.parts())
         blocks = [b for part in parts for b in part.blocks]

@@ -47,10 +47,7 @@ class Jitter:
                 raise ConfigError(
                     f"augment.still names '{name}', which is not a band; {nearest(name, bands)}"
                 )
-        still = {*terrain_bands(bands), *(bands.index(n) for n in options.still)}
-        still |= {i for f in channels.features if f.grounded for i in _indices(f.inputs, bands)}
-        self._moved = np.array([i not in still for i in range(len(bands))])
-        self._options = options
+        self._moved, self._options = _moved(options, channels), options
         self._shift = np.array(normalization.shift[: len(bands)])
         self._scale = np.array(normalization.scale[: len(bands)])
 
@@ -66,6 +63,26 @@ class Jitter:
         image = pixels.image * gain[:, None, None].astype(np.float32)
         image += add[:, None, None].astype(np.float32)
         return replace(pixels, image=image, _made={})
+
+
+def lasting(options: AugmentOptions, channels: Channels) -> tuple[int, ...]:
+    """The places of the features that jitter and scale leave as the scene has them."""
+    if options.scale is not None:
+        return ()
+    moved = _moved(options, channels)
+    if not (options.gain or options.offset):
+        moved[:] = False
+    return tuple(
+        i for i, f in enumerate(channels.features) if not moved[_indices(f.inputs, channels.bands)].any()
+    )
+
+
+def _moved(options: AugmentOptions, channels: Channels) -> np.ndarray:
+    """Which bands jitter moves, bool."""
+    bands = channels.bands
+    still = {*terrain_bands(bands), *(bands.index(n) for n in options.still)}
+    still |= {i for f in channels.features if f.grounded for i in _indices(f.inputs, bands)}
+    return np.array([i not in still for i in range(len(bands))])
 
 
 def _indices(names: Sequence[str], bands: tuple[str, ...]) -> list[int]:

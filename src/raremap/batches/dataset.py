@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raremap.balance.coverage import TRIES
 from raremap.balance.sampler import Stream, draw_rng
-from raremap.batches.augment import Jitter, drawn_scale, drawn_turn
+from raremap.batches.augment import Jitter, drawn_scale, drawn_turn, lasting
 from raremap.batches.mix import cutmix
 from raremap.batches.options import AugmentOptions
 from raremap.batches.zoom import Zoom
@@ -61,6 +60,7 @@ class TrainSamples:
         self._tiles = int((~stream.plan.composite).sum())
         self._crop, self._augmentation, self._seed, self._maps = crop, augmentation, seed, maps
         self._jitter = Jitter(augmentation, reader.channels, normalization)
+        self._lasting = lasting(augmentation, reader.channels)
         self._weighted = any(scene.weights for scene in catalog.scenes.values())
 
     def __getitem__(self, draw: int) -> dict[str, np.ndarray]:
@@ -96,7 +96,7 @@ class TrainSamples:
             worth = None if worth is None else zoom.nearest(worth)
             fractions = None if fractions is None else zoom.nearest(fractions)
         turn = drawn_turn(self._augmentation, rng)
-        cut = replace(cut, pixels=self._jitter(cut.pixels, rng))
+        cut = cut.shown(self._jitter(cut.pixels, rng), self._lasting)
         arrays = {
             "image": self._normalization.apply(cut.image(turn), cut.valid),
             "mask": cut.mask.astype(np.int64),

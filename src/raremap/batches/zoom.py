@@ -57,6 +57,7 @@ class Zoom:
             pixels=replace(pixels, image=image, valid=valid, steps=steps, _made={}),
             inner=(rows.inner, cols.inner),
             mask=self.nearest(cut.mask),
+            known={},
         )
 
     def nearest(self, values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from raremap.balance.sampler import Stream
-from raremap.batches.cache import use_cache
+from raremap.batches.augment import lasting
+from raremap.batches.cache import keep_features, use_cache
 from raremap.batches.dataset import TrainSamples
 from raremap.batches.distance import BoundaryMaps
 from raremap.batches.options import AugmentOptions
@@ -100,9 +101,13 @@ def fit(
     reader = TileReader(
         catalog, np.concatenate([rows, monitor_rows]), features=features, least_scale=augment.least_scale
     )
-    use_cache(reader, catalog, train.cache, Path(train.cache_folder or out / "cache"), quiet)
+    cache = Path(train.cache_folder or out / "cache")
+    use_cache(reader, catalog, train.cache, cache, quiet)
     tiles = rows[~plan.composite]
     features, channels = reader.fit_features(tiles), reader.channels.names
+    settled = natural_tiles(tiles, train.norm_tiles, train.seed)
+    plain = np.concatenate([monitor_rows, settled])
+    keep_features(reader, catalog, train.cache, cache, lasting(augment, reader.channels), plain, quiet)
     normalization = fit_normalization((reader.sample(int(r))[:2] for r in tiles), channels, normalize)
     with (
         _threads(train.threads or max(1, torch.get_num_threads() // team.size)),
@@ -129,7 +134,6 @@ def fit(
             boundary = objective.boundary
             maps = BoundaryMaps(objective.num_classes, objective.maps, boundary.numbers, boundary.clip)
         samples = TrainSamples(reader, catalog, stream, normalization, train.crop, augment, train.seed, maps)
-        settled = natural_tiles(tiles, train.norm_tiles, train.seed)
         monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names, settled, team)
         of = _identity(catalog, plan)
         extra = extra_of(pseudo, festa, network, objective.num_classes, train.seed)

@@ -52,8 +52,8 @@ class TrainOptions(Options):
     the steps are those of one. With `ray` they are workers of a Ray cluster at that address, or of one
     that is started here ("local"). With `ema` the weights that are scored and kept are a
     moving average, which keeps that share of itself at every step. With `patience` training ends after so many
-    scores without a better one. `cache`: whether decoded tiles are kept on disk, in `cache_folder` (default: OUT/cache);
-    "auto" where they do not fit in memory and take at most half of the free disk.
+    scores without a better one. `cache`: whether decoded tiles and costly features of them are kept on disk, in
+    `cache_folder` (default: OUT/cache); "auto" where the tiles do not fit in memory and it takes at most half of the free disk.
     """
 
     steps: int = Field(default=2000, ge=1)

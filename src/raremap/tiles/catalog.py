@@ -103,8 +103,12 @@ class SceneRecord:
         """Every file that the scene is made of."""
         labels = files_of(self.mask) if self.mask else ()
         weights = (self.weights,) if self.weights else ()
-        layers = (path for _, path in self.layers)
-        return (*self.images, *layers, *labels, *weights, *(self.clouds.files if self.clouds else ()))
+        return (*self.image_files, *labels, *weights, *(self.clouds.files if self.clouds else ()))
+
+    @property
+    def image_files(self) -> tuple[str, ...]:
+        """Every file that its image is made of."""
+        return (*self.images, *(path for _, path in self.layers))
 
     def open_image(self, bands: Sequence[str] | None = None) -> ImageReader:
         """The image, with the catalog's bands or those named."""

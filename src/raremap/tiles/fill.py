@@ -25,16 +25,17 @@ from raremap.files import locked, written
 from raremap.jobs import Journal, cores, in_threads, progress
 from raremap.scene.gdal import bounded_cache
 from raremap.scene.window import Window
-from raremap.tiles.identity import difference, form_of, identity
-from raremap.tiles.store import BLOCK, Store, StoredScene
+from raremap.tiles.contents import FeatureOf, Scenes
+from raremap.tiles.identity import difference, feature_folder, feature_form
+from raremap.tiles.store import BLOCK, Store, StoredScene, touched
 
 if TYPE_CHECKING:
+    from raremap.scene.features.options import Feature
     from raremap.tiles.catalog import Catalog
+    from raremap.tiles.contents import Content
 
-_FORMAT = 1
+_FORMAT = 2
 _META, _JOURNAL = "cache.json", "cache.blocks"
-# Bytes that a thread reads at a time; of files that can only be read from the top down.
-_BYTES, _SEQUENTIAL_BYTES = 16 << 20, 64 << 20
 
 Windows = Mapping[str, Sequence[Window]]
 """What will be read of each scene."""
@@ -47,9 +48,24 @@ def fill(catalog: Catalog, windows: Windows, folder: Path, quiet: bool = False, 
     waits. Raises `OutputError` where the folder cannot be written or has no room; what was done stays then, if
     `keep`.
     """
+    return _filled(Scenes(catalog), windows, folder, quiet, keep)
+
+
+def fill_feature(
+    feature: FeatureOf, windows: Windows, folder: Path, quiet: bool = False, keep: bool = True
+) -> Store:
+    """The store of a feature with all blocks that the windows touch, beside that of the scenes in `folder`.
+
+    It is like that of `fill` in all else, but its folder is called after the feature's numbers: with others of them
+    it has another one, and this one stays.
+    """
+    return _filled(feature, windows, feature_folder(folder, feature.feature), quiet, keep)
+
+
+def _filled(content: Content, windows: Windows, folder: Path, quiet: bool, keep: bool) -> Store:
     with locked(folder, wait=True):
         try:
-            work = _Filling(catalog, windows, folder)
+            work = _Filling(content, windows, folder)
             work.begin()
             if work.missing:
                 work.check_room()
@@ -64,28 +80,39 @@ def fill(catalog: Catalog, windows: Windows, folder: Path, quiet: bool = False, 
 
 
 def _fill(work: _Filling, quiet: bool) -> None:
-    with progress("cache", work.missing, quiet) as bar, bounded_cache(128), work.appending() as append:
+    with (
+        progress(work.content.title, work.missing, quiet) as bar,
+        bounded_cache(128),
+        work.appending() as append,
+    ):
         for part, blocks in in_threads(work.parts(), work.read, cores()):
             append(part, blocks)
             bar.advance(len(blocks))
 
 
-def stored_bytes(folder: Path) -> int:
-    """What the store in a folder, if there is one, takes of the disk."""
-    return sum(path.stat().st_size for path in folder.glob("*.pixels"))
+def stored_bytes(folder: Path, features: bool = False) -> int:
+    """What the store in a folder, if there is one, takes of the disk; with all those of `features` that lie in it."""
+    found = folder.rglob("*.pixels") if features else folder.glob("*.pixels")
+    return sum(path.stat().st_size for path in found)
 
 
-def size_of(catalog: Catalog, windows: Windows) -> int:
-    """Bytes that the blocks of the windows take."""
-    total = 0
-    for name, those in windows.items():
-        record = catalog.scenes[name]
-        grid, form = record.grid, form_of(record, _shared(catalog))
-        touched = _touched(grid.height, grid.width, those)
-        heights = np.minimum(BLOCK, grid.height - BLOCK * np.arange(touched.shape[0]))
-        widths = np.minimum(BLOCK, grid.width - BLOCK * np.arange(touched.shape[1]))
-        total += int((touched * heights[:, None] * widths).sum()) * form.pixel
+def size_of(catalog: Catalog, windows: Windows, features: Mapping[Feature, Windows] | None = None) -> int:
+    """Bytes that the blocks of the windows take, and those of the windows of features."""
+    scenes = Scenes(catalog)
+    total = sum(_area(catalog, name, those) * scenes.form(name).pixel for name, those in windows.items())
+    for feature, by_scene in (features or {}).items():
+        area = sum(_area(catalog, name, those) for name, those in by_scene.items())
+        total += area * feature_form(feature).pixel
     return total
+
+
+def _area(catalog: Catalog, name: str, windows: Sequence[Window]) -> int:
+    """Pixels of the blocks of a scene that windows touch."""
+    grid = catalog.scenes[name].grid
+    found = _touched(grid.height, grid.width, windows)
+    heights = np.minimum(BLOCK, grid.height - BLOCK * np.arange(found.shape[0]))
+    widths = np.minimum(BLOCK, grid.width - BLOCK * np.arange(found.shape[1]))
+    return int((found * heights[:, None] * widths).sum())
 
 
 def remove(folder: Path) -> None:
@@ -119,25 +146,25 @@ _Block = tuple[int, int, bytes]
 class _Filling:
     """A store under its lock."""
 
-    def __init__(self, catalog: Catalog, windows: Windows, folder: Path) -> None:
-        self._catalog, self._windows, self._folder = catalog, windows, folder
-        self._forms = {name: form_of(catalog.scenes[name], _shared(catalog)) for name in windows}
+    def __init__(self, content: Content, windows: Windows, folder: Path) -> None:
+        self.content, self._windows, self._folder = content, windows, folder
+        self._catalog = content.catalog
+        self._forms = {name: content.form(name) for name in windows}
         self.scenes: dict[str, StoredScene] = {}
         self.missing = 0
 
     def begin(self) -> None:
         """Take over what is there, if it is of the same sources."""
-        now = {name: identity(self._catalog.scenes[name], form) for name, form in self._forms.items()}
-        labels = self._catalog.scheme.model_dump(mode="json")
-        kept, why = self._kept(now, labels)
+        now = {name: self.content.identity(name, form) for name, form in self._forms.items()}
+        kept, why = self._kept(now)
         if why is not None:
-            warnings.warn(f"the cache in {self._folder} is made anew: {why}", RaremapWarning, stacklevel=4)
+            warnings.warn(f"the cache in {self._folder} is made anew: {why}", RaremapWarning, stacklevel=5)
         if kept is None:
             remove(self._folder)
             kept = {
                 "format": _FORMAT,
                 "file": f"{uuid.uuid4().hex[:12]}.pixels",
-                "labels": labels,
+                **self.content.of,
                 "scenes": {},
             }
         if not now.keys() <= kept["scenes"].keys():
@@ -148,7 +175,7 @@ class _Filling:
         self._journal = Journal(self._folder / _JOURNAL)
         self._take_in()
 
-    def _kept(self, now: dict[str, Any], labels: Any) -> tuple[dict[str, Any] | None, str | None]:
+    def _kept(self, now: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
         """What stands in the folder, or why that is of no use (None: there is nothing)."""
         path = self._folder / _META
         if not path.exists():
@@ -157,11 +184,12 @@ class _Filling:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["format"] != _FORMAT:
                 return None, "another version made it"
-            scenes, file, before = kept["scenes"], self._folder / kept["file"], kept["labels"]
+            scenes, file = kept["scenes"], self._folder / kept["file"]
+            before = {key: kept[key] for key in self.content.of}
         except (ValueError, KeyError, TypeError, OSError):
             return None, f"{path.name} is damaged"
-        if before != labels:
-            return None, "the labels' scheme has changed"
+        if before != self.content.of:
+            return None, f"{self.content.said} has changed"
         for name in now.keys() & scenes.keys():
             if what := difference(scenes[name], now[name]):
                 return None, f"{what} of scene {name} ({self._catalog.scenes[name].images[0]}) changed"
@@ -203,46 +231,28 @@ class _Filling:
             )
 
     def parts(self) -> Iterator[_Part]:
-        """Rectangles of blocks that are missing, along the file's own blocks, of a bounded number of bytes."""
+        """Rectangles of blocks that are missing, of as many as are read at a time."""
         for name, lacking in self._lacking.items():
-            pixel = self.scenes[name].form.pixel
-            with self._catalog.scenes[name].open_image() as image:
-                block, sequential = image.block, image.sequential
-            one = BLOCK * BLOCK * pixel
-            if sequential:
-                wide = lacking.shape[1]
-                high = max(1, _SEQUENTIAL_BYTES // (one * wide))
-            else:
-                high = min(-(-block[0] // BLOCK), max(1, _BYTES // one))
-                whole = -(-block[1] // BLOCK)
-                wide = max(1, _BYTES // (one * high))
-                wide = wide // whole * whole or wide
+            high, wide, joined = self.content.steps(name, self.scenes[name].form, lacking.shape[1])
             for top in range(0, lacking.shape[0], high):
                 band = lacking[top : top + high]
-                for left, right in _runs(np.any(band, axis=0), wide, sequential):
+                for left, right in _runs(np.any(band, axis=0), wide, joined):
                     found = np.argwhere(band[:, left:right]) + np.array([top, left])
                     rows = int(found[:, 0].min()), int(found[:, 0].max()) + 1
                     yield _Part(name, rows, (left, right), tuple((i, j) for i, j in found.tolist()))
 
     def read(self, part: _Part) -> list[_Block]:
         """The blocks of a part as they will stand in the file."""
-        name, scene = part.scene, self.scenes[part.scene]
-        record = self._catalog.scenes[name]
+        name, form = part.scene, self.scenes[part.scene].form
         (top, bottom), (left, right) = part.rows, part.cols
         window = Window(top * BLOCK, left * BLOCK, (bottom - top) * BLOCK, (right - left) * BLOCK)
-        window = window.intersect(record.grid.window)
-        with record.open_image() as image, self._catalog.open_mask(name) as mask:
-            layers = [*image.read(window), mask.read(window)]
-            shares = [mask.shares(window)] if scene.form.shares else []
-        if scene.form.weighted and (weights := record.open_weights()) is not None:
-            with weights:
-                layers.append(weights.read(window))
-        layers += shares
+        window = window.intersect(self._catalog.scenes[name].grid.window)
+        layers = self.content.read(name, form, window)
         found = []
         for i, j in part.blocks:
             block = Window(i * BLOCK, j * BLOCK, *self._size(name, i, j))
             here = block.slices(within=window)
-            found.append((i, j, scene.form.pack([layer[..., *here] for layer in layers])))
+            found.append((i, j, form.pack([layer[..., *here] for layer in layers])))
         return found
 
     @contextmanager
@@ -281,16 +291,11 @@ def _records(journal: Journal) -> Iterator[tuple[tuple[str, list[tuple[int, int,
         yield (record["scene"], record["blocks"]), record["end"]
 
 
-def _shared(catalog: Catalog) -> int:
-    """How many classes share labels."""
-    return catalog.scheme.num_classes if catalog.soft else 0
-
-
 def _touched(height: int, width: int, windows: Sequence[Window]) -> np.ndarray:
     """Which blocks of a scene the windows touch, bool `[rows, cols]`."""
     found = np.zeros((-(-height // BLOCK), -(-width // BLOCK)), bool)
-    for w in windows:
-        found[w.row_off // BLOCK : -(-w.row_end // BLOCK), w.col_off // BLOCK : -(-w.col_end // BLOCK)] = True
+    for window in windows:
+        found[touched(window)] = True
     return found
 
 

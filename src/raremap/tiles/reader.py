@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from raremap.labels import IGNORE
-from raremap.scene.features.channels import Channels
+from raremap.scene.features.channels import Channels, Known
 from raremap.scene.features.reader import ranges_of
 from raremap.scene.shares import largest, without
 from raremap.scene.window import Window
@@ -33,12 +34,16 @@ Tile = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Cut:
-    """A part of a tile, whose features are made when they are asked for; `mask` is its class index `[h, w]`."""
+    """A part of a tile, whose features are made when they are asked for; `mask` is its class index `[h, w]`.
+
+    Those that are `known` are read instead, where they are the same to the last bit.
+    """
 
     channels: Channels
     pixels: Pixels
     inner: tuple[slice, slice]
     mask: np.ndarray
+    known: Known = field(default_factory=dict)
 
     @property
     def valid(self) -> np.ndarray:
@@ -53,7 +58,11 @@ class Cut:
         rows, cols = self.inner
         if not self.channels.features:
             return self.pixels.image[:, rows, cols]
-        return self.channels.compute(self.pixels, turn)[:, rows, cols]
+        return self.channels.compute(self.pixels, turn, self.inner, self.known)
+
+    def shown(self, pixels: Pixels, lasting: Collection[int]) -> Cut:
+        """The same with other values of the pixels, which leave the features at the places `lasting` as they are."""
+        return replace(self, pixels=pixels, known={i: read for i, read in self.known.items() if i in lasting})
 
 
 class TileReader:
@@ -86,6 +95,7 @@ class TileReader:
         self._valid = catalog.table["valid"].to_numpy(float)
         windows = [self._around(r) for r in rows]
         self._store: Store | None = None
+        self._features: dict[int, Store] = {}
         scenes = dict.fromkeys(str(catalog.scene_names[r]) for r in rows)
         with catalog.open_image(next(iter(scenes))) as image:
             per_pixel = len(image.bands) * image.dtype.itemsize + 2
@@ -112,15 +122,32 @@ class TileReader:
     @property
     def windows(self) -> dict[str, list[Window]]:
         """What may be read of each scene: the tiles with what their features need around them."""
+        return self._by_scene(self._rows, self._around)
+
+    def tiles(self, rows: np.ndarray | None = None) -> dict[str, list[Window]]:
+        """The tiles of some rows, or all, by scene."""
+        return self._by_scene(self._rows if rows is None else rows, self._catalog.windows.__getitem__)
+
+    def _by_scene(self, rows: np.ndarray, window: Callable[[int], Window]) -> dict[str, list[Window]]:
         found: dict[str, list[Window]] = {}
-        for row in np.unique(self._rows):
-            found.setdefault(str(self._catalog.scene_names[row]), []).append(self._around(int(row)))
+        for row in np.unique(rows):
+            found.setdefault(str(self._catalog.scene_names[row]), []).append(window(int(row)))
         return found
+
+    @property
+    def store(self) -> Store | None:
+        """The store that it reads from, if there is one."""
+        return self._store
 
     def use(self, store: Store) -> None:
         """Read from now on from a store that holds `windows`."""
         self._store, self._keep, self._kept = store, False, {}
         self._readers, self._open = {}, OrderedDict()
+
+    def use_features(self, stores: Mapping[Feature, Store]) -> None:
+        """Read features, where they are as the scene has them, from stores that hold some of their windows."""
+        features = self.channels.features
+        self._features = {i: stores[f] for i, f in enumerate(features) if f in stores}
 
     def load(self, rows: np.ndarray) -> None:
         """Decode these tiles now, before workers are started: they share the memory."""
@@ -173,8 +200,15 @@ class TileReader:
         """
         grown = self.channels.grown(window, self._grid(row), margin)
         image, valid, mask = self._pasted(row, grown, over)
-        inner = window.slices(within=grown)
-        return Cut(self.channels, self._pixels(row, grown, image, valid), inner, mask[inner])
+        inner, known = window.slices(within=grown), {}
+        if over is None and margin is None:
+            known = {i: partial(self._known, store, row, window) for i, store in self._features.items()}
+        return Cut(self.channels, self._pixels(row, grown, image, valid), inner, mask[inner], known)
+
+    def _known(self, store: Store, row: int, window: Window) -> np.ndarray | None:
+        """A feature `[n, h, w]` of a window as a store has it, or None."""
+        name = str(self._catalog.scene_names[row])
+        return store.read(name, window, (0,))[0] if store.holds(name, window) else None
 
     def weight(self, row: int, window: Window | None = None) -> np.ndarray | None:
         """How much each label counts, float32 `[h, w]`, in a tile or a window inside it; None where nothing says.

@@ -32,27 +32,27 @@ class Layer(NamedTuple):
         return (self.bands, height, width) if self.bands else (height, width)
 
 
+_WEIGHTS = Layer("float32", 0)
+
+
 @dataclass(frozen=True)
 class Form:
-    """What the blocks of a scene hold: the image, its validity, class indices, and where there are any label weights.
+    """What the blocks of a scene hold: the arrays of a block, in their order."""
 
-    Where labels are shared, `shares` is the number of the classes whose shares are held too.
-    """
+    layers: tuple[Layer, ...]
 
-    dtype: str
-    bands: int
-    weighted: bool
-    shares: int = 0
+    @classmethod
+    def of_scene(cls, dtype: str, bands: int, weighted: bool, shares: int) -> Form:
+        """The image, its validity, class indices, and where there are any label weights.
 
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The arrays of a block, in their order."""
-        found = [Layer(self.dtype, self.bands), Layer("bool", 0), Layer("uint8", 0)]
-        if self.weighted:
-            found.append(Layer("float32", 0))
-        if self.shares:
-            found.append(Layer("uint8", self.shares))
-        return tuple(found)
+        Where labels are shared, `shares` is the number of the classes whose shares are held too.
+        """
+        found = [Layer(dtype, bands), Layer("bool", 0), Layer("uint8", 0)]
+        if weighted:
+            found.append(_WEIGHTS)
+        if shares:
+            found.append(Layer("uint8", shares))
+        return cls(tuple(found))
 
     @property
     def pixel(self) -> int:
@@ -70,6 +70,14 @@ class Form:
             data = np.ascontiguousarray(array, layer.dtype).tobytes()
             parts.append(data + bytes(-len(data) % _ALIGN))
         return b"".join(parts)
+
+
+def touched(window: Window) -> tuple[slice, slice]:
+    """The rows and columns of blocks that a window touches."""
+    return (
+        slice(window.row_off // BLOCK, -(-window.row_end // BLOCK)),
+        slice(window.col_off // BLOCK, -(-window.col_end // BLOCK)),
+    )
 
 
 @lru_cache(4096)
@@ -104,9 +112,14 @@ class Store:
 
     def open(self, name: str) -> tuple[StoredImage, StoredLabels, StoredLayer | None]:
         """The image, the labels and the label weights of a scene, to be read by window."""
-        form = self._scenes[name].form
-        weights = StoredLayer(self, name, 3) if form.weighted else None
-        return StoredImage(self, name), StoredLabels(self, name, form), weights
+        layers = self._scenes[name].form.layers
+        weights = StoredLayer(self, name, 3) if _WEIGHTS in layers else None
+        return StoredImage(self, name), StoredLabels(self, name, layers), weights
+
+    def holds(self, name: str, window: Window) -> bool:
+        """Whether it has all blocks of a window."""
+        scene = self._scenes.get(name)
+        return scene is not None and bool((scene.offsets[touched(window)] >= 0).all())
 
     def read(self, name: str, window: Window, layers: Sequence[int]) -> list[np.ndarray]:
         """Some layers of a window, whose blocks must be held."""
@@ -182,10 +195,10 @@ class StoredLayer:
 class StoredLabels(StoredLayer):
     """The class indices of a scene in a store, and the shares of classes where labels are shared."""
 
-    def __init__(self, store: Store, name: str, form: Form) -> None:
+    def __init__(self, store: Store, name: str, layers: Sequence[Layer]) -> None:
         super().__init__(store, name, 2)
-        self.soft = form.shares > 0
-        self._shares = len(form.layers) - 1
+        self.soft = layers[-1].bands > 0
+        self._shares = len(layers) - 1
 
     def shares(self, window: Window) -> np.ndarray:
         """Shares of the classes uint8 `[K, h, w]` of a window, free to be changed."""

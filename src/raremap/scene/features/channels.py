@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,11 @@ from raremap.scene.window import Window
 
 Read = Callable[[Window], tuple[np.ndarray, np.ndarray]]
 """Image `[C, h, w]` as stored and validity `[h, w]` of a window of a scene."""
+
+Known = Mapping[int, Callable[[], np.ndarray | None]]
+"""By the place of a feature its values `[n, h, w]` as the scene has them, or None where they are not at hand."""
+
+_WHOLE = (slice(None), slice(None))
 
 
 @dataclass(frozen=True)
@@ -73,22 +78,29 @@ class Channels:
             window.row_off - m, window.col_off - m, window.height + 2 * m, window.width + 2 * m
         ).intersect(grid.window)
 
-    def compute(self, pixels: Pixels, turn: int = 0, out: np.ndarray | None = None) -> np.ndarray:
-        """All channels float32 `[C, h, w]` of pixels; features are 0 where those are invalid.
+    def compute(
+        self, pixels: Pixels, turn: int = 0, inner: tuple[slice, slice] = _WHOLE, known: Known | None = None
+    ) -> np.ndarray:
+        """All channels float32 `[C, h, w]` of pixels, or of their part `inner`; features are 0 where those are invalid.
 
         `turn`: the features are those of the turned scene, laid out as if it had not been turned: turn the
-        result, and it is as if the scene had lain so.
+        result, and it is as if the scene had lain so. What is `known` of `inner` is not made.
         """
-        out = np.empty((len(self.names), *pixels.valid.shape), np.float32) if out is None else out
-        out[: len(self.bands)] = pixels.image
+        rows, cols = inner
+        valid = pixels.valid[inner]
+        out = np.empty((len(self.names), *valid.shape), np.float32)
+        out[: len(self.bands)] = pixels.image[:, rows, cols]
         turned = pixels.turned(turn)
         at = len(self.bands)
-        for feature in self.features:
+        for i, feature in enumerate(self.features):
             n = len(feature.channels)
-            out[at : at + n] = dihedral(feature(turned), undone(turn))
+            found = known[i]() if known and i in known and turn in feature.exact else None
+            if found is None:
+                found = dihedral(feature(turned), undone(turn))[:, rows, cols]
+            out[at : at + n] = found
             at += n
-        if not pixels.valid.all():
-            out[len(self.bands) :, ~pixels.valid] = 0
+        if not valid.all():
+            out[len(self.bands) :, ~valid] = 0
         return out
 
     def pixels(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from raremap.scene.features.pixels import Pixels
 
 ALL = tuple(range(8))
+# Those that leave rows rows: flips up and down, left and right, and both.
+FLIPS = (0, 2, 4, 6)
 GREY = ("red", "green", "blue")
 # Values that a tile gives to what is fitted to all of them.
 SAMPLE = 4096
@@ -23,7 +25,9 @@ class FeatureOptions(Options):
 
     `units`; `margin`: pixels beyond a window that its values depend on; `survives`: the turns (`scene.turn`) after
     which it is the turned feature, so that flips and rotations of its channels alone would be right;
-    `ranged`: bands whose least and greatest value in the scene it needs; `grounded`: needs the pixel's size.
+    `exact`: those of them after which not a bit is another; `ranged`: bands whose least and greatest value in the
+    scene it needs; `grounded`: needs the pixel's size; `kept`: the type that a cache keeps its values in, None where
+    they are made as fast as they are read.
     """
 
     kind: Any = None
@@ -31,6 +35,7 @@ class FeatureOptions(Options):
 
     units: ClassVar[str] = "none"
     grounded: ClassVar[bool] = False
+    kept: ClassVar[str | None] = None
 
     @property
     def called(self) -> str:
@@ -56,6 +61,11 @@ class FeatureOptions(Options):
     def survives(self) -> tuple[int, ...]:
         """The turns that may come before or after it."""
         return ALL
+
+    @property
+    def exact(self) -> tuple[int, ...]:
+        """The turns after which not a bit of it is another."""
+        return self.survives
 
     @property
     def ranged(self) -> tuple[str, ...]:

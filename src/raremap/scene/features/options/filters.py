@@ -22,6 +22,7 @@ class _Filter(FeatureOptions):
     of: str = "grey"
 
     units: ClassVar[str] = "as the bands"
+    kept: ClassVar[str | None] = "float32"
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -55,6 +56,11 @@ class Gaussian(_Filter):
     @property
     def margin(self) -> int:
         return self.size // 2
+
+    @property
+    def exact(self) -> tuple[int, ...]:
+        # Sums along columns, then rows: in another order they are rounded otherwise.
+        return (0,)
 
     def __call__(self, pixels: Pixels) -> np.ndarray:
         from raremap.scene.features.filters import gaussian_weights, smooth
@@ -123,6 +129,7 @@ class Canny(_Filter):
     high: float | None = Field(default=None, ge=0)
     reach: int = Field(default=16, ge=0, le=256)
     units: ClassVar[str] = "0 or 1"
+    kept: ClassVar[str | None] = "uint8"
 
     @model_validator(mode="after")
     def _thresholds(self) -> Canny:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from raremap.errors import SceneError
-from raremap.scene.features.options.base import ALL, FeatureOptions, unknown_ground
+from raremap.scene.features.options.base import ALL, FLIPS, FeatureOptions, unknown_ground
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,7 @@ class _Terrain(FeatureOptions):
     pixel_m: float | None = Field(default=None, gt=0)
 
     grounded: ClassVar[bool] = True
+    kept: ClassVar[str | None] = "float32"
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -100,6 +101,11 @@ class Hillshade(_Terrain):
             return ALL
         return (0, *([along[int(self.azimuth) % 360]] if self.azimuth % 45 == 0 else []))
 
+    @property
+    def exact(self) -> tuple[int, ...]:
+        # Sines and cosines of such angles are alike to rounding only.
+        return (0,)
+
     def __call__(self, pixels: Pixels) -> np.ndarray:
         import numpy as np
 
@@ -115,6 +121,11 @@ class Curvature(_Terrain):
     kind: Literal["curvature"] = "curvature"
     form: Literal["total", "profile", "plan"] = "total"
     units: ClassVar[str] = "1 / m"
+
+    @property
+    def exact(self) -> tuple[int, ...]:
+        # A quarter turn changes the order of its sums.
+        return FLIPS
 
     def __call__(self, pixels: Pixels) -> np.ndarray:
         import numpy as np
