@@ -59,7 +59,9 @@ def predict(
     prior: Annotated[
         Path | None, typer.Option(help="JSON file of the class shares expected in the scenes")
     ] = None,
-    nodata: Annotated[float | None, typer.Option(help="value of no data, for scenes that name none")] = None,
+    nodata: Annotated[
+        float | None, typer.Option(help="value of no data, whatever the scenes and the bundle say")
+    ] = None,
     confidence: Annotated[
         bool, typer.Option("--confidence", help="also write the probability of the mapped class")
     ] = False,
