@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raremap.scene.gdal import modified
 from raremap.tiles.store import Form
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def identity(record: SceneRecord, form: Form) -> dict[str, Any]:
 
     Files are known by their checksums and by their times: those see what was written in the middle of a large one.
     """
-    stamps = [Path(path).stat().st_mtime_ns for path in record.files]
+    stamps = [modified(path) for path in record.files]
     found = {
         "files": [record.current_fingerprint(), *stamps],
         "bands": record.bands,
