@@ -71,7 +71,7 @@ def contenders(batch: int, k: int, size: int) -> tuple[Tensor, dict[str, Loss]]:
     }
 
     def three(z: Tensor) -> Tensor:
-        view = t.View(z, mask, distance=maps["distance"])
+        view = t.View(z, mask, distance=maps["distance"], shared=True)
         return t.Focal().of(view) + t.Dice().of(view) + 0.01 * t.Boundary().of(view)
 
     losses: dict[str, Loss] = {"torch CE": lambda z: F.cross_entropy(z, mask, ignore_index=IGNORE)}

@@ -43,7 +43,7 @@ def experiment(folder: Path, out: Path, *overrides: str, **sections: Any) -> Exp
         "labels": {"classes": CLASSES, "ignore": [0]},
         "tiles": {"size": 32},
         "split": {"block_m": 1000, "folds": 3, "monitor": 0.2, "calibration": 0.2},
-        "model": {"decoder_channels": [16, 8, 8]},
+        "model": {"encoder": "tu-test_resnet", "decoder_channels": [16, 8, 8]},
         "train": {"steps": 8, "batch_size": 4, "crop": 32, "monitor_every": 2, "checkpoint_every": 2},
         "predict": {"window": 32},
     }

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -42,3 +44,12 @@ def test_the_census_adds_up(catalog):
     )
     assert data["rare"] == ["slide"]
     assert "slide *" in str(c)
+
+
+def test_nothing_labelled_has_no_ratio(catalog):
+    table = catalog.table.copy()
+    table["counts"] = list(0 * catalog.counts)
+    empty = census(replace(catalog, table=table))
+    assert empty.to_dict()["total"]["imbalance_ratio"] is None
+    line = next(line for line in str(empty).splitlines() if line.startswith("max/min"))
+    assert line.split() == ["max/min", "–"]

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -24,6 +25,7 @@ from raremap.balance.cut import (
 from raremap.balance.ground import day_of_year, pixel_size, same_resolution, same_season, slope_of
 from raremap.balance.light import followed
 from raremap.balance.objects import ObjectBank, build_bank
+from raremap.balance.paste import edge, placed
 from raremap.errors import CatalogError
 from raremap.labels import IGNORE
 from raremap.scene.grid import Grid
@@ -402,6 +404,37 @@ def test_a_saved_bank_is_read_back_as_it_was(villages, tmp_path, empty):
             assert a.dtype == b.dtype
             assert (a == b).all()
     assert again.save(tmp_path / "again.parquet").read_bytes() == path.read_bytes()
+
+
+def test_scenes_of_several_types_of_pixels_share_a_bank(tmp_path):
+    catalog = catalog_of(tmp_path, [village(i) for i in range(2)])
+    path = tmp_path / "img/s01.tif"
+    with rasterio.open(path) as file:
+        image, profile, names = file.read().astype(np.int16), file.profile, file.descriptions
+    image[0, 5:] -= 300
+    with rasterio.open(path, "w", **{**profile, "dtype": "int16"}) as file:
+        file.write(image)
+        file.descriptions = names
+    bank = bank_of(catalog)
+    assert {s[-3:] for s in bank.table["scene"]} == {"s00", "s01"}
+    again = ObjectBank.load(bank.save(tmp_path / "objects.parquet"))
+    for i, record in enumerate(bank.table.itertuples()):
+        rows, cols = (
+            slice(a, a + n) for a, n in ((record.row_off, record.height), (record.col_off, record.width))
+        )
+        with rasterio.open(tmp_path / f"img/{record.scene}.tif") as file:
+            assert (again.patch(i)[0] == file.read()[:, rows, cols]).all()
+
+
+@pytest.mark.parametrize(("feather", "scale"), [(1.0, 1.0), (4.0, 1.0), (4.0, 1.25)])
+def test_a_patch_holds_all_of_the_feather_so_that_no_seam_is_left(tmp_path, feather, scale):
+    mask = np.ones((64, 64), np.uint8)
+    mask[28:36, 28:36] = 3
+    catalog = catalog_of(tmp_path, [mask])
+    bank = bank_of(catalog, classes=[HOUSE], feather=feather, ring=1, scale=scale)
+    hard = placed(bank.patch(0)[2], 0, 1 / scale)
+    wide = np.pad(hard, 30)
+    assert edge(hard, feather).sum() == pytest.approx(float(edge(wide, feather).sum()), rel=1e-6)
 
 
 def test_a_file_that_is_no_bank_is_told_in_one_line(villages, tmp_path):

@@ -108,6 +108,25 @@ def test_a_plan_with_composites_and_crops_is_read_back_and_renders_the_same(tmp_
     same(again.toward(plan.target), plan)
 
 
+def test_objects_of_another_plan_are_not_pasted(tmp_path):
+    catalog = little.catalog_of(tmp_path / "data", [little.village(i) for i in range(4)])
+    everywhere = np.ones(len(catalog), bool)
+    pasted = [little.options(share=1.0, ring=ring).model_dump() for ring in (4, 6)]
+    one, two = (make_plan(catalog, everywhere, options_of("diao", copy_paste=p), 64, 0) for p in pasted)
+    path, objects = tmp_path / "plan.parquet", tmp_path / "plan.objects.parquet"
+    one.save(path)
+    first = path.read_bytes()
+    assert SamplingPlan.load(two.save(path)).bank is not None
+    # As a writing leaves it that is stopped between the objects and the plan.
+    path.write_bytes(first)
+    with pytest.raises(
+        CatalogError, match=r"plan\.objects\.parquet holds the objects of another plan; make the"
+    ):
+        SamplingPlan.load(path)
+    make_plan(catalog, everywhere, Uniform(), 64, 0).save(path)
+    assert not objects.exists()
+
+
 def test_what_is_no_plan_is_told_in_one_line(catalog, tmp_path):
     (tmp_path / "x").write_text("")
     for path in (tmp_path / "x", tmp_path / "none.parquet"):

@@ -11,7 +11,7 @@ from raremap.models.options import model_options
 UNET: dict[str, Any] = {"kind": "unet", "width": 8, "depth": 3}
 RESIDUAL: dict[str, Any] = {**UNET, "block": "residual"}
 HRNET: dict[str, Any] = {"kind": "hrnet", "size": "w18_small", "dim": 16}
-SMP: dict[str, Any] = {"decoder_channels": [16, 8, 8]}
+SMP: dict[str, Any] = {"encoder": "tu-test_resnet", "decoder_channels": [16, 8, 8]}
 
 LIGHT: dict[str, dict[str, Any]] = {
     "unet": UNET,

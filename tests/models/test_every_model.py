@@ -40,7 +40,7 @@ def _check(name, bands, classes, size):
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_any_bands_classes_and_size_in_training_and_evaluation(name):
-    for bands, classes, size in FULL if name == "unet multi" else SOME:
+    for bands, classes, size in FULL if name == "residual" else SOME:
         _check(name, bands, classes, size)
 
 

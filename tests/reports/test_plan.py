@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -112,6 +115,8 @@ def test_a_page_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         ),
         (Mixture(kind="mixture", rho=0.2), "KL(target ‖ stream) + 0.2·KL(weights ‖ even)"),
         (Mixture(kind="mixture", target=TargetOptions(shares={"grass": 0.3})), "set by name: grass 0.3"),
+        (Diao(kind="diao", max_repeats=2.5), "no tile more than 2 times"),
+        (Copies(kind="copies", classes=("house",)), "in which one of house holds over 10%"),
         (RepeatFactor(kind="repeat_factor"), "threshold 0.001"),
         (RareClass(kind="rare_class"), "temperature 0.01"),
         (Copies(kind="copies"), "3 further copies of each tile in which a rare class holds over 10%"),
@@ -121,6 +126,20 @@ def test_a_page_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_the_sentences_say_what_was_done(options, text) -> None:
     plan = plan_of(options)
     assert text in " ".join(sentences(plan, diagnosis(plan), 64))
+
+
+@pytest.mark.parametrize(
+    ("aim", "text"),
+    [
+        (1, "All crops of 32 × 32 are aimed: their position inside a tile is drawn by the same target."),
+        (0.25, "25% of the crops of 32 × 32 are aimed: "),
+        (0.25, "; the others lie anywhere."),
+    ],
+)
+def test_the_sentences_say_how_many_crops_are_aimed(aim, text) -> None:
+    plan = plan_of(Diao(kind="diao", aim=aim))
+    aimed = replace(plan, grid=cast(Any, SimpleNamespace(size=32)))
+    assert text in " ".join(sentences(aimed, diagnosis(plan), 32))
 
 
 def test_the_sentences_say_where_composites_were_asked_for_in_vain() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -287,3 +288,19 @@ def test_a_class_with_a_share_and_no_point_is_told(catalog, uses, tmp_path: Path
     with pytest.warns(RaremapWarning, match=r"gives 'water' 0\.2 of the ground, but no training point"):
         seen = point(dry, uses, PerClassPoints(shares=(0.6, 0.2, 0.2)), 0)
     assert seen.natural == pytest.approx((0.75, 0.25, 0))
+
+
+def test_a_class_that_no_point_is_of_is_told(catalog, uses) -> None:
+    train = uses == "train"
+    rarest = int(catalog.counts[train].sum(0).argmin())
+    name, number = catalog.scheme.names[rarest], int(catalog.counts[train].sum(0)[rarest])
+    for seed in range(20):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", RaremapWarning)
+            lost = point(catalog, uses, UniformPoints(count=1), seed).counts[train].sum(0)[rarest] == 0
+        assert lost == any(
+            f"no training point is of '{name}' ({number:,} pixels)" in str(w.message) for w in told
+        )
+        if lost:
+            return
+    raise AssertionError("every seed found the rarest class")

@@ -95,6 +95,34 @@ def test_a_catalog_of_other_labels_is_refused(data, tmp_path):
         plan(catalog, other, quiet=True)
 
 
+def test_a_plan_read_back_is_trained_on_as_one_that_training_makes(data, tmp_path):
+    experiment = project.experiment(data, tmp_path / "run", "train.steps=1", balance={"kind": "diao"})
+    catalog = rm.prepare(experiment, quiet=True)
+    path = plan(catalog, experiment, quiet=True).save(tmp_path / "mine.parquet")
+    rm.train(catalog, SamplingPlan.load(path), experiment, quiet=True)
+    assert (tmp_path / "run/plan.parquet").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("train.crop=16", "made for crops of 32 pixels, train.crop is 16"),
+        ("split.fold=1", r"draws tile s\d:\d+:\d+, whose use is '(test|calibration|monitor)'"),
+        ("thin.imbalance=60", "counted other labels than this training sees"),
+        ("points={kind: per_class, count: 2}", "counted other labels than this training sees"),
+    ],
+)
+def test_a_plan_of_other_crops_places_or_labels_is_never_trained_on(data, tmp_path, change, line):
+    sections = {"balance": {"kind": "diao"}, "loss": {"kind": "ce"}}
+    experiment = project.experiment(data, tmp_path / "run", **sections)
+    changed = project.experiment(data, tmp_path / "run", change, **sections)
+    catalog = rm.prepare(experiment, quiet=True)
+    made = plan(catalog, experiment, quiet=True)
+    with pytest.raises(ConfigError, match=line + r".*; make the plan again$"):
+        rm.train(catalog, made, changed, quiet=True)
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
 def test_an_empty_training_use_is_told(data, tmp_path):
     experiment = project.experiment(data, tmp_path)
     places = sorted(set(rm.prepare(experiment, quiet=True).table["place"].astype(str)))

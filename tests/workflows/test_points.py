@@ -68,7 +68,10 @@ def test_with_given_shares_the_bundle_has_the_prior_of_the_ground(folder, tmp_pa
 
 def test_without_shares_they_are_estimated_and_put_into_the_scores(folder, tmp_path) -> None:
     """The slides have a seventh of the points and a thirty-sixth of the ground; the scores know better."""
-    exp = experiment(folder, tmp_path, train={"steps": 60, "batch_size": 8, "crop": 32, "threads": 1})
+    able = {"encoder": "resnet18", "decoder_channels": [16, 8, 8]}
+    exp = experiment(
+        folder, tmp_path, train={"steps": 60, "batch_size": 8, "crop": 32, "threads": 1}, model=able
+    )
     catalog = catalog_of(exp, quiet=True)
     training = run(catalog, None, exp, False, True)
     seen, uses = seen_by_training(catalog, exp)

@@ -44,7 +44,7 @@ class ObjectBank:
 
     `table`, a row an object: `klass` (class index), `tile_id`, `scene`, `place`, `date`, `resolution`
     (metres a pixel, NaN where unknown), the patch's window in scene pixels (the object and up to
-    `CopyPasteOptions.ring` pixels around it), `area` (pixels), `touches` (reaches the tile's border, where it
+    `CopyPasteOptions.margin` pixels around it), `area` (pixels), `touches` (reaches the tile's border, where it
     may go on: never pasted), `ring` (shares of the K classes around it), `slope_low` and `slope_high`
     (degrees, NaN where unknown). `contacts` `[K, K]`: with which classes each one is in contact in the
     training tiles that hold one of `classes`; of these classes the rows are of all tiles. `plausible` `[K]`: how usual the surroundings must be at least (`cut.plausibility`),

@@ -125,7 +125,9 @@ class Census:
         by_use = {u: d.to_dict(self.names) for u, d in self.by_use.items()}
         for key, label, spec in rows:
             cells = [everything[key], *(by_use[u][key] for u in uses)]
-            texts = ["inf" if c is None else format(c, spec) for c in cells]
+            # Of nothing labelled there is no ratio; a divergence that JSON has as null is infinite.
+            none = "–" if key == "imbalance_ratio" else "inf"
+            texts = [none if c is None else format(c, spec) for c in cells]
             lines.append(f"{label:<{width}}{texts[0]:>9}" + "".join(f"{t:>13}" for t in texts[1:]))
         if self.rare:
             lines.append("* rare")

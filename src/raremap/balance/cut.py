@@ -26,13 +26,15 @@ class Patch(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What is looked for: classes (indices) of so many, `least` to `most` pixels, and the width of the ring."""
+    """What is looked for: classes (indices) of so many, `least` to `most` pixels; the width of the ring, and how far
+    patches reach beyond their object, where that is further."""
 
     classes: Sequence[int]
     num_classes: int
     least: int
     most: int
     ring: int
+    margin: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def objects_of(
 ) -> tuple[list[Found], np.ndarray]:
     """The wanted objects of a tile, 8-connected, and pixels `[K]` of all components that are not too small.
 
-    `window` is the tile's in its scene. Patches reach a ring's width beyond the object, where the tile does.
+    `window` is the tile's in its scene. Patches reach a ring's width, or the margin, beyond the object, where the tile does.
     """
     image, valid, mask = tile
     height, width = mask.shape
@@ -82,12 +84,12 @@ def objects_of(
         for i in np.flatnonzero(large & (area <= wanted.most)).tolist():
             left, top, w, h = (int(v) for v in stats[i, :4])
             touches = top == 0 or left == 0 or top + h == height or left + w == width
-            ring = wanted.ring
-            r0, c0 = max(0, top - ring), max(0, left - ring)
-            cut = slice(r0, top + h + ring), slice(c0, left + w + ring)
+            reach = max(wanted.ring, wanted.margin)
+            r0, c0 = max(0, top - reach), max(0, left - reach)
+            cut = slice(r0, top + h + reach), slice(c0, left + w + reach)
             one = parts[cut] == i
             labels = mask[cut].copy()
-            near = halo(one, ring)
+            near = halo(one, wanted.ring)
             counts = np.bincount(labels[near & ~one], minlength=256)[: wanted.num_classes]
             found.append(
                 Found(

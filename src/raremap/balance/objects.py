@@ -52,7 +52,7 @@ def build_bank(
     """
     k = catalog.scheme.num_classes
     most = options.max_area or max(options.min_area, catalog.tile_options.largest**2 // 8)
-    wanted = Wanted(classes, k, options.min_area, most, options.ring)
+    wanted = Wanted(classes, k, options.min_area, most, options.ring, options.margin)
     places = catalog.table["place"].to_numpy().astype(str)
     shelves = {c: Shelf(options.per_class) for c in classes}
     contacts, all_pixels, whole_pixels = np.zeros((k, k), np.int64), np.zeros(k), np.zeros(k)
@@ -146,7 +146,9 @@ def _bank(
             "slope_high": [f.slopes[1] for f in finds],
         }
     )
-    patches = tuple(f.patch for f in finds)
+    # Scenes may store their values in different types, a bank has one.
+    kind = np.result_type(*(f.patch.image.dtype for f in finds)) if finds else np.uint8
+    patches = tuple(f.patch._replace(image=f.patch.image.astype(kind, copy=False)) for f in finds)
     follows = followed(patches, [f.klass for f in finds], rows, len(catalog.bands), options.ring)
     return ObjectBank(
         frame, catalog.bands, contacts, plausible, follows, whole, tuple(int(c) for c in classes), patches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -64,6 +65,11 @@ class CopyPasteOptions(Options):
     match: bool = Field(default=True, description="gain and offset of the object matched to its new ring")
     tries: int = Field(default=20, ge=1)
     repeats: int = Field(default=1, ge=1)
+
+    @property
+    def margin(self) -> int:
+        """Pixels around an object that its patch needs: the ring, and all of a feather that scaling makes narrower."""
+        return max(self.ring, math.ceil(self.scale * math.ceil(2 * self.feather)))
 
     @model_validator(mode="after")
     def _areas_in_order(self) -> CopyPasteOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ def objects_path(path: str | Path) -> Path:
 
 
 def save(plan: SamplingPlan, path: str | Path) -> Path:
-    """Write a plan and, where it has composites, their objects beside it."""
+    """Write a plan and, where it has composites, their objects beside it; where not, those of an older plan go."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -50,8 +51,9 @@ def save(plan: SamplingPlan, path: str | Path) -> Path:
         values = (c.objects, c.code, c.scale, c.top, c.left)
         for (name, kind), lists in zip(_PASTED.items(), values, strict=True):
             columns[name] = _ragged([np.empty(0, kind)] * tiles + [np.asarray(v, kind) for v in lists])
+    objects = None
     if plan.bank is not None:
-        plan.bank.save(objects_path(path))
+        objects = _digest(plan.bank.save(objects_path(path)))
     if plan.cropped is not None:
         columns["cropped"] = _fixed(plan.cropped, k)
     if plan.grid is not None:
@@ -73,15 +75,24 @@ def save(plan: SamplingPlan, path: str | Path) -> Path:
         "refused": {} if c is None else c.refused,
         "crop": plan.crop,
         "grid": None if plan.grid is None else [plan.grid.size, plan.grid.step],
+        "objects": objects,
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(meta).encode()})
     with written(path) as fresh:
         pq.write_table(table, fresh, compression="zstd")
+    if objects is None:
+        objects_path(path).unlink(missing_ok=True)  # of an older plan
     return path
 
 
+def _digest(path: Path) -> str:
+    """What tells the objects of one plan from those of another."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def load(path: str | Path) -> SamplingPlan:
-    """Read a plan; raises `CatalogError` where the file is missing or is none."""
+    """Read a plan; raises `CatalogError` where the file is missing or is none, or its objects are of another plan."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -103,7 +114,7 @@ def load(path: str | Path) -> SamplingPlan:
             rare=np.array(meta["rare"], bool),
             options=options,
             composites=composites,
-            bank=None if not composites else ObjectBank.load(objects_path(path)),
+            bank=None if not composites else _bank(objects_path(path), meta.get("objects")),
             grid=None if meta["grid"] is None else _grid(table, meta["grid"], counts.shape[1]),
             crop=meta["crop"],
             cropped=_matrix(table, "cropped") if "cropped" in table.column_names else None,
@@ -112,6 +123,14 @@ def load(path: str | Path) -> SamplingPlan:
         )
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, ValidationError):
         raise CatalogError(f"{path} is not a sampling plan; make it again with `raremap plan`") from None
+
+
+def _bank(path: Path, objects: str | None) -> ObjectBank:
+    """The objects of a plan; those of another one beside it would be pasted in their place."""
+    bank = ObjectBank.load(path)
+    if objects is not None and _digest(path) != objects:
+        raise CatalogError(f"{path} holds the objects of another plan; make the plan again")
+    return bank
 
 
 def _composites(table: pa.Table, counts: np.ndarray, refused: dict[str, int]) -> Composites | None:

@@ -85,7 +85,8 @@ class Objective(nn.Module):
     def view(self, logits: Tensor, target: Tensor, prior: Tensor | None = None, **maps: Tensor) -> View:
         """A batch as the terms see it, with the class shares `[K]` of its stream."""
         of = self._prior(prior, self.natural)
-        return View(logits, target, prior=of, pool=self.pool, **maps)  # pyright: ignore[reportArgumentType]
+        shared = len({term.region for term in self.options.values()}) == 2
+        return View(logits, target, prior=of, pool=self.pool, shared=shared, **maps)  # pyright: ignore[reportArgumentType]
 
     def _prior(self, stream: Tensor | None, natural: Tensor | None) -> Prior | None:
         known = self.tau is not None and stream is not None and natural is not None

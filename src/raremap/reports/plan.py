@@ -101,9 +101,11 @@ def sentences(plan: SamplingPlan, d: Diagnosis, crop: int) -> list[str]:
         if options.copy_paste is not None:
             out.append(_composites(plan, d))
     if plan.grid is not None:
+        part = "" if options.aim == 1 else f"{options.aim:.0%} of the "
+        rest = "" if options.aim == 1 else "; the others lie anywhere"
         out.append(
-            f"Crops of {plan.grid.size} × {plan.grid.size} are aimed: their position inside a tile is drawn "
-            "by the same target."
+            f"{part or 'All '}crops of {plan.grid.size} × {plan.grid.size} are aimed: their position inside a tile is drawn "
+            f"by the same target{rest}."
         )
     else:
         middle = (
@@ -128,7 +130,7 @@ def _solver(options: BalanceOptions, tiles: int) -> str:
             return (
                 "DIAO: beside each tile once, whole repeats of tiles were added one by one, each time the one "
                 f"that {by}: at most {counted(round(options.budget * tiles), 'repeat')}, "
-                f"and no tile more than {options.max_repeats:g} times in all."
+                f"and no tile more than {int(options.max_repeats)} times in all."
             )
         case Mixture():
             near = f" + {options.rho:g}·KL(weights ‖ even)" if options.rho else ""
@@ -141,7 +143,8 @@ def _solver(options: BalanceOptions, tiles: int) -> str:
         case RareClass():
             return f"Rare-class sampling (DAFormer), temperature {options.temperature:g}: first a class, the rare ones more often, then a tile that holds it."
         case Copies():
-            return f"Copies: {options.copies} further copies of each tile in which a rare class holds over {options.share:.0%}."
+            which = "a rare class" if options.classes is None else f"one of {', '.join(options.classes)}"
+            return f"Copies: {options.copies} further copies of each tile in which {which} holds over {options.share:.0%}."
         case InverseFrequency():
             return (
                 f"Inverse frequency, power {options.power:g}: a tile's weight is the mean of 1/share^power over its "

@@ -33,8 +33,8 @@ def point(
     """The catalog that training sees: of its training tiles only points are labelled and counted.
 
     Each mask is read once. A tile without a labelled pixel has no point. `natural` of the catalog are the true
-    class shares where they are given, or follow from the points. Raises `ConfigError` where they are given and
-    deny a class that has points.
+    class shares where they are given, or follow from the points. Warns of a class that loses all its pixels; raises
+    `ConfigError` where shares are given and deny a class that has points.
     """
     names = catalog.scheme.names
     given = options.by_class(names)
@@ -48,6 +48,8 @@ def point(
         points[row] = np.flatnonzero(here).astype(np.int32)
         counts[row] = np.bincount(mask[here], minlength=len(names))
     natural = None
+    if given is None:
+        _tell_lost(catalog.counts[rows].sum(0), counts[rows].sum(0), names)
     if given is not None:
         natural = _possible(given, counts[rows].sum(0), names)
     elif isinstance(options, UniformPoints) and not options.estimates:
@@ -142,6 +144,17 @@ def _by_area(dense: np.ndarray, points: np.ndarray) -> tuple[float, ...]:
     # A number of points a tile says as much of a tile that is half unlabelled as of a full one.
     pooled = (points / np.maximum(points.sum(1, keepdims=True), 1) * dense.sum(1, keepdims=True)).sum(0)
     return tuple((pooled / max(pooled.sum(), 1e-12)).tolist())
+
+
+def _tell_lost(dense: np.ndarray, points: np.ndarray, names: tuple[str, ...]) -> None:
+    """Warn of classes that have labelled pixels `[K]` and no point."""
+    lost = [f"'{names[i]}' ({dense[i]:,.0f} pixels)" for i in np.flatnonzero((dense > 0) & (points == 0))]
+    if lost:
+        warnings.warn(
+            f"no training point is of {', '.join(lost)}: it is not learned; take more points, or points.kind: per_class",
+            RaremapWarning,
+            stacklevel=3,
+        )
 
 
 def _possible(shares: tuple[float, ...], counts: np.ndarray, names: tuple[str, ...]) -> tuple[float, ...]:

@@ -74,7 +74,8 @@ def train(
     """Train on a catalog with a sampling plan (None: made by `experiment.balance`) and give the bundle.
 
     The run folder `experiment.out` gets the resolved experiment, versions, uses, plan, checkpoints,
-    metrics.csv, TensorBoard logs and the bundle.
+    metrics.csv, TensorBoard logs and the bundle. Raises `ConfigError` where the plan was made for other crops, draws a
+    tile that is not for training here, or counted other labels.
     """
     return run(catalog, plan, experiment, resume, quiet).bundle
 
@@ -111,10 +112,8 @@ def fitted(
         warnings.warn(told, RaremapWarning, stacklevel=3)
     if plan is None:
         plan = make_plan(seen, uses == "train", experiment.balance, crop, seed, quiet)
-    elif plan.crop is not None and plan.crop != crop:
-        raise ConfigError(
-            f"the plan was made for crops of {plan.crop} pixels, train.crop is {crop}; make the plan again"
-        )
+    else:
+        _check_plan(plan, seen, uses, crop)
     if resume:
         check_resumable(seen, plan, out)
     _start(out, experiment, catalog, uses, resume, before)
@@ -158,6 +157,30 @@ def sparse_labels(catalog: Catalog, train: np.ndarray, experiment: Experiment) -
         f"{share:.2%} of the usable pixels of the training tiles are labelled, and the loss has {', '.join(regional)}, which "
         f"measure areas and do not see what is wrong beside the labels; take pixelwise terms such as ce and focal{mend}"
     )
+
+
+def _check_plan(plan: SamplingPlan, seen: Catalog, uses: np.ndarray, crop: int) -> None:
+    """Raise `ConfigError` where a plan is of other crops, places or labels than this training's."""
+    import numpy as np
+
+    if plan.crop is not None and plan.crop != crop:
+        raise ConfigError(
+            f"the plan was made for crops of {plan.crop} pixels, train.crop is {crop}; make the plan again"
+        )
+    rows = plan.rows(seen)
+    other = uses[rows] != "train"
+    if other.any():
+        first = int(other.argmax())
+        raise ConfigError(
+            f"the plan draws tile {plan.tile_ids[first]}, whose use is '{uses[rows[first]]}' in this experiment's split; "
+            "make the plan again"
+        )
+    tiles = ~plan.composite
+    if not np.array_equal(plan.counts[tiles], seen.counts[rows[tiles]]):
+        raise ConfigError(
+            "the plan counted other labels than this training sees (labels, thin, points or train.seed differ); "
+            "make the plan again"
+        )
 
 
 def run(

@@ -128,17 +128,51 @@ def test_memory_format_and_smaller_integers_are_fine(term) -> None:
     assert torch.allclose(grad, expected_grad, atol=1e-7)
 
 
-def test_terms_share_one_softmax(monkeypatch) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_terms_share_one_softmax(monkeypatch, shared) -> None:
     logits, mask, maps = batch()
     calls = []
     for name in ("softmax", "log_softmax"):
         original = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *a, f=original: calls.append(1) or f(*a))
-    view = t.View(logits, mask, **maps)
+    view = t.View(logits, mask, shared=shared, **maps)
     found = {name: float(term.of(view)) for name, term in ALL.items() if term.kind != "seesaw"}
     assert len(calls) == 1
     for name, value in found.items():
         assert value == pytest.approx(float(ALL[name](logits, mask, **maps)), rel=1e-5), name
+
+
+PAIRS = [
+    ("ce", "dice"),
+    ("focal", "boundary"),
+    ("dice", "focal"),
+    ("unified_focal", "poly"),
+    ("iou", "center_ce"),
+]
+
+
+@pytest.mark.parametrize("names", PAIRS, ids="+".join)
+@pytest.mark.parametrize("worth", [False, True])
+def test_what_is_made_together_has_the_gradients_of_each_alone_and_those_gradients(names, worth) -> None:
+    logits, mask, maps = batch(3, dtype=torch.float64)
+    g = torch.Generator().manual_seed(4)
+    along = torch.randn(logits.shape, generator=g, dtype=torch.float64)
+    extra = {"worth": 3 * torch.rand(mask.shape, generator=g, dtype=torch.float64)} if worth else {}
+    found = []
+    for shared in (False, True):
+        z = logits.clone().requires_grad_()
+        if shared:
+            view = t.View(z, mask, shared=True, **maps, **extra)
+            loss = sum(TERMS[n][0].of(view) for n in names)
+        else:
+            loss = sum(TERMS[n][0].of(t.View(z, mask, **maps, **extra)) for n in names)
+        (plain,) = torch.autograd.grad(loss, z, retain_graph=True)
+        (grad,) = torch.autograd.grad(loss, z, create_graph=True)
+        (second,) = torch.autograd.grad((grad * along).sum(), z)
+        found.append((loss.detach(), plain, grad.detach(), second))
+    for one, other in zip(*found, strict=True):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-12)
 
 
 def test_another_ignore_value_is_taken() -> None:

@@ -1,7 +1,7 @@
 """Terms of the loss: options objects that are called on logits and truth.
 
     FocalTversky(alpha=0.8)(logits, mask)          # one term
-    view = View(logits, mask)                      # several, on one softmax
+    view = View(logits, mask, shared=True)         # several, on one softmax
     Dice().of(view) + CrossEntropy().of(view)
 
 `View` and `class_mean` need torch and are loaded when they are first used.

@@ -78,7 +78,7 @@ class Recall(Term):
         view.need_hard(self.kind)
         weight = self._weight(view, weight)
         recall = batch_recall(view) if recall is None else recall.to(view.logits)
-        costs = -view.own(view.scores(weight)) * (1 - recall)[view.index]
+        costs = -view.own_score(weight) * (1 - recall)[view.index]
         return view.mean(costs, view.pixel_weights(weight))
 
     def build(self, num_classes: int) -> RunningRecall:

@@ -39,8 +39,8 @@ class CrossEntropy(Term):
         import torch.nn.functional as F
 
         weight = self._weight(view, weight)
-        if not (view.hard and view.uniform) or (weight is not None and weight.requires_grad):
-            # torch's own is the faster, and cannot be differentiated by its weights, which the outer loop does.
+        if view.together or not (view.hard and view.uniform) or (weight is not None and weight.requires_grad):
+            # torch's own cannot be differentiated by its weights, which the outer loop does.
             return _cost(view, weight, lambda log_p: log_p)
         total = F.nll_loss(view.scores(weight), view.mask, weight, ignore_index=view.ignore, reduction="sum")
         return view.ratio(total, view.pixel_weights(weight).sum())
@@ -156,16 +156,15 @@ def log_cosh(x: Tensor) -> Tensor:
 
 def _cost(view: View, weight: Tensor | None, score: Callable[[Tensor], Tensor]) -> Tensor:
     """Minus the mean over pixels of a score of log p_y, or over areas, of each class's log p; score(0) is 0."""
-    log_probs = view.scores(weight)
     if view.hard and weight is None and view.uniform:
         # Ignored pixels have log p 0: nothing to multiply them out of.
-        return -view.ratio(score(view.own(log_probs)).sum(), view.labelled.sum(), least=1)
+        return -view.ratio(score(view.own_score()).sum(), view.labelled.sum(), least=1)
     if view.hard:
-        return -view.mean(score(view.own(log_probs)), view.pixel_weights(weight))
+        return -view.mean(score(view.own_score(weight)), view.pixel_weights(weight))
     area = view.fractions if weight is None else view.fractions * weight.view(1, -1, 1, 1)
-    return -view.mean(score(log_probs), area)
+    return -view.mean(score(view.scores(weight)), area)
 
 
 def _mapped(view: View, weight: Tensor | None, pixel_weight: Tensor) -> Tensor:
     """Cross-entropy with weights by class and by pixel."""
-    return view.mean(-view.own(view.scores(weight)), pixel_weight * view.pixel_weights(weight))
+    return view.mean(-view.own_score(weight), pixel_weight * view.pixel_weights(weight))

@@ -164,7 +164,7 @@ class UnifiedFocal(_Region):
         import torch
 
         view.need_hard(self.kind)
-        own = view.own(view.log_probs)
+        own = view.own_log_probs
         easy = view.index == self.background
         damped = (1 - self.delta) * _power(-torch.expm1(own), self.gamma)
         costs = -own * torch.where(easy, damped, self.delta)

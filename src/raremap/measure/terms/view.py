@@ -45,6 +45,9 @@ class View:
     classes; `edge` `[B, H, W]`, pixels to the next boundary; `center` `[B, H, W]`, from 0 at an object's rim
     to 1 at its innermost pixel. Raises `TrainingError` where shapes do not fit.
 
+    `shared` says that terms of regions and others follow: the probabilities that those need are made together with
+    the logarithms that these need, which is cheaper and changes no value.
+
     With a `pool` the batch is one share of a larger one: all sums over pixels go through it, and come back as
     those of the whole (`raremap.measure.terms.pool`).
     """
@@ -61,6 +64,7 @@ class View:
         center: Tensor | None = None,
         worth: Tensor | None = None,
         pool: Callable[[Tensor], Tensor] | None = None,
+        shared: bool = False,
     ) -> None:
         self.hard = not target.is_floating_point()
         expected = (logits.shape[0], *logits.shape[2:]) if self.hard else tuple(logits.shape)
@@ -72,7 +76,7 @@ class View:
         self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         self.prior, self.ignore = prior, ignore
         self.distance, self.edge, self.center = distance, edge, center
-        self._worth, self.pool = worth, pool
+        self._worth, self.pool, self._shared = worth, pool, shared
         self._target = target
 
     @property
@@ -153,8 +157,26 @@ class View:
     @cached_property
     def probs(self) -> Tensor:
         """Class probabilities `[B, K, H, W]` of the plain logits."""
+        if self.together:
+            return self._softmax[1]
         # With logarithms at hand exp is the cheaper; without, softmax alone is.
         return self.log_probs.exp() if "log_probs" in self.__dict__ else torch.softmax(self.logits, 1)
+
+    @property
+    def together(self) -> bool:
+        """Whether `own_score` and `probs` are of one softmax and made by one function."""
+        return self._shared and self.hard and self.prior is None
+
+    @cached_property
+    def own_log_probs(self) -> Tensor:
+        """Of `log_probs` the value at each pixel's class, `[B, H, W]`; 0 where it is ignored."""
+        if self.together:
+            return torch.where(self.labelled, self._softmax[0], 0)
+        return self.own(self.log_probs)
+
+    @cached_property
+    def _softmax(self) -> tuple[Tensor, Tensor]:
+        return _Softmax.apply(self.logits, self.index)  # pyright: ignore[reportReturnType]
 
     def scores(self, weight: Tensor | None) -> Tensor:
         """Logarithms of the class probabilities that cross-entropy with these class weights works on.
@@ -165,6 +187,12 @@ class View:
             return self.log_probs
         offset = self.prior.offset(weight).to(self.logits)
         return torch.log_softmax(self.logits + offset.view(1, -1, 1, 1), 1)
+
+    def own_score(self, weight: Tensor | None = None) -> Tensor:
+        """Of `scores(weight)` the value at each pixel's class, `[B, H, W]`; 0 where it is ignored."""
+        if self.prior is None:
+            return self.own_log_probs
+        return self.own(self.scores(weight))
 
     def own(self, log_probs: Tensor) -> Tensor:
         """Of `[B, K, H, W]` the value at each pixel's class, `[B, H, W]`; 0 where it is ignored."""
@@ -232,6 +260,44 @@ class View:
                 "raremap.batches.distance makes it of the masks"
             )
         return found.to(self.logits)
+
+
+class _Softmax(torch.autograd.Function):
+    """log p at each pixel's class, and p of all classes, of logits and class index.
+
+    As autograd would have it (∂/∂z is g∘p − p·Σg∘p for p, g·(1 − p) for log p), but no tensor of the size of p is
+    made for the logarithms and their gradient.
+    """
+
+    @staticmethod
+    def forward(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs = torch.log_softmax(logits, 1)
+        own = log_probs.gather(1, index.unsqueeze(1)).squeeze(1)
+        return own, log_probs.exp_()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs[1], output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
+        index, probs = ctx.saved_tensors
+        for_own, for_probs = grads
+        grad = None
+        if for_probs is not None:
+            grad = torch.ops.aten._softmax_backward_data(for_probs, probs, 1, probs.dtype)
+        if for_own is not None:
+            g = for_own.unsqueeze(1)
+            # Where gradients of gradients are wanted nothing may be changed in place.
+            again = torch.is_grad_enabled()
+            if grad is None:
+                grad = -probs * g
+            else:
+                grad = grad - probs * g if again else grad.addcmul_(probs, g, value=-1)
+            at = index.unsqueeze(1)
+            grad = grad.scatter_add(1, at, g) if again else grad.scatter_add_(1, at, g)
+        return grad, None
 
 
 class _Overlap(torch.autograd.Function):
