@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,12 @@ def write(
     for extra in path.parent.glob(path.name + ".aux.xml"):
         extra.unlink()
     return path
+
+
+def zipped(path: Path) -> str:
+    """A file as GDAL calls it in a ZIP of its own, from which alone it can be read; two slashes of that name are no slip."""
+    archive = path.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(path, path.name)
+    path.unlink()
+    return f"/vsizip/{archive}/{path.name}"

@@ -37,6 +37,13 @@ def test_a_preset_says_where_it_is_from_and_leaves_the_data_alone(name: str) -> 
         assert any(word in head for word in ("Deviations: ", "ours", "Ours", "Our reconstruction"))
 
 
+@pytest.mark.parametrize("name", preset_names())
+def test_no_preset_learns_class_offsets_that_its_tau_takes_back(name: str) -> None:
+    own = preset(name)
+    if own.get("outer") is not None and own["loss"].get("tau", 0.0) == 0:
+        assert own["outer"]["classes"] == "none"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_trains(folder: Path, tmp_path: Path, name: str) -> None:

@@ -47,7 +47,7 @@ class Bundle:
 
     `prior` are the class shares that the scores have learned; `decision` belongs to the way of predicting
     that `predict` and its own record describe, `decisions` to others (`raremap.ways`). `options` rebuilds the network; None for a network of the
-    user's. `features` are made of the bands and follow them; the network gets both. `nodata` marks no data in scenes whose files name no such value.
+    user's. `features` are made of the bands and follow them; the network gets both. `nodata` marks no data in scenes, whatever their files say; None: what these say.
     """
 
     module: nn.Module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import geopandas as gpd
 import numpy as np
@@ -144,6 +145,26 @@ def test_ground_without_a_feature_is_unlabelled_or_the_background(tmp_path):
     seen = mask_of(path, background="land").read(Window(0, 0, 6, 6))
     assert seen[3, 3] == IGNORE  # a value under labels.ignore is unlabelled also on the background
     assert (seen == 0).sum() == 36 - 9
+
+
+@pytest.mark.parametrize("suffix", ["geojson", "gpkg", "shp"])
+@pytest.mark.parametrize("shapes", [[], [None, None]])
+def test_labels_without_a_shape_are_told_in_one_line_unless_all_is_background(tmp_path, suffix, shapes):
+    path = layer(tmp_path / f"a.{suffix}", shapes, c=["land", "water"][: len(shapes)])
+    expected = "expected polygons, lines or points of the classes; name the class of all its ground"
+    found = f"none of the 2 features of {path} has a shape" if shapes else f"{path} holds no feature"
+    with pytest.raises(SceneError, match=re.escape(f"{found}, {expected}")) as told:
+        assert mask_of(path).survey
+    assert "\n" not in str(told.value)
+    mask = mask_of(path, background="water")
+    assert mask.remark == f"{found}; it is water all over"
+    assert (mask.read(GRID.window) == 1).all()
+
+
+def test_an_empty_geojson_has_no_feature_rather_than_no_column(tmp_path):
+    (tmp_path / "a.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    with pytest.raises(SceneError, match=r"a\.geojson holds no feature, expected polygons"):
+        mask_of(tmp_path / "a.geojson")
 
 
 def test_values_are_read_as_names_numbers_or_by_their_translation(tmp_path):

@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.command import raremap
-from tests.rasters import write
+from tests.rasters import write, zipped
 from tests.workflows.mapped import write_map
 
 from raremap.bundle import Bundle
-from raremap.errors import ConfigError, RaremapWarning, SceneError
+from raremap.errors import ConfigError, OutputError, RaremapWarning, SceneError
 from raremap.labels import LabelScheme
 from raremap.measure.decision import Decision
 from raremap.workflows.predict import predict
@@ -80,6 +80,23 @@ def test_a_pixel_changes_beyond_the_margin_where_the_scene_shows_it(tmp_path: Pa
     with rasterio.open(tmp_path / "new.tif") as file:
         assert (file.tags()["class_2"], file.nodata, file.crs.to_epsg()) == ("water", 255, 25831)
     assert (tmp_path / "new.qml").exists()
+
+
+def test_scenes_and_clouds_are_read_by_names_that_are_no_paths_and_the_map_is_a_file_here(
+    tmp_path: Path,
+) -> None:
+    map_ = write_map(tmp_path / "map.tif", np.ones((20, 20)), NAMES)
+    cloud = np.zeros((20, 20), np.uint8)
+    cloud[:7] = 1
+    newer = zipped(scene(tmp_path / "w_2024-08-12.tif", np.full((20, 20), 3.0)))
+    clouds = zipped(write(tmp_path / "c.tif", cloud))
+    (found,) = renew(bundle(), newer, map_, clouds=clouds, quiet=True).scenes
+    np.testing.assert_array_equal(read(map_), np.where(cloud, 1, 2))
+    assert found.to_dict()["scene"] == newer
+    with pytest.raises(
+        OutputError, match=r"map s3://a/map\.tif is no file of a folder here; copy it and its"
+    ):
+        renew(bundle(), newer, "s3://a/map.tif", tmp_path / "new.tif", quiet=True)
 
 
 def test_the_margin_is_in_the_decisions_own_log_odds(tmp_path: Path) -> None:
@@ -187,10 +204,10 @@ def test_a_watched_folder_is_taken_up_where_it_was_left(tmp_path: Path) -> None:
     settled(folder / "bad_20240403.tif")
     with pytest.warns(RaremapWarning, match=r"bad_20240403\.tif was left aside"):
         found = list(watch(bundle(), folder, map_, out, rounds=1, quiet=True))
-    assert [r.scene.name for r in found] == ["a_20240401.tif"]
+    assert [Path(r.scene).name for r in found] == ["a_20240401.tif"]
     settled(scene(folder / "b_20240812.tif", np.full((5, 20), -3.0)))
     found = list(watch(bundle(), folder, map_, out, rounds=2, every_s=0, quiet=True))
-    assert [r.scene.name for r in found] == ["b_20240812.tif"]
+    assert [Path(r.scene).name for r in found] == ["b_20240812.tif"]
     expected = np.ones((20, 20))
     expected[5:10] = 2
     np.testing.assert_array_equal(read(out), expected)

@@ -17,7 +17,7 @@ from tests.rasters import write
 from tests.workflows.mapped import write_map
 
 from raremap.bundle import Bundle
-from raremap.errors import BundleError, ConfigError, OutputError, RaremapError, SceneError
+from raremap.errors import BundleError, ConfigError, OutputError, RaremapError, RaremapWarning, SceneError
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.models.options import UNet
@@ -178,7 +178,7 @@ def test_layers_are_named_beside_a_file_whose_bands_are_taken_by_name_or_in_orde
         np.testing.assert_array_equal(pixels(data / f"{name}.tif"), pixels(data / "expected.tif"))
 
 
-def test_no_data_is_what_the_files_say_else_what_the_section_says_else_what_the_training_had(
+def test_no_data_is_what_is_asked_else_what_the_section_says_else_the_training_else_the_tag(
     data: Path,
 ) -> None:
     image = pixels(data / f"img/{AFTER}/a.tif")[:2]
@@ -198,6 +198,37 @@ def test_no_data_is_what_the_files_say_else_what_the_section_says_else_what_the_
     assert gaps(scene, nodata=8, **more).tolist() == [False] * 5 + [True] * 4
     assert gaps(ScenesOptions(**files), quiet=True).tolist() == [True] * 5 + [False] * 4
     assert gaps(ScenesOptions(**files, nodata=8), quiet=True).tolist() == [False] * 5 + [True] * 4
+    assert gaps(ScenesOptions(**files, nodata=8), nodata=7, quiet=True).tolist() == [True] * 5 + [False] * 4
+
+    write(scene, image, names=("red", "nir"), nodata=8)
+    with pytest.warns(RaremapWarning) as told:
+        assert gaps(scene, **more).tolist() == [True] * 5 + [False] * 4  # as in training
+    assert [str(w.message) for w in told] == [
+        f"{scene} is tagged nodata 8, but the model was trained with scenes.nodata 7, which is used; "
+        "give --nodata 8 where the tag is right"
+    ]
+    assert gaps(scene, nodata=8, **more).tolist() == [False] * 5 + [True] * 4
+    assert gaps(ScenesOptions(**files, nodata=7), quiet=True).tolist() == [True] * 5 + [False] * 4
+    model = bundle()
+    assert gaps(scene, **more).tolist() == [False] * 5 + [True] * 4
+
+
+def test_a_map_has_the_gaps_of_the_training_whatever_the_tag_of_the_file(data: Path) -> None:
+    image = pixels(data / f"img/{AFTER}/a.tif")[:2] | 1
+    image[:, :5], image[:, 5:9] = 8, 16
+    scene = write(data / "plain/a.tif", image, names=("red", "nir"), nodata=16)
+    (data / "mask/b.tif").unlink()
+    given = ScenesOptions(**section(data, images="plain/*.tif", clouds=None, nodata=8))
+    catalog = prepare(given, SCHEME, TileOptions(size=16), SplitOptions(block_m=200), quiet=True)
+    (record,) = catalog.scenes.values()
+    with record.open_image() as trained:
+        _, seen = trained.read(trained.grid.window)
+    model, heights = bundle(nodata=given.nodata), {"dem": data / "dem/a.tif"}
+    with pytest.warns(RaremapWarning, match="is tagged nodata 16"):
+        predict(model, scene, data / "map.tif", layers=heights, quiet=True)
+    assert not seen[:5].any()
+    assert seen[5:9].all()
+    np.testing.assert_array_equal(pixels(data / "map.tif")[0] != 255, seen)
 
 
 def test_a_map_needs_no_clouds_and_no_masks(data: Path) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import rasterio
 import torch
+from tests.rasters import zipped
 
 from raremap.bundle import Bundle
 from raremap.errors import ConfigError, LabelError, RaremapWarning, SceneError, TableError
@@ -100,6 +101,24 @@ def by_hand(ground: Ground) -> np.ndarray:
     z = np.log(np.array(top) / (1 - np.array(top)))
     z[3] = np.nan
     return z
+
+
+def test_scenes_and_units_are_read_by_names_that_are_no_paths(ground: Ground, tmp_path: Path) -> None:
+    plain = pd.read_csv(fuse(ground, tmp_path / "out").units)
+    scene, units = zipped(ground.scene), zipped(ground.units)
+    done = table_fuse(
+        bundle(),
+        table_model(),
+        scene,
+        units,
+        tmp_path / "far",
+        rows=ground.rows,
+        label="landslide",
+        group="catchment",
+        quiet=True,
+    )
+    pd.testing.assert_frame_equal(pd.read_csv(done.units), plain)
+    assert [m.name for m in done.maps] == ["april.fused.tif"]
 
 
 def test_units_map_and_alarms_are_those_of_a_fit_by_hand(ground: Ground, tmp_path: Path) -> None:

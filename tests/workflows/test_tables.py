@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import rasterio
 from tests.command import raremap
+from tests.rasters import zipped
 
 import raremap as rm
 from raremap.errors import BundleError, ConfigError, OutputError, RaremapWarning, SceneError, TableError
@@ -167,6 +168,9 @@ def test_files_of_one_attribute_each_are_a_raster_too(work, tmp_path):
         expected = a.read(1)
         expected[0, :3] = np.nan
         np.testing.assert_array_equal(b.read(1), expected)
+    far = rm.table_predict(done.bundle, [zipped(p) for p in paths], tmp_path / "c.tif", quiet=True)
+    with rasterio.open(far.path) as c:
+        np.testing.assert_array_equal(c.read(1), expected)
 
 
 @pytest.mark.parametrize(("height", "width", "tiled"), [(33, 2100, False), (1100, 1050, True)])

@@ -9,7 +9,7 @@ import typer
 
 from raremap.cli.app import DeviceOption, JsonOption, QuietOption, app, show
 
-MapArg = Annotated[Path, typer.Argument(metavar="MAP", help="class map with a legend")]
+MapArg = Annotated[str, typer.Argument(metavar="MAP", help="class map with a legend")]
 SchemeOption = Annotated[
     str | None, typer.Option("--labels", help="classes where the map does not name them: catalonia …")
 ]
@@ -92,8 +92,8 @@ def area(
 
 @app.command()
 def change(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="map of the earlier date")],
-    after: Annotated[Path, typer.Argument(metavar="AFTER", help="map of the later date, on the same grid")],
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help="map of the earlier date")],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="map of the later date, on the same grid")],
     out: Annotated[Path, typer.Option("-o", "--out", help="change map to write (GeoTIFF)")],
     points: Annotated[
         Path | None, typer.Option("--sample", metavar="POINTS", help="labelled sample of the change map")

@@ -24,8 +24,8 @@ from raremap.cli.app import (
 
 @app.command()
 def rescale(
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="fine class raster of one band")],
-    like: Annotated[Path, typer.Option("--like", metavar="IMAGE", help="image whose grid the labels get")],
+    labels: Annotated[str, typer.Argument(metavar="LABELS", help="fine class raster of one band")],
+    like: Annotated[str, typer.Option("--like", metavar="IMAGE", help="image whose grid the labels get")],
     out: Annotated[Path, typer.Option("-o", "--out", help="file to write")],
     method: Annotated[
         Literal["area", "mode", "nearest", "weighted", "fractions"],

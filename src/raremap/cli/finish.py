@@ -13,7 +13,7 @@ SchemeOption = Annotated[
     str | None, typer.Option("--labels", help="classes where the map does not name them: catalonia …")
 ]
 ProbabilitiesOption = Annotated[
-    Path | None, typer.Option(help="file of probabilities that was written with the map")
+    str | None, typer.Option(help="file of probabilities that was written with the map")
 ]
 
 
@@ -42,7 +42,7 @@ def by_class(text: str | None, option: str) -> dict[str, float] | float | None:
 
 @app.command()
 def clean(
-    source: Annotated[Path, typer.Argument(metavar="MAP", help="map with its legend")],
+    source: Annotated[str, typer.Argument(metavar="MAP", help="map with its legend")],
     out: Annotated[Path, typer.Option("-o", "--out", help="map to write")],
     mmu: Annotated[
         str | None,
@@ -94,7 +94,7 @@ def clean(
 
 @app.command()
 def vectorize(
-    source: Annotated[Path, typer.Argument(metavar="MAP", help="map with its legend")],
+    source: Annotated[str, typer.Argument(metavar="MAP", help="map with its legend")],
     out: Annotated[Path, typer.Option("-o", "--out", help="file to write: .gpkg or .parquet")],
     background: Annotated[
         bool, typer.Option("--background", help="write the class background (or other, rest) too")

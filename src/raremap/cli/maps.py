@@ -59,14 +59,16 @@ def predict(
     prior: Annotated[
         Path | None, typer.Option(help="JSON file of the class shares expected in the scenes")
     ] = None,
-    nodata: Annotated[float | None, typer.Option(help="value of no data, for scenes that name none")] = None,
+    nodata: Annotated[
+        float | None, typer.Option(help="value of no data, whatever the scenes and the bundle say")
+    ] = None,
     confidence: Annotated[
         bool, typer.Option("--confidence", help="also write the probability of the mapped class")
     ] = False,
     entropy: Annotated[bool, typer.Option("--entropy", help="also write how undecided the model is")] = False,
     level: Annotated[int, typer.Option(min=0, help="steps up the tree of classes")] = 0,
     update: Annotated[
-        Path | None, typer.Option(metavar="MAP", help="renew this map where the scenes are newer and clear")
+        str | None, typer.Option(metavar="MAP", help="renew this map where the scenes are newer and clear")
     ] = None,
     margin: Annotated[float, typer.Option(min=0, help="--update: log-odds that change a class")] = 0.5,
     date: Annotated[str | None, typer.Option(help="--update: day of the scene (2024-08-12)")] = None,

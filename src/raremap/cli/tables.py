@@ -79,7 +79,7 @@ def train(
 def predict(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder that `table train` wrote")],
     inputs: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="INPUT...", help="a table, or a raster of the attributes (or one file for each)"
         ),
@@ -122,9 +122,9 @@ def fuse(
         Path, typer.Argument(metavar="TABLE_BUNDLE", help="folder that `table train` wrote")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for map, alarms and fusion.json")],
-    scenes: Annotated[list[Path] | None, typer.Option("--scenes", help="scene; may be repeated")] = None,
+    scenes: Annotated[list[str] | None, typer.Option("--scenes", help="scene; may be repeated")] = None,
     units: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--units", help="raster of unit numbers, one a scene, or one file of polygons with attributes"
         ),

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from raremap.measure.terms.wide import wide
+
 EPSILON = 0.003
 """Length of the step ±εu. At 0.1 the result bends (most with batch norms); below 0.0003 it drowns in float32."""
 
@@ -52,7 +54,7 @@ def look_ahead(optimizer: torch.optim.Optimizer) -> Ahead:
     known = [s for s in squares if s is not None]
     least = 0.0
     if known:
-        total = float(torch.stack([s.double().sum() for s in known]).sum())
+        total = float(torch.stack([s.to(wide(s.device)).sum() for s in known]).sum())
         least = _ROUNDING * (total / sum(s.numel() for s in known)) ** 0.5
     rates = [
         torch.full_like(p, float(group["lr"]))
@@ -110,7 +112,7 @@ def hypergradient(
         with _traceless(network):
             slope = _gradient(parameters, validation())
         direction = [r * s for r, s in zip(rates, slope, strict=True)]
-        norm = float(torch.stack([d.double().square().sum() for d in direction]).sum().sqrt())
+        norm = float(torch.stack([d.to(wide(d.device)).square().sum() for d in direction]).sum().sqrt())
         if norm == 0:
             return torch.zeros_like(hyper)
         values = []

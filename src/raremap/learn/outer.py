@@ -155,7 +155,7 @@ class Outer:
         return hypergradient(
             self._network,
             ahead,
-            lambda: self._objective(crops, counts.to(device), device),
+            lambda: self._objective(crops, counts, device),
             lambda: self._logits(batch, device),
             inner,
             self._free,
@@ -164,11 +164,12 @@ class Outer:
     def _objective(self, crops: Sequence[Batch], counts: Tensor, device: torch.device) -> Iterator[Tensor]:
         """Class-balanced cross-entropy of raw logits: the mean over the classes present of each class's mean."""
         weight = torch.where(counts > 0, 1 / (counts * (counts > 0).sum()).clamp(min=1e-12), 0.0)
+        weight = weight.float().to(device)  # not every device has float64
         for crop in crops:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
                 logits = self._logits(crop, device)
             mask = crop["mask"].to(device)
-            yield F.cross_entropy(logits.float(), mask, weight.float(), ignore_index=IGNORE, reduction="sum")
+            yield F.cross_entropy(logits.float(), mask, weight, ignore_index=IGNORE, reduction="sum")
 
     def _logits(self, batch: Batch, device: torch.device) -> Tensor:
         image = batch["image"].to(device).contiguous(memory_format=torch.channels_last)
@@ -258,5 +259,5 @@ def halves_of(places: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.nd
 def _counts(mask: Tensor, num_classes: int) -> Tensor:
     """Labelled pixels, or area, of each class, float64 `[K]` on the CPU."""
     if mask.is_floating_point():
-        return mask.nan_to_num(0.0).sum((0, 2, 3)).double().cpu()
+        return mask.nan_to_num(0.0).sum((0, 2, 3)).cpu().double()
     return torch.bincount(mask[mask != IGNORE].flatten().cpu(), minlength=num_classes)[:num_classes].double()

@@ -26,7 +26,7 @@ _GREY = "#888888"
 class ClassMap:
     """A class raster whose legend is known: `values`, `names` and `colors` by class index; `tags` of the file."""
 
-    path: Path
+    path: str
     file: LabelFile
     values: tuple[int, ...]
     names: tuple[str, ...]
@@ -87,7 +87,7 @@ def open_classmap(path: str | Path, scheme: LabelScheme | None = None) -> ClassM
     colors = tuple(
         "#{:02X}{:02X}{:02X}".format(*file.colors[v]) if v in file.colors else _GREY for v in values
     )
-    return ClassMap(Path(path), file, values, tuple(file.names.values()), colors, nodata, tags)
+    return ClassMap(str(path), file, values, tuple(file.names.values()), colors, nodata, tags)
 
 
 def blocks(grid: Grid) -> Iterator[Window]:

@@ -69,7 +69,7 @@ def check_legend(before: ClassMap, scheme: LabelScheme) -> None:
             )
 
 
-def offset(scene: Grid, on: Grid, name: str, path: Path) -> tuple[int, int]:
+def offset(scene: Grid, on: Grid, name: str, path: str) -> tuple[int, int]:
     """Row and column of a scene's first pixel on a map's grid; raises `SceneError` where their pixels differ."""
     if scene.crs is not None and on.crs is not None and scene.crs != on.crs:
         raise SceneError(
@@ -110,7 +110,7 @@ def renew(
     if here.empty:
         raise SceneError(f"{newer.image.paths[0]} does not meet map {before.path}; nothing was written")
     out = Path(out)
-    dates = Dates(dates_path(before.path), before.grid)
+    dates = Dates(dates_path(Path(before.path)), before.grid)
     counts = Counts(np.zeros((scheme.num_classes + 1, scheme.num_classes), np.int64))
     colors = dict(zip(scheme.values, map(tuple, scheme.rgb.tolist()), strict=True))
     with ExitStack() as files:

@@ -29,6 +29,12 @@ _SMALL = 64 << 20
 _TEXT = frozenset({".geojson", ".json", ".geojsonl", ".gml", ".kml"})
 _KEPT = 4
 
+EXPECTED = (
+    "expected polygons, lines or points of the classes; name the class of all its ground as scenes.vector.background, or take "
+    "the file away (scenes.without_mask: skip)"
+)
+"""How errors end that tell of labels without any shape."""
+
 # Codes beside the class indices 0..253 and IGNORE.
 NO_CLASS, UNKNOWN = -1, -2
 
@@ -136,8 +142,13 @@ class Survey:
 class Layer:
     """The features of a vector layer by place; picklable. Small layers are read once for all scenes."""
 
-    def __init__(self, path: str, options: VectorOptions, scheme: LabelScheme, crs: CRS | None) -> None:
+    def __init__(
+        self, path: str, options: VectorOptions, scheme: LabelScheme, crs: CRS | None, count: int
+    ) -> None:
         self.path, self.options, self.scheme, self.crs = path, options, scheme, crs
+        self.count = (
+            count  # of all its features, with a shape or without; below 0 where the file does not say it
+        )
         self._whole: _Whole | None = None
         self._keeps = Path(path).suffix.lower() in _TEXT or _size(path) <= _SMALL
 
@@ -321,6 +332,10 @@ def open_layer(path: str | Path, options: VectorOptions, scheme: LabelScheme) ->
     if info["geometry_type"] is None:
         raise SceneError(f"{path} is a table without geometry; expected polygons or points")
     columns = [str(c) for c in info["fields"]]
+    if not info["features"]:
+        if options.background is None:
+            raise SceneError(f"{path} holds no feature, {EXPECTED}")
+        columns = columns or [c for c in (options.attribute, options.priority) if c]  # GeoJSON has none then
     for key, column in (("attribute", options.attribute), ("priority", options.priority)):
         if column is not None and column not in columns:
             raise SceneError(
@@ -333,7 +348,7 @@ def open_layer(path: str | Path, options: VectorOptions, scheme: LabelScheme) ->
         raise SceneError(
             f"scenes.vector.crs is '{text}', which is no CRS; give one such as EPSG:25831"
         ) from None
-    return Layer(path, options, scheme, crs)
+    return Layer(path, options, scheme, crs, info["features"])
 
 
 @lru_cache(64)

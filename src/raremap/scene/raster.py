@@ -343,6 +343,16 @@ def open_image(
     )
 
 
+def nodata_tags(paths: Sequence[Path_]) -> dict[float, Path_]:
+    """The values of no data that files are tagged with, and the first file of each; NaN, which is none anyway, is left out."""
+    tags: dict[float, Path_] = {}
+    for path in paths:
+        with opened(path) as file:
+            if file.nodata is not None and not np.isnan(file.nodata):
+                tags.setdefault(file.nodata, path)
+    return tags
+
+
 def _count(paths: Sequence[Path_]) -> int:
     total = 0
     for path in paths:

@@ -280,7 +280,16 @@ def _matches(pattern: str, options: ScenesOptions, dated: bool = True) -> dict[K
 
     `dated` says whether `scenes.dates.pattern` has to find a date in each.
     """
-    full = os.path.normpath(expand(pattern, options.root))
+    from raremap.scene.gdal import is_remote
+
+    full = expand(pattern, options.root)
+    if is_remote(full):  # which normpath would spoil
+        if glob.has_magic(full) or SLOT in full:
+            raise SceneError(
+                f"{full} cannot be searched, for it is no folder here; write down each file of it"
+            )
+        return {Key(()): full}
+    full = os.path.normpath(full)
     if not glob.has_magic(full) and SLOT not in full:
         if not Path(full).exists():
             raise SceneError(f"{full} does not exist; check scenes.images, scenes.masks and scenes.root")

@@ -9,7 +9,16 @@ import numpy as np
 
 from raremap.errors import LabelError, SceneError
 from raremap.labels import IGNORE, LabelScheme
-from raremap.scene.layers import NO_CLASS, UNKNOWN, Features, Layer, Survey, VectorOptions, open_layer
+from raremap.scene.layers import (
+    EXPECTED,
+    NO_CLASS,
+    UNKNOWN,
+    Features,
+    Layer,
+    Survey,
+    VectorOptions,
+    open_layer,
+)  # fmt: skip
 from raremap.scene.shares import one_hot
 from raremap.scene.window import Window
 
@@ -83,11 +92,15 @@ class VectorMask:
 
     @property
     def survey(self) -> Survey:
-        """What the layer holds on this grid; raises `LabelError` naming values that no class has."""
+        """What the layer holds on this grid; raises `LabelError` naming values that no class has, `SceneError` without shapes."""
         if self._survey is None:
             found = self.layer.survey(self._ground(self.grid.window))
             if found.unknown:
                 self._refuse(found)
+            if found.no_shape == self.layer.count != 0 and self.options.background is None:
+                raise SceneError(
+                    f"none of the {found.no_shape} features of {self.layer} has a shape, {EXPECTED}"
+                )
             self._survey = found
         return self._survey
 
@@ -116,7 +129,11 @@ class VectorMask:
 
     @property
     def nothing(self) -> str:
-        """The line that says that no feature is on this grid, and where both are."""
+        """The line that says that no feature is on this grid, and why, or where that is."""
+        if not self.layer.count:
+            return f"{self.layer} holds no feature"
+        if self.survey.no_shape == self.layer.count:
+            return f"none of the {self.layer.count} features of {self.layer} has a shape"
         scene = ", ".join(f"{b:g}" for b in self._ground(self.grid.window))
         return f"{self.layer} has no feature on the scene, whose ground is {scene} in the layer's CRS"
 

@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from raremap.errors import RaremapError
-from raremap.serve import results, schemas, tiles
+from raremap.serve import bodies, results, schemas, tiles
 from raremap.serve.faults import Refused, first_of, one_line, unknown_model
 from raremap.serve.guard import Guard, TooLarge
 from raremap.serve.intake import Intake
@@ -140,27 +140,10 @@ def _models(app: FastAPI, runner: Runner) -> None:
         return rows[id]
 
 
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "model"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "a GeoTIFF"},
-                        "model": {"type": "string", "description": "its id", "maxLength": 100},
-                    },
-                }
-            },
-            "application/json": {
-                "schema": schemas.Place.model_json_schema(),
-                "example": {"model": "landslides", "bbox": [2.1, 41.3, 2.2, 41.4], "date": "2024-07-01"},
-            },
-        },
-    }
-}
+_BODY = bodies.body(
+    bodies.form(("file", "model"), file=bodies.file("a GeoTIFF"), model=bodies.MODEL),
+    bodies.json(schemas.Place, {"model": "landslides", "bbox": [2.1, 41.3, 2.2, 41.4], "date": "2024-07-01"}),
+)
 
 
 def _predictions(app: FastAPI, runner: Runner, jobs: Jobs, intake: Intake, options: ServeOptions) -> None:

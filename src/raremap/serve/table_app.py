@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import TypeAdapter, ValidationError
 
 from raremap.errors import TableError
-from raremap.serve import results, rows, schemas
+from raremap.serve import bodies, results, rows, schemas
 from raremap.serve.faults import Refused, first_of, one_line, unknown_model
 from raremap.serve.guard import FUSED, TABLES
 from raremap.serve.intake import Intake
@@ -35,63 +35,48 @@ FAULTS: dict[int | str, dict[str, Any]] = {
     501: {"model": schemas.Fault, "description": "This server has no fusion, or fetches no scenes"},
     507: {"model": schemas.Fault, "description": "The server's disk is full"},
 }
-_MODEL = {"type": "string", "description": "its id", "maxLength": 100}
-_LAYER = {"type": "string", "description": "layer of a GeoPackage that holds several"}
-_ROWS_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": schemas.Rows.model_json_schema(),
-                "example": {
-                    "model": "units", "keep": ["unit"],
-                    "rows": [{"unit": 7, "slope_mean": 31.5, "rock": "schist"}, {"unit": 8, "slope_mean": 4, "rock": None}],
-                },
-            },
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "model"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "a CSV or a GeoPackage"},
-                        "model": _MODEL,
-                        "prior": {"type": "number", "description": "share of positives to expect"},
-                        "keep": {"type": "string", "description": "columns that come back, with commas between"},
-                        "layer": _LAYER,
-                    },
-                }
-            },
+_ROWS_BODY = bodies.body(
+    bodies.json(
+        schemas.Rows,
+        {
+            "model": "units",
+            "keep": ["unit"],
+            "rows": [
+                {"unit": 7, "slope_mean": 31.5, "rock": "schist"},
+                {"unit": 8, "slope_mean": 4, "rock": None},
+            ],
         },
-    }
-}  # fmt: skip
-_FUSED_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["units"],
-                    "properties": {
-                        "units": {
-                            "type": "string", "format": "binary",
-                            "description": "a GeoPackage of polygons with the attributes of the model of tables (those that follow from heights "
-                            "may be left out where the scene is fetched)",
-                        },
-                        "scene": {"type": "string", "format": "binary", "description": "a GeoTIFF; or bbox and date"},
-                        "bbox": {
-                            "type": "string", "description": "west,south,east,north in degrees; default: that of the units",
-                        },
-                        "date": {"type": "string", "format": "date", "description": "its scene is fetched"},
-                        "double_check": {"type": "boolean", "description": "alarms only where both sides confirm each other"},
-                        "key": {"type": "string", "description": "column of unit names", "default": "unit"},
-                        "layer": _LAYER,
-                    },
-                }
-            }
+    ),
+    bodies.form(
+        ("file", "model"),
+        file=bodies.file("a CSV or a GeoPackage"),
+        model=bodies.MODEL,
+        prior={"type": "number", "description": "share of positives to expect"},
+        keep={"type": "string", "description": "columns that come back, with commas between"},
+        layer=bodies.LAYER,
+    ),
+)
+_FUSED_BODY = bodies.body(
+    bodies.form(
+        ("units",),
+        units=bodies.file(
+            "a GeoPackage of polygons with the attributes of the model of tables (those that follow from heights "
+            "may be left out where the scene is fetched)"
+        ),
+        scene=bodies.file("a GeoTIFF; or bbox and date"),
+        bbox={
+            "type": "string",
+            "description": "west,south,east,north in degrees; default: that of the units",
         },
-    }
-}  # fmt: skip
+        date={"type": "string", "format": "date", "description": "its scene is fetched"},
+        double_check={
+            "type": "boolean",
+            "description": "alarms only where both sides confirm each other",
+        },
+        key={"type": "string", "description": "column of unit names", "default": "unit"},
+        layer=bodies.LAYER,
+    )
+)
 
 
 def tables(app: FastAPI, runner: Runner, intake: Intake, options: ServeOptions) -> None:

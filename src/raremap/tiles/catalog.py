@@ -15,7 +15,7 @@ from raremap.errors import CatalogError, reason
 from raremap.files import written
 from raremap.labels import LabelScheme
 from raremap.scene.clouds import ClearMask, CloudReader, CloudRecord
-from raremap.scene.gdal import fingerprint
+from raremap.scene.gdal import fingerprint, is_remote
 from raremap.scene.grid import Grid
 from raremap.scene.layers import VectorOptions, files_of
 from raremap.scene.layout import open_source
@@ -223,7 +223,7 @@ class Catalog:
         """Raise `CatalogError` naming the first scene whose files are gone or have changed."""
         for name, record in self.scenes.items():
             for path in record.files:
-                if not Path(path).exists():
+                if not is_remote(path) and not Path(path).exists():  # those are opened below
                     raise CatalogError(
                         f"{path} of scene {name} is gone since the catalog was made; run `raremap prepare` again"
                     )

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numba
@@ -15,7 +14,7 @@ import numpy as np
 
 from raremap.jobs import Journal, Progress, in_threads
 from raremap.labels import IGNORE, LabelScheme
-from raremap.scene.gdal import bounded_cache
+from raremap.scene.gdal import bounded_cache, modified
 from raremap.scene.raster import ImageReader
 from raremap.scene.shares import STEPS
 from raremap.scene.window import Window
@@ -95,7 +94,7 @@ class _Scene:
     def key(self) -> str:
         """A checksum of all that the counts follow from."""
         r = self.record
-        stamps = [Path(p).stat().st_mtime_ns for p in r.files]
+        stamps = [modified(p) for p in r.files]
         said = (
             _VERSION, r.fingerprint, r.files, stamps, r.names, r.bands, r.nodata, r.vector, r.weights, r.clouds,
             self.scheme, self.tiles.sizes, self.tiles.steps,

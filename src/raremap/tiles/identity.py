@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.scene.gdal import fingerprint
+from raremap.scene.gdal import fingerprint, modified
 from raremap.tiles.store import Form, Layer
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def identity(record: SceneRecord, form: Form) -> dict[str, Any]:
 
     Files are known by their checksums and by their times: those see what was written in the middle of a large one.
     """
-    stamps = [Path(path).stat().st_mtime_ns for path in record.files]
+    stamps = [modified(path) for path in record.files]
     found = {
         "files": [record.current_fingerprint(), *stamps],
         "bands": record.bands,
@@ -63,7 +63,7 @@ def image_identity(record: SceneRecord) -> dict[str, Any]:
     paths = record.image_files
     grid = record.grid
     found = {
-        "files": [[fingerprint(path), Path(path).stat().st_mtime_ns] for path in paths],
+        "files": [[fingerprint(path), modified(path)] for path in paths],
         "bands": record.bands,
         "names": record.names,
         "nodata": repr(record.nodata),

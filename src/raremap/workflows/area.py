@@ -32,7 +32,7 @@ class AreaEstimate:
     `points` counts the points that were used, `left_out` the others by reason, `strata` says how many of each stratum were used.
     """
 
-    map: Path
+    map: str
     sample: Path
     unit: str
     found: Accuracy
@@ -54,7 +54,7 @@ class AreaEstimate:
         f = self.found
         return plain(
             {
-                "map": str(self.map),
+                "map": self.map,
                 "sample": str(self.sample),
                 "unit": self.unit,
                 "level": 0.95,

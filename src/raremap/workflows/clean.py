@@ -91,17 +91,17 @@ def clean(
 
     started = time.perf_counter()
     chosen = read_options(options, more)
-    source, out = Path(source), Path(out)
+    out = Path(out)
     scheme = LabelScheme.named(scheme) if isinstance(scheme, str) else scheme
     with open_classmap(source, scheme) as opened:
         if chosen.level:
             opened = at_level(opened, chosen.level, chosen.parents)
-        if out.exists() and out.samefile(source):
+        if out.exists() and Path(source).exists() and out.samefile(source):
             raise OutputError(f"{out} would overwrite the map that is cleaned; choose another -o")
         probs = open_probabilities(probabilities, opened) if probabilities else None
         with (
             maybe_joined(ray, workers) as cluster,
-            progress(f"clean {source.name}", opened.grid.height, quiet) as bar,
+            progress(f"clean {Path(source).name}", opened.grid.height, quiet) as bar,
         ):
             tags = {"raremap_clean": chosen.model_dump_json(exclude_defaults=True)}
             done = clean_map(opened, out, chosen, probs, bar, tags, cluster)

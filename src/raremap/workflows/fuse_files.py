@@ -38,7 +38,7 @@ def _centres(laid: Laid, summary: Summary, scene_of: np.ndarray) -> np.ndarray:
 
 def write_units(
     out: Path, laid: Laid, probs: dict[str, np.ndarray], alarms: Alarms, chosen: np.ndarray, summary: Summary,
-    scene_of: np.ndarray, paths: list[Path], key: str,
+    scene_of: np.ndarray, paths: list[str], key: str,
 ) -> tuple[Path, Path]:  # fmt: skip
     """units.csv of all, alarms.gpkg of the alarms, the surest first."""
     import geopandas as gpd
@@ -49,7 +49,7 @@ def write_units(
     frame = pd.DataFrame(
         {
             key: laid.key,
-            "scene": np.array([*(p.stem for p in paths), ""], object)[scene_of],
+            "scene": np.array([*(Path(p).stem for p in paths), ""], object)[scene_of],
             "x": xy[:, 0],
             "y": xy[:, 1],
             "pixels": summary.pixels,
@@ -88,13 +88,13 @@ def write_units(
 
 
 def write_map(
-    out: Path, scene: Path, grid: Any, units: Units, probs: dict[str, np.ndarray], quiet: bool
+    out: Path, scene: str, grid: Any, units: Units, probs: dict[str, np.ndarray], quiet: bool
 ) -> Path:
     """Each unit's probabilities on the scene's grid, window by window."""
     from raremap.maps.strips import strips
     from raremap.scene.cog import CogWriter
 
-    target = out / f"{scene.stem}.fused.tif"
+    target = out / f"{Path(scene).stem}.fused.tif"
     values = np.stack([probs[name] for name in SCORES]).astype(np.float32)
     values = np.concatenate([values, np.full((len(SCORES), 1), np.nan, np.float32)], 1)  # row -1: no unit
     tags = {"TIFFTAG_SOFTWARE": f"raremap {version('raremap')}"}

@@ -32,8 +32,8 @@ class Laid:
 
 
 def lay(
-    scenes: list[Path],
-    units: list[Path],
+    scenes: list[str],
+    units: list[str],
     rows: str | Path | None,
     key: str,
     scene_column: str | None,
@@ -49,7 +49,7 @@ def lay(
     for path in scenes:
         with open_image(path) as reader:
             grids.append(reader.grid)
-    if all(p.suffix.lower() in _RASTERS for p in units):
+    if all(Path(p).suffix.lower() in _RASTERS for p in units):
         return _lay_rasters(scenes, grids, units, rows, key, scene_column, layer)
     if len(units) > 1:
         raise TableError(
@@ -59,11 +59,11 @@ def lay(
         raise TableError(
             f"{units[0]} holds polygons, whose own columns are the rows; leave {rows} out, or give rasters of units"
         )
-    return _lay_polygons(units[0], grids, key, layer)
+    return _lay_polygons(Path(units[0]), grids, key, layer)
 
 
 def _lay_rasters(
-    scenes: list[Path], grids: list[Any], units: list[Path], rows: str | Path | None, key: str,
+    scenes: list[str], grids: list[Any], units: list[str], rows: str | Path | None, key: str,
     scene_column: str | None, layer: str | None,
 ) -> Laid:  # fmt: skip
     from raremap.maps.zonal import RasterUnits
@@ -93,14 +93,15 @@ def _lay_rasters(
     stems = np.array([str(v) for v in source.table[scene_column].to_pylist()]) if scene_column else None
     readers: list[Units] = []
     for path, grid, raster in zip(scenes, grids, units, strict=True):
-        own = np.arange(len(numbers)) if stems is None else np.flatnonzero(stems == path.stem)
+        stem = Path(path).stem
+        own = np.arange(len(numbers)) if stems is None else np.flatnonzero(stems == stem)
         if not len(own):
             raise TableError(
-                f"{rows} has no row whose '{scene_column}' is '{path.stem}', as scene {path} is called"
+                f"{rows} has no row whose '{scene_column}' is '{stem}', as scene {path} is called"
             )
         if len(np.unique(numbers[own])) < len(own):
             raise TableError(
-                f"{rows}: units of scene {path.stem} come twice in column '{key}'; each needs one row"
+                f"{rows}: units of scene {stem} come twice in column '{key}'; each needs one row"
             )
         readers.append(RasterUnits(raster, grid, numbers[own], own))
     return Laid(source, readers, None, grids[0].crs, grids, numbers)

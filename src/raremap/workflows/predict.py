@@ -70,8 +70,8 @@ def predict(
     `probabilities` ("float32" or "uint8") also writes a band a class as `NAME.probs.tif`, after the decision's
     temperature. `argmax` leaves the fitted decision aside. `prior` are the class shares expected in the
     scenes, by name or as a JSON file of them: probabilities are moved to them, and the bias, which belongs to
-    the shares of the training, is left aside. `nodata` marks no data in scenes whose files name no such value
-    (default: what the training had).
+    the shares of the training, is left aside. `nodata` marks no data in the scenes (default: `scenes.nodata` of
+    their YAML file, else of the training, else the files' own tags).
 
     `tta` averages over flips ("flips") or flips and quarter turns ("d4", or True), `scales` over resolutions; see
     `PredictOptions`. With another `window`, `overlap`, `tta` or `scales` the decision is the one that was fitted for

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.errors import ConfigError, RaremapError, RaremapWarning, SceneError
+from raremap.errors import ConfigError, OutputError, RaremapError, RaremapWarning, SceneError
 from raremap.files import written
 from raremap.jobs import progress
 
@@ -37,7 +37,7 @@ class Renewal:
 
     path: Path
     dates: Path
-    scene: Path
+    scene: str
     date: str
     margin: float
     names: tuple[str, ...]
@@ -54,7 +54,7 @@ class Renewal:
         return {
             "map": str(self.path),
             "dates": str(self.dates),
-            "scene": str(self.scene),
+            "scene": self.scene,
             "date": self.date,
             "margin": self.margin,
             "changed": [
@@ -74,7 +74,7 @@ class Renewal:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.path}  ({self.scene.name} of {self.date}, {self.seconds:.1f} s)",
+            f"{self.path}  ({Path(self.scene).name} of {self.date}, {self.seconds:.1f} s)",
             f"  {'changed':<28} {self.changed.sum():13,} pixels",
             f"  {'the same class again':<28} {self.confirmed:13,}",
             f"  {'another, within the margin':<28} {self.unsure:13,}",
@@ -153,11 +153,11 @@ def renew(
     if date is not None and len(found) > 1:
         raise ConfigError(f"one date cannot be that of {len(found)} scenes; give them one by one")
     dated = sorted(((_day(s, date), s) for s in found), key=lambda pair: pair[0])
-    target = Path(update if out is None else out)
+    target = _here(update if out is None else out)
     fitted = moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
     decision = fitted or Decision((0.0,) * bundle.scheme.num_classes)
     network = bundle.network(device=device)
-    done, source = [], Path(update)
+    done, source = [], _here(update)
     for day, scene in dated:
         started = time.perf_counter()
         with (
@@ -177,12 +177,21 @@ def renew(
             counts = write(before, newer, target, bundle.scheme, margin, tags_of(bundle, fitted), bar)
         done.append(
             Renewal(
-                target, dates_path(target), Path(scene.path), _iso(day), margin, bundle.scheme.names, counts.changed,
+                target, dates_path(target), scene.path, _iso(day), margin, bundle.scheme.names, counts.changed,
                 counts.confirmed, counts.unsure, counts.clouded, counts.not_newer, time.perf_counter() - started,
             )
         )  # fmt: skip
         source = target
     return Renewals(tuple(done))
+
+
+def _here(path: str | Path) -> Path:
+    """The path of a map, which stands beside its dates in a folder that can be written."""
+    from raremap.scene.gdal import is_remote
+
+    if is_remote(path):
+        raise OutputError(f"map {path} is no file of a folder here; copy it and its .dates.tif to one")
+    return Path(path)
 
 
 def _day(scene: SceneToMap, date: str | None) -> int:
@@ -225,15 +234,16 @@ def _iso(day: int) -> str:
 def _clouds(clouds: str | Path | None, values: Sequence[int] | None, scene: SceneToMap) -> CloudReader | None:
     """Where clouds hide the ground: as given, else as the scene's own YAML file says."""
     from raremap.scene.clouds import CloudRecord
+    from raremap.scene.gdal import is_remote
 
     if clouds is None:
         return scene.record.open_clouds()
     cloud = tuple(values) if values else None
     path = Path(clouds)
     if path.is_dir():
-        path = path / Path(scene.path).name
-    if path.exists() or path.suffix:
-        record = CloudRecord(files=(str(path),), cloud=cloud)
+        clouds = path = path / Path(scene.path).name
+    if path.exists() or path.suffix or is_remote(clouds):
+        record = CloudRecord(files=(str(clouds),), cloud=cloud)
     else:
         record = CloudRecord(bands=(str(clouds),), cloud=cloud)
     return replace(scene.record, clouds=record).open_clouds()
@@ -273,10 +283,10 @@ def watch(
 
     bundle = load_model(bundle) if isinstance(bundle, (str, Path)) else bundle
     look = find if callable(find) else in_folder(find)
-    target = Path(update if out is None else out)
+    target = _here(update if out is None else out)
     journal = target.with_name(f"{target.stem}.watched.json")
     done: dict[str, str] = _read_journal(journal)
-    source = target if done and target.exists() else Path(update)
+    source = target if done and target.exists() else _here(update)
     while True:
         fresh = [p for p in look() if done.get(str(p)) != _stamp(p)]
         for path in sorted(fresh, key=_order):

@@ -133,7 +133,7 @@ def sample(
             for name, n, a, s in zip(strata.names, pixels, found.areas, sizes, strict=True)
         )
         facts = {
-            "map": str(source.path),
+            "map": source.path,
             "unit": unit,
             "classes": dict(zip(source.names, source.values, strict=True)),
             "rare": [source.names[i] for i in strata.rare],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from raremap.errors import BundleError, ConfigError, SceneError, nearest
+from raremap.errors import BundleError, ConfigError, RaremapWarning, SceneError, nearest
 from raremap.keys import explain, override, read_keys
 from raremap.options import Options
+from raremap.scene.raster import nodata_tags
 from raremap.scene.sources import ScenesOptions, SceneSource, find_scenes
 from raremap.tiles.catalog import SceneRecord
 from raremap.tiles.sections import laid_out
@@ -62,21 +64,35 @@ def scenes_to_map(
 ) -> list[SceneToMap]:
     """The scenes of files, of YAML files and of `scenes` sections, in this order, each opened once.
 
-    `nodata` (default: what the training had) counts where neither a scene's files nor its section name such a value.
+    As in training, a value of no data that somebody gave goes before the files' own tags: `nodata`, else that of a
+    scene's section, else what the training was given; a warning says where tags differ from the latter.
     `layers` are bands in files of their own, for all scenes. Clouds are looked for with `clouds` only: maps need
     none. Raises `SceneError` where files are missing or do not fit each other, `BundleError` where a
     scene lacks a band of the model.
     """
-    nodata = model.nodata if nodata is None else nodata
     more = {name: str(path) for name, path in (layers or {}).items()}
-    scenes = []
+    scenes, differ = [], []
     for source, options in _sources(given, clouds):
         apart = tuple({**dict(source.layers), **more}.items())
-        record = fitted(SceneRecord.of(replace(source, layers=apart), options), model.bands, nodata)
+        told = options.nodata if nodata is None else nodata
+        options = options.model_copy(update={"nodata": model.nodata if told is None else told})
+        record = fitted(SceneRecord.of(replace(source, layers=apart), options), model.bands)
         scene = SceneToMap(source.name, record)
         with scene.opened(model):
             scenes.append(scene)
+        if told is None and model.nodata is not None:
+            differ += [(path, tag) for tag, path in nodata_tags(record.images).items() if tag != model.nodata]
+    if differ:
+        warnings.warn(_tagged(differ, model.nodata), RaremapWarning, stacklevel=3)
     return scenes
+
+
+def _tagged(differ: Sequence[tuple[str | Path, float]], nodata: float | None) -> str:
+    (path, tag), others = differ[0], len(differ) - 1
+    return (
+        f"{path} is tagged nodata {tag:g}{f' ({others} more files have other tags, too)' if others else ''}, but the model was "
+        f"trained with scenes.nodata {nodata:g}, which is used; give --nodata {tag:g} where the tag is right"
+    )
 
 
 def scene_file(path: str | Path, bands: Sequence[str]) -> SceneRecord:
@@ -85,13 +101,8 @@ def scene_file(path: str | Path, bands: Sequence[str]) -> SceneRecord:
     return fitted(SceneRecord.of(*found), bands)
 
 
-def fitted(record: SceneRecord, bands: Sequence[str], nodata: float | None = None) -> SceneRecord:
-    """A scene with the bands that a model needs, by name; by order where its files name none and have as many.
-
-    `nodata` counts where the scene says no such value.
-    """
-    if record.nodata is None:
-        record = replace(record, nodata=nodata)
+def fitted(record: SceneRecord, bands: Sequence[str]) -> SceneRecord:
+    """A scene with the bands that a model needs, by name; by order where its files name none and have as many."""
     missing = [b for b in bands if b not in record.bands]
     if not missing:
         return record

@@ -127,10 +127,11 @@ def table_fuse(
     given = None
     if fusion is not None:
         given, top = read_fusion(Path(fusion))
-    paths = _paths(scenes)
-    if double := [p.stem for p in paths if [q.stem for q in paths].count(p.stem) > 1]:
+    paths = _names(scenes)
+    stems = [Path(p).stem for p in paths]
+    if double := [s for s in stems if stems.count(s) > 1]:
         raise OutputError(f"two scenes are called {double[0]}, and would write one map; fuse them one by one")
-    laid = lay(paths, _paths(units), rows, key, scene_column, layer)
+    laid = lay(paths, _names(units), rows, key, scene_column, layer)
     table = laid.source.table
     model.columns.check(table.column_names, laid.source.path)
     truth = _truth(laid.source, label, positive) if label is not None else None
@@ -180,8 +181,9 @@ def table_fuse(
     )  # fmt: skip
 
 
-def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:
-    return [Path(given)] if isinstance(given, (str, Path)) else [Path(p) for p in given]
+def _names(given: str | Path | Sequence[str | Path]) -> list[str]:
+    """Files as they are called: Path would make s3:/ of s3://."""
+    return [str(given)] if isinstance(given, (str, Path)) else [str(p) for p in given]
 
 
 def class_of(names: Sequence[str], name: str | None) -> int:
@@ -225,7 +227,7 @@ def _truth(source: Source, label: str, positive: str | None) -> tuple[np.ndarray
 
 
 def _asked(
-    bundle: Any, which: int, paths: list[Path], laid: Laid, top: int, device: str, quiet: bool
+    bundle: Any, which: int, paths: list[str], laid: Laid, top: int, device: str, quiet: bool
 ) -> tuple[Summary, np.ndarray]:
     """What the image model says of every unit, and the first scene that shows it (-1: none)."""
     from raremap.maps.stream import stream
@@ -254,10 +256,10 @@ def _asked(
     return zonal.summary(), scene_of
 
 
-def _groups(laid: Laid, group: str | None, scene_of: np.ndarray, paths: list[Path]) -> np.ndarray:
+def _groups(laid: Laid, group: str | None, scene_of: np.ndarray, paths: list[str]) -> np.ndarray:
     """The place of each row, by name."""
     if group is None:
-        return np.array([*(p.stem for p in paths), ""])[scene_of]
+        return np.array([*(Path(p).stem for p in paths), ""])[scene_of]
     names = laid.source.table.column_names
     if group not in names:
         raise TableError(f"{laid.source.path} has no column '{group}' to group by; {nearest(group, names)}")

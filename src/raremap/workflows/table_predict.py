@@ -90,13 +90,14 @@ def table_predict(
     model = TableModel.load(bundle) if isinstance(bundle, (str, Path)) else bundle
     if prior is not None and not 0 < prior < 1:
         raise ConfigError(f"the prior is {prior}, expected a share between 0 and 1")
-    paths = [Path(inputs)] if isinstance(inputs, (str, Path)) else [Path(p) for p in inputs]
+    # Path would make s3:/ of s3://
+    paths = [str(inputs)] if isinstance(inputs, (str, Path)) else [str(p) for p in inputs]
     out, faults = Path(out), Faults()
-    if any(p.suffix.lower() in _TABLES for p in paths):
+    if any(Path(p).suffix.lower() in _TABLES for p in paths):
         if len(paths) > 1:
             raise TableError(f"{len(paths)} inputs are given; score tables one by one")
         _apart(out, paths)
-        done = _rows(model, paths[0], out, prior, keep, layer, faults, quiet)
+        done = _rows(model, Path(paths[0]), out, prior, keep, layer, faults, quiet)
     else:
         if dtype not in ("float32", "uint8"):
             raise ConfigError(f"a map's type is float32 or uint8, not '{dtype}'")
@@ -109,9 +110,9 @@ def table_predict(
     return done
 
 
-def _apart(out: Path, paths: list[Path]) -> None:
+def _apart(out: Path, paths: list[str]) -> None:
     for path in paths:
-        if out.exists() and path.exists() and out.samefile(path):
+        if out.exists() and Path(path).exists() and out.samefile(path):
             raise OutputError(f"{out} would overwrite its own input; choose another -o")
 
 
@@ -192,7 +193,7 @@ def _served(model: TableModel, prior: float | None) -> float:
 
 def _map(
     model: TableModel,
-    paths: list[Path],
+    paths: list[str],
     out: Path,
     prior: float | None,
     dtype: str,
@@ -221,7 +222,7 @@ def _map(
                 "raremap_alarm_from": f"{model.least(prior):.6g}",
             },
         )  # fmt: skip
-        with writer, progress(paths[0].name, reader.grid.height * reader.grid.width, quiet) as bar:
+        with writer, progress(Path(paths[0]).name, reader.grid.height * reader.grid.width, quiet) as bar:
             for window in _windows(reader):
                 image, valid = reader.read(window)
                 logits = model.logits(model.columns.of_arrays(image[:, valid], faults))
@@ -243,7 +244,7 @@ def _map(
     )  # fmt: skip
 
 
-def open_attributes(model: TableModel, paths: Sequence[Path], bands: Sequence[str] = ()) -> ImageReader:
+def open_attributes(model: TableModel, paths: Sequence[str], bands: Sequence[str] = ()) -> ImageReader:
     """A model's attributes as the bands of one image, in its order; raises `SceneError` where one is missing.
 
     Bands are called as their files say, or `bands`; a file of one band as the file, where it does not say. Where nothing says
@@ -256,7 +257,7 @@ def open_attributes(model: TableModel, paths: Sequence[Path], bands: Sequence[st
     own: Sequence[str] | None = list(bands) or None
     with open_image(first) as probe:
         if own is None and len(probe.bands) == 1 and probe.bands[0] not in names:
-            own = [first.stem]
+            own = [Path(first).stem]
         elif own is None and not probe.named and not others and len(probe.bands) == len(names):
             own = names
             warnings.warn(
@@ -267,7 +268,7 @@ def open_attributes(model: TableModel, paths: Sequence[Path], bands: Sequence[st
     layers: dict[str, str | Path] = {}
     for path in others:
         with open_image(path) as probe:
-            name = probe.bands[0] if len(probe.bands) == 1 and probe.bands[0] in names else path.stem
+            name = probe.bands[0] if len(probe.bands) == 1 and probe.bands[0] in names else Path(path).stem
         if name in layers:
             raise SceneError(
                 f"{path} and {layers[name]} are both of '{name}'; give one file for each attribute"

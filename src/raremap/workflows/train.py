@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
+import warnings
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.errors import ConfigError, OutputError
+from raremap.errors import ConfigError, OutputError, RaremapWarning
 from raremap.files import written
 from raremap.tiles.holdout import held_out
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 RECORD = "versions.json"
 """The file that a training writes first: where it is, a run folder has been trained in."""
+
+# Below this share of labelled pixels a tile shows outlines that the labels chose, hardly any of the ground's own.
+_SPARSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ def fitted(
     before = _seconds_before(out) if resume else 0.0
     seen, uses = seen_by_training(catalog, experiment, quiet)
     crop, seed = experiment.train.crop, experiment.train.seed
+    if told := sparse_labels(seen, uses == "train", experiment):
+        warnings.warn(told, RaremapWarning, stacklevel=3)
     if plan is None:
         plan = make_plan(seen, uses == "train", experiment.balance, crop, seed, quiet)
     else:
@@ -133,6 +139,24 @@ def fitted(
         watch=watch,
     )
     return result, seen, uses
+
+
+def sparse_labels(catalog: Catalog, train: np.ndarray, experiment: Experiment) -> str | None:
+    """The line that says that terms of areas meet labels which show few of them; simulated points are refused before."""
+    filled = experiment.pseudo is not None
+    regional = experiment.loss.of_areas(filled)
+    table = catalog.table[train]
+    usable = float((table["valid"] * table["height"] * table["width"]).sum())
+    if experiment.points is not None or not regional or not usable:
+        return None
+    share = float(catalog.counts[train].sum()) / usable
+    if share >= _SPARSE:
+        return None
+    mend = "" if filled else ", or fill the ground between the labels: pseudo: {}"
+    return (
+        f"{share:.2%} of the usable pixels of the training tiles are labelled, and the loss has {', '.join(regional)}, which "
+        f"measure areas and do not see what is wrong beside the labels; take pixelwise terms such as ce and focal{mend}"
+    )
 
 
 def _check_plan(plan: SamplingPlan, seen: Catalog, uses: np.ndarray, crop: int) -> None:

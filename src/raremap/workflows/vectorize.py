@@ -72,7 +72,7 @@ def vectorize(
     from raremap.maps.vectors import SUFFIXES, write_vectors
 
     started = time.perf_counter()
-    source, out = Path(source), Path(out)
+    out = Path(out)
     if out.suffix.lower() not in SUFFIXES:
         raise OutputError(f"{out} is neither .gpkg nor .parquet; name a GeoPackage or a GeoParquet file")
     scheme = LabelScheme.named(scheme) if isinstance(scheme, str) else scheme
@@ -80,7 +80,7 @@ def vectorize(
         wanted = _wanted(opened, background, classes)
         simplify_px = _pixels(opened, simplify_m) if simplify_m is not None else None
         probs = open_probabilities(probabilities, opened) if probabilities else None
-        with progress(f"vectorize {source.name}", opened.grid.height, quiet) as bar:
+        with progress(f"vectorize {Path(source).name}", opened.grid.height, quiet) as bar:
             done = write_vectors(opened, out, wanted, simplify_px, probs, bar)
         names, located = opened.names, opened.grid.crs is not None
     return VectorSummary(

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raremap.measure.terms.wide import wide
+
 _TRUE, _POSITION = np.uint64(1 << 31), np.uint64((1 << 31) - 1)
 _HIGH = 1 if sys.byteorder == "little" else 0
 
@@ -62,13 +64,13 @@ def _by_torch(
     for c in classes:
         own = (truth == c).to(probs.dtype)
         errors, order = (probs[:, c].flatten()[chosen] - own).abs().sort(descending=True)
-        own = own[order].double()
-        mass = torch.ones_like(own) if worth is None else worth.double().flatten()[chosen][order]
+        own = own[order].to(wide(own.device))
+        mass = torch.ones_like(own) if worth is None else worth.to(own).flatten()[chosen][order]
         hits = (own * mass).cumsum(0)
         union = hits[-1] + mass.cumsum(0) - hits
         jaccard = 1 - (hits[-1] - hits) / union.clamp(min=1e-12)
         growth = torch.diff(jaccard, prepend=jaccard.new_zeros(1))
-        losses[c] = torch.dot(errors.double(), growth)
+        losses[c] = torch.dot(errors.to(growth), growth)
         plane = probs.new_zeros(labelled.numel())
         plane[chosen[order]] = (growth * (1 - 2 * own)).to(probs.dtype)
         grad[:, c] = plane.view_as(labelled)

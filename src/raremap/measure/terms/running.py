@@ -17,7 +17,8 @@ class RunningSeesaw(nn.Module):
     def __init__(self, term: Seesaw, num_classes: int) -> None:
         super().__init__()
         self.term = term
-        self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.float64))
+        # float32, which every device has: what rounding takes of a sum is far below what a step adds to it.
+        self.register_buffer("counts", torch.zeros(num_classes))
 
     def of(self, view: View, weight: Tensor | None = None) -> Tensor:
         """Count a batch, and the term of it."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from raremap.errors import TrainingError
 from raremap.labels import IGNORE
 from raremap.measure.terms.prior import Prior
+from raremap.measure.terms.wide import wide
 
 
 class Sums(NamedTuple):
@@ -135,8 +136,8 @@ class View:
         if not self.hard:
             return self.fractions.sum((0, 2, 3))
         if not self.uniform:
-            bins = self.logits.new_zeros(self.num_classes, dtype=torch.float64)
-            return bins.index_add(0, self.index.flatten(), self.ones.flatten().double()).to(self.logits)
+            bins = self.logits.new_zeros(self.num_classes, dtype=wide(self.logits.device))
+            return bins.index_add(0, self.index.flatten(), self.ones.flatten().to(bins)).to(self.logits)
         counts = torch.bincount(self.index.flatten(), minlength=self.num_classes)
         counts[0] -= self.labelled.numel() - self.labelled.sum()
         return counts.to(self.logits.dtype)
