@@ -145,8 +145,10 @@ def sparse_labels(catalog: Catalog, train: np.ndarray, experiment: Experiment) -
     """The line that says that terms of areas meet labels which show few of them; simulated points are refused before."""
     filled = experiment.pseudo is not None
     regional = experiment.loss.of_areas(filled)
-    table = catalog.table[train]
-    usable = float((table["valid"] * table["height"] * table["width"]).sum())
+    valid, height, width = (
+        catalog.table[name].to_numpy(float)[train] for name in ("valid", "height", "width")
+    )
+    usable = float((valid * height * width).sum())
     if experiment.points is not None or not regional or not usable:
         return None
     share = float(catalog.counts[train].sum()) / usable
