@@ -303,7 +303,7 @@ def test_objects_keep_to_slopes_like_those_at_home(tmp_path):
 
 
 def test_refusals_are_counted_by_reason(villages):
-    _, got, _ = made(villages, share=4.0, feather=2.0, placement="random", cover=0.05, tries=5)
+    _, got, _ = made(villages, share=4.0, feather=2.0, placement="random", cover=0.2, tries=5)
     assert set(got.refused) == {PROTECTED, UNLABELLED, TAKEN}
     _, got, _ = made(villages, share=4.0, cover=0.02)
     assert COVER in got.refused
