@@ -82,9 +82,9 @@ def pastable(bank: ObjectBank, options: CopyPasteOptions, names: Sequence[str]) 
         return members
     for c in [c for c in members if bank.whole[c] < _OBJECTS]:
         log.warning(
-            "'%s' is not pasted: %.0f %% of its ground lies in whole objects, the rest goes on beyond its tile; "
-            "list it under copy_paste.classes to paste such pieces",
-            *(names[c], 100 * bank.whole[c]),
+            "'%s' is not pasted: %.1f %% of its ground, less than %.0f %%, lies in whole objects, the rest goes on beyond "
+            "its tile; list it under copy_paste.classes to paste such pieces",
+            *(names[c], 100 * bank.whole[c], 100 * _OBJECTS),
         )
         del members[c]
     return members
