@@ -132,7 +132,7 @@ def test_the_outer_loop_looks_at_monitor_crops_in_the_precision_of_the_training(
         *FAST,
         "train.precision=bf16-mixed",
         "train.steps=4",
-        "loss=ce_dice",
+        "loss={kind: ce_dice, tau: 1}",
         "outer={every: 2, warmup: 0, crops: 4}",
     )
     experiment = project.experiment(folder, tmp_path / "run", *how)

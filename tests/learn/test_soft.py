@@ -110,7 +110,7 @@ def test_composites_heads_the_teacher_and_the_outer_loop_take_them(mixed, tmp_pa
         tmp_path / "all",
         FRACTIONS,
         "balance={kind: diao, target: {gamma: 1}, copy_paste: {classes: [slide], min_area: 2, placement: random}}",
-        "loss={ce: 1, dice: 1}",
+        "loss={ce: 1, dice: 1, tau: 1}",
         "model.head=multiresolution",
         "pseudo={threshold: 0.4, floor: 0.3, start: 2}",
         "outer={every: 2, warmup: 0, classes: both, crops: 4, shrink: 0}",

@@ -108,8 +108,9 @@ def fitted(
     before = _seconds_before(out) if resume else 0.0
     seen, uses = seen_by_training(catalog, experiment, quiet)
     crop, seed = experiment.train.crop, experiment.train.seed
-    if told := sparse_labels(seen, uses == "train", experiment):
-        warnings.warn(told, RaremapWarning, stacklevel=3)
+    for told in (sparse_labels(seen, uses == "train", experiment), taken_back(experiment)):
+        if told:
+            warnings.warn(told, RaremapWarning, stacklevel=3)
     if plan is None:
         plan = make_plan(seen, uses == "train", experiment.balance, crop, seed, quiet)
     else:
@@ -158,6 +159,17 @@ def sparse_labels(catalog: Catalog, train: np.ndarray, experiment: Experiment) -
     return (
         f"{share:.2%} of the usable pixels of the training tiles are labelled, and the loss has {', '.join(regional)}, which "
         f"measure areas and do not see what is wrong beside the labels; take pixelwise terms such as ce and focal{mend}"
+    )
+
+
+def taken_back(experiment: Experiment) -> str | None:
+    """The line that says that what the outer loop learns of the classes is taken out of the scores again."""
+    outer, tau = experiment.outer, experiment.loss.tau
+    if outer is None or outer.classes == "none" or tau != 0:
+        return None
+    return (
+        f"outer.classes '{outer.classes}' learns offsets by class, and loss.tau 0 takes them back out of the scores; "
+        "set outer.classes: none to learn the weights of terms alone, or loss.tau: 1"
     )
 
 

@@ -1,4 +1,4 @@
-"""Labels that cover little of the ground, and losses that measure areas."""
+"""What a training is told before it starts: sparse labels under losses of areas, offsets that tau takes back."""
 
 from __future__ import annotations
 
@@ -78,3 +78,17 @@ def test_labels_of_most_of_the_ground_are_none_to_warn_of(
     project.make(tmp_path)
     catalog = catalog_of(project.experiment(tmp_path, tmp_path / "out"), quiet=True)
     assert warned(tmp_path, catalog, tmp_path / "out", monkeypatch, loss={"kind": "ce_dice"}) == []
+
+
+def test_class_offsets_that_tau_takes_back_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.make(tmp_path)
+    catalog = catalog_of(project.experiment(tmp_path, tmp_path / "out"), quiet=True)
+
+    def told(tau: float | None, **outer: Any) -> list[str]:
+        loss = {"kind": "ce_dice", "tau": tau}
+        return warned(tmp_path, catalog, tmp_path / "out", monkeypatch, loss=loss, outer=outer)
+
+    (line,) = told(0)
+    assert line.startswith("outer.classes 'weights' learns offsets by class, and loss.tau 0 takes them back")
+    assert line.endswith("set outer.classes: none to learn the weights of terms alone, or loss.tau: 1")
+    assert told(1) == told(None) == told(0, classes="none") == []
