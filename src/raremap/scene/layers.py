@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from raremap.errors import LabelError, SceneError, nearest
+from raremap.errors import LabelError, SceneError, nearest, reason
 from raremap.labels import IGNORE, LabelScheme
 from raremap.options import Options
 
@@ -140,17 +140,18 @@ class Survey:
 
 
 class Layer:
-    """The features of a vector layer by place; picklable. Small layers are read once for all scenes."""
+    """The features of a vector layer by place; picklable. Small layers are read once for all scenes.
+
+    `count` is of all its features, with a shape or without; below 0 where the file does not say it.
+    """
 
     def __init__(
         self, path: str, options: VectorOptions, scheme: LabelScheme, crs: CRS | None, count: int
     ) -> None:
         self.path, self.options, self.scheme, self.crs = path, options, scheme, crs
-        self.count = (
-            count  # of all its features, with a shape or without; below 0 where the file does not say it
-        )
+        self.count = count
         self._whole: _Whole | None = None
-        self._keeps = Path(path).suffix.lower() in _TEXT or _size(path) <= _SMALL
+        self._keeps = Path(path).suffix.lower() in _TEXT or Path(path).stat().st_size <= _SMALL
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_whole": None}
@@ -218,7 +219,7 @@ class Layer:
                     )
                     yield found, int((~there).sum())
         except (DataSourceError, DataLayerError, OSError) as error:
-            raise SceneError(f"{self} cannot be read ({_short(error)}); is it complete?") from None
+            raise SceneError(f"{self} cannot be read ({reason(error)}); is it complete?") from None
 
     def _features(
         self, shapes: np.ndarray, values: list[Any] | None, priorities: list[Any] | None, order: np.ndarray
@@ -326,7 +327,7 @@ def open_layer(path: str | Path, options: VectorOptions, scheme: LabelScheme) ->
         info = _info(path, name, _stamp(path))
     except (DataSourceError, DataLayerError) as error:
         raise SceneError(
-            f"{path} cannot be opened as a vector layer ({_short(error)}); "
+            f"{path} cannot be opened as a vector layer ({reason(error)}); "
             "expected a GeoPackage, GeoJSON or Shapefile"
         ) from None
     if info["geometry_type"] is None:
@@ -394,15 +395,7 @@ def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value).strip()
 
 
-def _size(path: str) -> int:
-    return Path(path).stat().st_size
-
-
 def _stamp(path: str) -> str:
     """What changes when a file does."""
     now = Path(path).stat()
     return f"{now.st_mtime_ns}:{now.st_size}"
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160]
