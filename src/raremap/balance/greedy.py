@@ -245,7 +245,7 @@ def _choose(
                     value += q[c] * (worth[slot, c] * share[c])
             else:
                 for c in range(k):
-                    # A bound of log(1 + z) that shrinks with z, and costs a tenth of it.
+                    # A bound of log(1 + z) that shrinks with z, and is made without a logarithm.
                     z = worth[slot, c] * share[c]
                     value += q[c] * (z * (1.0 - z * (0.5 - z / 3.0)))
                 w = sizes[slot] / total
@@ -260,7 +260,7 @@ def _choose(
                 value = -np.inf
             aside[put], aside_of[put] = slot, of
             put += 1
-            if sized:
+            if sized and looked:
                 value -= np.log1p(sizes[slot] / total)
             if which < 0 or value > best:
                 best, which = value, slot

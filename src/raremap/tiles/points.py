@@ -48,12 +48,12 @@ def point(
         points[row] = np.flatnonzero(here).astype(np.int32)
         counts[row] = np.bincount(mask[here], minlength=len(names))
     natural = None
-    if given is None:
-        _tell_lost(catalog.counts[rows].sum(0), counts[rows].sum(0), names)
     if given is not None:
         natural = _possible(given, counts[rows].sum(0), names)
-    elif isinstance(options, UniformPoints) and not options.estimates:
-        natural = _by_area(catalog.counts[rows], counts[rows])
+    else:
+        _tell_lost(catalog.counts[rows].sum(0), counts[rows].sum(0), names)
+        if isinstance(options, UniformPoints) and not options.estimates:
+            natural = _by_area(catalog.counts[rows], counts[rows])
     table = catalog.table.copy()
     table["counts"] = list(counts)
     return replace(catalog, table=table, points=points, natural=natural)
