@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,21 @@ def test_a_fusion_is_used_again_without_truth(ground: Ground, tmp_path: Path) ->
     again = fuse(ground, tmp_path / "two", label=None, fusion=tmp_path / "one/fusion.json")
     assert again.gains is None
     pd.testing.assert_frame_equal(pd.read_csv(first.units), pd.read_csv(again.units))
+
+
+def test_a_fusion_serves_the_class_and_the_models_that_it_was_fitted_for(
+    ground: Ground, tmp_path: Path
+) -> None:
+    file = fuse(ground, tmp_path / "one").fusion_file
+    with pytest.raises(ConfigError, match=r"fitted for the class 'landslide', and 'other' is asked for"):
+        fuse(ground, tmp_path / "two", label=None, fusion=file, landslide="other")
+    others = replace(table_model(), info={"name": "rainfall"})
+    with pytest.warns(
+        RaremapWarning, match=r"fitted for the models .* and these are .* and rainfall: its calibration"
+    ):
+        table_fuse(
+            bundle(), others, ground.scene, ground.units, tmp_path / "two", rows=ground.rows, fusion=file, quiet=True
+        )  # fmt: skip
 
 
 def test_units_without_truth_are_scored_and_not_fitted_on(ground: Ground, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def joined_of(
     """What a fusion.json joins, None without one; raises `ConfigError` where it does not fit the models."""
     if file is None:
         return None
-    from raremap.workflows.table_fuse import class_of, read_fusion
+    from raremap.workflows.table_fuse import read_fusion
 
     if len(images) != 1 or len(tables) != 1:
         raise ConfigError(
@@ -95,9 +95,9 @@ def joined_of(
         )
     (image,), (table,) = images.values(), tables.values()
     names = [c.name for c in image.classes]
-    fusion, top = read_fusion(file)
+    past = read_fusion(file, image.name, table.model.name)
     name = ids_of([image.name, table.model.name, "fused"])[-1]
-    return Joined(name, image.id, table, names[class_of(names, landslide)], fusion, top)
+    return Joined(name, image.id, table, past.landslide_of(names, landslide), past.fusion, past.top)
 
 
 def described(bundle: Bundle | Ensemble, folder: Path, model_id: str) -> Model:

@@ -123,10 +123,12 @@ def table_fuse(
         raise ConfigError(f"top is {top}, expected 1 pixel or more")
     image_model = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
     model = TableModel.load(table_bundle) if isinstance(table_bundle, (str, Path)) else table_bundle
-    which = class_of(image_model.scheme.names, landslide)
     given = None
     if fusion is not None:
-        given, top = read_fusion(Path(fusion))
+        past = read_fusion(Path(fusion), image_model.name, model.name)
+        given, top = past.fusion, past.top
+        landslide = past.landslide_of(image_model.scheme.names, landslide)
+    which = class_of(image_model.scheme.names, landslide)
     paths = _names(scenes)
     stems = [Path(p).stem for p in paths]
     if double := [s for s in stems if stems.count(s) > 1]:
@@ -173,7 +175,13 @@ def table_fuse(
     )
     target = out / "fusion.json"
     with written(target) as fresh:
-        told = {"fusion": given.to_dict(), "gains": found.to_dict() if found else None, "top": top}
+        told = {
+            "fusion": given.to_dict(),
+            "gains": found.to_dict() if found else None,
+            "top": top,
+            "landslide": image_model.scheme.names[which],
+            "models": [image_model.name, model.name],
+        }
         fresh.write_text(json.dumps(told, indent=1), encoding="utf-8")
     return Fused(
         *files, maps, target, given, len(chosen), {k: int(v.sum()) for k, v in seen.items()},
@@ -201,21 +209,50 @@ def class_of(names: Sequence[str], name: str | None) -> int:
     return names.index(name)
 
 
-def read_fusion(path: Path) -> tuple[Fusion, int]:
-    """The fusion of a fusion.json, and of how many pixels a unit's image score was in its fit; raises `ConfigError`."""
+@dataclass(frozen=True)
+class PastFusion:
+    """A fusion.json: of how many pixels a unit's image score was in its fit, and of which class (None: not recorded)."""
+
+    path: Path
+    fusion: Fusion
+    top: int
+    landslide: str | None = None
+
+    def landslide_of(self, names: Sequence[str], asked: str | None) -> str:
+        """The class that it was fitted for, where the image model has it; raises `ConfigError` where another is asked for."""
+        own = self.landslide or asked
+        if own is not None and asked is not None and own != asked:
+            raise ConfigError(
+                f"{self.path} was fitted for the class '{own}', and '{asked}' is asked for; fit one for it with --label"
+            )
+        return names[class_of(names, own)]
+
+
+def read_fusion(path: Path, *models: str) -> PastFusion:
+    """A fusion.json; raises `ConfigError`. Warns where it was fitted with others than the `models` of these names."""
     from raremap.tabular.fusion import Fusion
 
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        return Fusion.from_dict(told["fusion"]), int(told.get("top", 4))
+        fusion = Fusion.from_dict(told["fusion"])
+        past = PastFusion(path, fusion, int(told.get("top", 4)), told.get("landslide"))
+        fitted = [str(name) for name in told.get("models", models)]
     except OSError as error:
         raise ConfigError(
             f"fusion {path} cannot be read ({error.strerror}); give a fusion.json of `raremap table fuse`"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             f"{path} is no fusion; give a fusion.json of `raremap table fuse --label`"
         ) from None
+    if models and fitted != list(models):
+        warnings.warn(
+            f"{path} was fitted for the models {' and '.join(fitted)}, and these are {' and '.join(models)}: its "
+            "calibration is not of them; fit one anew with --label",
+            RaremapWarning,
+            stacklevel=3,
+        )
+    return past
 
 
 def _truth(source: Source, label: str, positive: str | None) -> tuple[np.ndarray, np.ndarray]:

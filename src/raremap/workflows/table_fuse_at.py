@@ -54,7 +54,7 @@ def table_fuse_at(
     from raremap.scene.raster import open_image
     from raremap.tabular.model import TableModel
     from raremap.workflows.nearest import acquire_nearest
-    from raremap.workflows.table_fuse import class_of, read_fusion, table_fuse
+    from raremap.workflows.table_fuse import read_fusion, table_fuse
     from raremap.workflows.unit_terrain import add_terrain, lacking, squares
 
     try:
@@ -67,8 +67,7 @@ def table_fuse_at(
         raise ConfigError(f"cells of {cell_m:g} m are none; give a length above 0")
     image_model = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
     model = TableModel.load(table_bundle) if isinstance(table_bundle, (str, Path)) else table_bundle
-    read_fusion(Path(fusion))
-    class_of(image_model.scheme.names, landslide)
+    read_fusion(Path(fusion)).landslide_of(image_model.scheme.names, landslide)
     given = _units(Path(units), layer) if units is not None else None
     there = tuple(given.columns) if given is not None else ()
     missing = lacking(model.columns.names, there)
