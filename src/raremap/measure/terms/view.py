@@ -136,11 +136,15 @@ class View:
         if not self.hard:
             return self.fractions.sum((0, 2, 3))
         if not self.uniform:
-            bins = self.logits.new_zeros(self.num_classes, dtype=wide(self.logits.device))
-            return bins.index_add(0, self.index.flatten(), self.ones.flatten().to(bins)).to(self.logits)
+            return self.by_class(self.ones)
         counts = torch.bincount(self.index.flatten(), minlength=self.num_classes)
         counts[0] -= self.labelled.numel() - self.labelled.sum()
         return counts.to(self.logits.dtype)
+
+    def by_class(self, counts: Tensor) -> Tensor:
+        """What the pixels of each class count together, `[K]`, of what each counts, `[B, H, W]`; of this batch alone."""
+        bins = self.logits.new_zeros(self.num_classes, dtype=wide(self.logits.device))
+        return bins.index_add(0, self.index.flatten(), counts.flatten().to(bins)).to(self.logits)
 
     @property
     def present(self) -> Tensor:
