@@ -165,7 +165,8 @@ class Hialf(_Named):
 
     - fixed: the factors of the terms.
     - dwa: dynamic weight average (Liu, Johns and Davison 2019, eq. 7): times T·softmax(r_k / `temperature`), r_k
-      the ratio of a term's last two means over `every` steps. A term that falls slowly gets more.
+      the ratio of a term's last two means over `every` steps. A term that falls slowly gets more. Ours: r is kept within 0
+      and 4, and of a boundary term, which may be negative, it is 1 plus the change over the size of the one before.
     - uncertainty: ½·e^(−s_k)·L_k + ½·s_k with s learned (Kendall, Gal and Cipolla 2018), on terms as they are,
       not on their scale, where s would stay 0; s is kept within ±4.
     - gradnorm: after Chen et al. (2018, `alpha` 1.5): every `every` steps λ moves to where all terms pull
