@@ -52,6 +52,10 @@ class _Loss(Options):
         parts = [(n, p.term) for n, p in self.parts().items() if p.factor > 0]
         return [name for name, term in parts if term.maps or (term.region and not filled)]
 
+    def learns_terms(self) -> bool:
+        """Whether the outer loop may weigh the terms: there are two or more, and nothing else moves their weights."""
+        return sum(part.factor > 0 for part in self.parts().values()) > 1
+
     def of_classes(self) -> list[str]:
         """Names of the terms that have no meaning where a pixel holds several classes."""
         return [name for name, part in self.parts().items() if part.factor > 0 and part.term.hard]
@@ -195,6 +199,10 @@ class Hialf(_Named):
     every: int = Field(default=50, ge=1)
     temperature: float = Field(default=2.0, gt=0)
     alpha: float = Field(default=1.5, ge=0)
+
+    def learns_terms(self) -> bool:
+        """With the weighting `outer` alone."""
+        return self.weighting == "outer" and super().learns_terms()
 
     def _balance(self, parts: dict[str, Part], natural: np.ndarray | None) -> Any:
         from raremap.measure.hialf import Hybrid
