@@ -73,6 +73,11 @@ class View:
                 f"logits are {tuple(logits.shape)} and the truth is {tuple(target.shape)} ({target.dtype}); "
                 "expected [B, K, H, W] with a class index [B, H, W] in integers, or fractions [B, K, H, W]"
             )
+        if logits.shape[1] < 2:
+            raise TrainingError(
+                f"logits are {tuple(logits.shape)}, of one class, whose probability is 1 everywhere; two classes are "
+                "K = 2: give the background logits of its own"
+            )
         self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         self.prior, self.ignore = prior, ignore
         self.distance, self.edge, self.center = distance, edge, center
