@@ -41,6 +41,8 @@ def test_a_built_in_scheme_by_name(tmp_path):
         ("decision: {metric: f_beta, of: slid}\n", (), r"decision\.of is 'slid', which is not a class; did you mean 'slide'"),
         ("split: {fold: 7}\n", (), r"split: fold 7 does not exist"),
         ("outer: {classes: both}\n", (), r"outer\.classes 'both' moves the target .* balance uniform follows none"),
+        ("", ("loss.tau=1",), r"'loss\.kind' is missing; give it as well: ce, ce_dice, sum, hialf$"),
+        ("balance: {aim: 0.5}\n", (), r"'balance\.kind' is missing; .*: uniform, .*mixture"),
         ("outer: {classes: none}\n", (), r"outer has nothing to learn: .* the terms of a loss of one term; leave outer out"),
         ("outer: {classes: none, terms: false}\nloss: {kind: ce_dice}\n", (), r"the terms of the loss \(outer\.terms is false\)"),
         ("outer: {classes: none}\nloss: {kind: hialf}\n", (), r"the terms of a hialf of another weighting than 'outer'"),
