@@ -1,9 +1,9 @@
 """What the outer loop costs, how exact its hypergradient is, and what it learns beside a grid search.
 
-    python benchmarks/outer.py [--quick] [--rounds 7] [--batch 8] [--crop 128] [--encoder resnet18]
+    python benchmarks/outer.py [--quick] [--rounds 7] [--batch 8] [--monitor 8] [--crop 128] [--encoder resnet18]
 
 Cost: in each round a training step (U-Net of segmentation-models-pytorch, CE + Dice, AdamW, float32) and an
-update, on as many monitor crops as the batch has, take turns; the share is the median of update over
+update, on `--monitor` crops (as many as the batch has, as by default in training), take turns; the share is the median of update over
 `every` steps. In bf16 too where it is native. By processor time as well: on a busy machine read that.
 Exactness: cosine with double backward through the same look-ahead step, on small crops, by length of the step ±εu.
 Learning: a small long-tailed problem; balanced accuracy and macro-F1 of class weights of a grid, and of the loop
@@ -80,10 +80,11 @@ class Training:
 
 def cost(args: argparse.Namespace, device: torch.device, bf16: bool) -> dict[str, float]:
     """Seconds of a step and of an update, and the share of training that an update every 20 steps adds."""
-    held = [crops(10**6 + i, args.batch, args.crop, device) for i in range(2)]
+    parts = [min(args.batch, args.monitor - i) for i in range(0, args.monitor, args.batch)]
+    held = [[crops(10**6 + 2 * j + i, n, args.crop, device) for j, n in enumerate(parts)] for i in range(2)]
     options = OuterOptions(every=1, warmup=0.0)
     training = Training(
-        unet(args.encoder, device), options, lambda update: [held[update % 2]], CLASSES,
+        unet(args.encoder, device), options, lambda update: held[update % 2], CLASSES,
         steps=10**6, terms=(1.0, 1.0), bf16=bf16,
     )  # fmt: skip
     batch, took = crops(0, args.batch, args.crop, device), []
@@ -211,6 +212,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rounds, a small grid; under a minute")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--monitor", type=int, help="monitor crops an update (default: the batch)")
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--encoder", default="resnet18")
     args = parser.parse_args()
@@ -219,11 +221,12 @@ def main() -> None:
     if args.quick:
         args.rounds, args.batch, args.crop, args.steps, args.seeds, args.trained = 3, 4, 64, 200, 1, 5
         args.grid = [(2.0, 4.0), (6.0, 12.0), (12.0, 20.0)]
+    args.monitor = args.monitor or args.batch
     device = best_device()
     kinds = {"float32": False} | ({"bf16": True} if has_bf16(device) else {})
     costs = {name: cost(args, device, bf16) for name, bf16 in kinds.items()}
     print(
-        f"an update every {EVERY} steps, U-Net {args.encoder}, {args.batch} crops of {args.crop}², {device}"
+        f"an update every {EVERY} steps, U-Net {args.encoder}, {args.batch} crops of {args.crop}², {args.monitor} of the monitor, {device}"
     )
     for (name, c), most in zip(costs.items(), (15, 25), strict=False):
         print(

@@ -41,6 +41,11 @@ def test_a_built_in_scheme_by_name(tmp_path):
         ("decision: {metric: f_beta, of: slid}\n", (), r"decision\.of is 'slid', which is not a class; did you mean 'slide'"),
         ("split: {fold: 7}\n", (), r"split: fold 7 does not exist"),
         ("outer: {classes: both}\n", (), r"outer\.classes 'both' moves the target .* balance uniform follows none"),
+        ("", ("loss.tau=1",), r"'loss\.kind' is missing; give it as well: ce, ce_dice, sum, hialf$"),
+        ("balance: {aim: 0.5}\n", (), r"'balance\.kind' is missing; .*: uniform, .*mixture"),
+        ("outer: {classes: none}\n", (), r"outer has nothing to learn: .* the terms of a loss of one term; leave outer out"),
+        ("outer: {classes: none, terms: false}\nloss: {kind: ce_dice}\n", (), r"the terms of the loss \(outer\.terms is false\)"),
+        ("outer: {classes: none}\nloss: {kind: hialf}\n", (), r"the terms of a hialf of another weighting than 'outer'"),
         ("loss: {ce: 1, a: {kind: boundary}, b: {kind: boundary, clip: 5}}\n", (), r"boundary terms a, b differ in only or clip"),
         ("", ("steps",), r"override 'steps' is not of the form section\.key=value"),
         ("", ("out.x=1",), r"'out' is 'run', not a section"),
@@ -51,6 +56,19 @@ def test_mistakes_are_told_in_one_line(tmp_path, extra, overrides, match):
     with pytest.raises(ConfigError, match=match) as caught:
         load(tmp_path, BASE + extra, *overrides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", ["{ce: 1, dice: 1}", "{kind: hialf, weighting: outer}", "{kind: ce_dice}"])
+def test_an_outer_loop_may_learn_weights_of_terms_alone(tmp_path, loss):
+    assert load(tmp_path, BASE + f"outer: {{classes: none}}\nloss: {loss}\n").outer is not None
+
+
+def test_points_that_no_pseudo_labels_help_are_not_told_to_take_them(tmp_path):
+    text = BASE + "points: {kind: per_class}\nloss: {ce: 1, dice: 1, boundary_ce: 1}\n"
+    with pytest.raises(ConfigError, match=r"the loss has dice, boundary_ce, .* such as ce and focal$"):
+        load(tmp_path, text)
+    with pytest.raises(ConfigError, match=r"the loss has dice, which .* pseudo: \{\}$"):
+        load(tmp_path, text, "loss={ce: 1, dice: 1}")
 
 
 @pytest.mark.parametrize(

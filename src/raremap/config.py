@@ -75,6 +75,16 @@ class Experiment(Options):
             raise ValueError(
                 "loss.weighting is 'outer', and there is no outer loop for it; add outer: {terms: true}"
             )
+        if self.outer is not None and self.outer.classes == "none" and not self._learns_terms():
+            why = (
+                "a hialf of another weighting than 'outer'"
+                if isinstance(self.loss, Hialf)
+                else "a loss of one term"
+            )
+            raise ValueError(
+                "outer has nothing to learn: its classes is 'none', and it may not weigh the terms of "
+                f"{why if self.outer.terms else 'the loss (outer.terms is false)'}; leave outer out, or set outer.classes"
+            )
         follows = self.balance.aim > 0 or hasattr(self.balance, "target")
         if self.outer is not None and self.outer.classes in ("stream", "both") and not follows:
             raise ValueError(
@@ -82,6 +92,9 @@ class Experiment(Options):
                 "follows none; take balance mixture or diao, or outer.classes: weights"
             )
         return self
+
+    def _learns_terms(self) -> bool:
+        return self.outer is not None and self.outer.terms and self.loss.learns_terms()
 
     @model_validator(mode="after")
     def _fit_for_scaling(self) -> Experiment:
@@ -112,7 +125,8 @@ class Experiment(Options):
             return self
         self.points.by_class(self.labels.names)
         if regional := self.loss.of_areas(filled=self.pseudo is not None):
-            mend = "" if self.pseudo else ", or fill the ground between the points: pseudo: {}"
+            filled = self.pseudo or self.loss.of_areas(filled=True)
+            mend = "" if filled else ", or fill the ground between the points: pseudo: {}"
             raise ValueError(
                 f"the loss has {', '.join(regional)}, which measure areas, and points have none; take pixelwise terms "
                 f"such as ce and focal{mend}"

@@ -119,6 +119,10 @@ def explain(error: ValidationError, source: str, options: type[BaseModel]) -> st
         return f"{source}: unknown key '{key}'; {nearest(where[-1], _known(where[:-1], options))}{more}"
     if first["type"] == "missing":
         return f"{source}: '{key}' is missing; it is needed{more}"
+    if first["type"] == "union_tag_not_found":
+        models = [m for m in _models_at(where, options) if "kind" in m.model_fields]
+        kinds = dict.fromkeys(kind for m in models for kind in get_args(m.model_fields["kind"].annotation))
+        return f"{source}: '{key}.kind' is missing; give it as well: {', '.join(kinds)}{more}"
     reason = first["msg"].removeprefix("Value error, ")
     got = (
         ""
@@ -131,6 +135,12 @@ def explain(error: ValidationError, source: str, options: type[BaseModel]) -> st
 
 def _known(path: Sequence[str], options: type[BaseModel]) -> set[str]:
     """Keys that the section at `path` accepts, from the options' own fields."""
+    models = _models_at(path, options)
+    return {name for model in models for name in model.model_fields} | ({"preset"} if not path else set())
+
+
+def _models_at(path: Sequence[str], options: type[BaseModel]) -> list[Any]:
+    """Options that the section at `path` may be of."""
     models: list[Any] = [options]
     for part in path:
         below: list[Any] = []
@@ -138,7 +148,7 @@ def _known(path: Sequence[str], options: type[BaseModel]) -> set[str]:
             if part in model.model_fields:
                 below += _models_in(model.model_fields[part].annotation)
         models = below or models
-    return {name for model in models for name in model.model_fields} | ({"preset"} if not path else set())
+    return models
 
 
 def _models_in(annotation: Any) -> list[Any]:

@@ -113,6 +113,8 @@ def test_an_outer_loop_moves_what_it_may_and_goes_on_where_it_stopped(folder, tm
     assert ("stream/slide" in last and last["stream/slide"] != "") == (classes == "both")
     go(resume=True)
     ends = project.ends(tmp_path / "run")
+    for end in ends:
+        assert end["outer"].pop("seconds") > 0
     assert ends[0]["outer"] == ends[1]["outer"]
     for key, value in ends[0]["network"].items():
         assert torch.equal(value, ends[1]["network"][key]), key

@@ -63,6 +63,48 @@ def test_dwa_gives_more_to_the_term_that_falls_slowly() -> None:
     assert list(of.logged().values()) == pytest.approx(list(share), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "ratio"),
+    [(-0.1, -0.3, 0.0), (-0.3, -0.1, 1 + 0.2 / 0.3), (0.05, -0.02, 0.0), (0.005, -0.3, 0.0), (0.1, 2.0, 4.0)],
+)
+def test_a_boundary_term_that_falls_below_zero_falls(before, now, ratio) -> None:
+    of = objective("dwa", every=1, terms={"ce": 1, "boundary": 1}, ramp=0)
+    steps(of, [[1, before], [1, now]])
+    share = np.exp(np.array([1, ratio]) / 2)
+    assert list(of.logged().values()) == pytest.approx(list(2 * share / share.sum()), rel=1e-4)
+
+
+def test_gradnorm_takes_a_boundary_below_zero_for_ahead() -> None:
+    of = objective("gradnorm", every=1, terms={"ce": 1, "boundary": 1}, ramp=0)
+    for boundary in (0.1, -0.4):
+        # Both pull alike on their scales; cross-entropy stays as it is.
+        at = torch.zeros(2, requires_grad=True)
+        of.balance(torch.tensor([1.0, boundary]) + torch.tensor([1.0, 0.1]) * at, at)
+    assert of.logged()["lambda/boundary"] < of.logged()["lambda/ce"]
+
+
+def test_uncertainty_comes_back_from_its_bounds() -> None:
+    of = objective("uncertainty")
+    with torch.no_grad():
+        of.balance.uncertainty.copy_(torch.tensor([-4.5, 4.5]))
+    optimizer = torch.optim.Adam(of.parameters(), 0.05)
+    for _ in range(40):
+        optimizer.zero_grad()
+        terms, extra = of.balance(torch.tensor([2.0, 0.5]), torch.zeros(1))
+        (terms.sum() + extra["uncertainty"]).backward()
+        optimizer.step()
+    assert (of.balance.uncertainty.abs() < 3.5).all()
+
+
+def test_a_batch_without_labels_has_no_scale_nor_has_a_term_before_its_classes_come() -> None:
+    of = objective(terms={"ce": 1, "boundary": 1}, momentum=0.9, ramp=0)
+    found = [w for w, _ in steps(of, [[0, 0], [2, 0], [2, 3], [0, 0], [2, 0], [2, 3]])]
+    later = 0.9 * (0.9 * 3) + 0.1 * 3  # once it is known, a batch that lacks its classes counts
+    assert np.array(found) == pytest.approx(
+        np.array([[0, 0], [1, 0], [1, 1], [0, 0], [1, 0], [1, 3 / later]])
+    )
+
+
 def test_uncertainty_is_that_of_kendall_and_learns_the_logarithm_of_the_loss() -> None:
     of = objective("uncertainty")
     (weighed, more), *_ = steps(of, [[2.0, 0.5]])

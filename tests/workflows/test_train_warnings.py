@@ -68,6 +68,8 @@ def test_terms_of_areas_are_warned_of_where_few_pixels_are_labelled(
         "take pixelwise terms such as ce and focal, or fill the ground between the labels: pseudo: {}"
     )
     assert "\n" not in line
+    (line,) = told(loss={"kind": "sum", "terms": {"dice": 1, "boundary": 1}})
+    assert line.endswith("take pixelwise terms such as ce and focal")  # pseudo-labels have no outlines
     assert told(loss={"kind": "ce"}) == []
     assert told(loss={"kind": "ce_dice"}, pseudo={}) == []
 
@@ -84,11 +86,13 @@ def test_class_offsets_that_tau_takes_back_are_told(tmp_path: Path, monkeypatch:
     project.make(tmp_path)
     catalog = catalog_of(project.experiment(tmp_path, tmp_path / "out"), quiet=True)
 
-    def told(tau: float | None, **outer: Any) -> list[str]:
-        loss = {"kind": "ce_dice", "tau": tau}
+    def told(tau: float | None, kind: str = "ce_dice", **outer: Any) -> list[str]:
+        loss = {"kind": kind, "tau": tau}
         return warned(tmp_path, catalog, tmp_path / "out", monkeypatch, loss=loss, outer=outer)
 
     (line,) = told(0)
     assert line.startswith("outer.classes 'weights' learns offsets by class, and loss.tau 0 takes them back")
-    assert line.endswith("set outer.classes: none to learn the weights of terms alone, or loss.tau: 1")
+    assert line.endswith("set outer.classes: none to learn the weights of terms alone, or set loss.tau: 1")
+    for alone in (told(0, "ce"), told(0, "hialf"), told(0, terms=False)):
+        assert alone[0].endswith("out of the scores; leave outer out, or set loss.tau: 1")
     assert told(1) == told(None) == told(0, classes="none") == []

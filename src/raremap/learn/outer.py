@@ -209,13 +209,14 @@ class Outer:
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         kept = {name: getattr(self, f"_{name}").tolist() for name in ("free", "mean", "spoke", "square")}
-        return {**kept, "updates": self.updates, "skipped": self.skipped}
+        return {**kept, "updates": self.updates, "skipped": self.skipped, "seconds": self.seconds}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a `state`."""
         for name in ("free", "mean", "spoke", "square"):
             setattr(self, f"_{name}", torch.tensor(state[name], dtype=torch.float64))
         self.updates, self.skipped = int(state["updates"]), int(state["skipped"])
+        self.seconds = float(state["seconds"])
 
 
 def linear(parts: Callable[[Tensor, Batch], Tensor], terms: int = 1) -> Inner:

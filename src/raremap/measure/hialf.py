@@ -27,6 +27,7 @@ class Hybrid(nn.Module):
 
     base: Tensor
     scale: Tensor
+    known: Tensor
     lam: Tensor
     sums: Tensor
     means: Tensor
@@ -45,6 +46,7 @@ class Hybrid(nn.Module):
             factors = factors * self._total / factors.sum()
         self.register_buffer("base", factors)
         self.register_buffer("scale", torch.ones(count))
+        self.register_buffer("known", torch.zeros(count, dtype=torch.bool))  # terms that have had a value
         self.register_buffer("lam", factors.clone())
         self.register_buffer("sums", torch.zeros(count))
         self.register_buffer("means", torch.full((2, count), float("nan")))  # the last and the one before
@@ -60,7 +62,7 @@ class Hybrid(nn.Module):
         if self.training:
             self._look(values.detach())
         if self.uncertainty is not None:
-            s = self.uncertainty.clamp(-_LIMIT, _LIMIT)
+            s = self.uncertainty
             factors = self.base * self.ramp(values)
             return 0.5 * factors * torch.exp(-s) * values, {"uncertainty": 0.5 * (factors * s).sum()}
         scaled = self.scaled(values)
@@ -108,8 +110,16 @@ class Hybrid(nn.Module):
     def _look(self, values: Tensor) -> None:
         """Follow the scale of the terms, and what the weighting goes by."""
         values = torch.nan_to_num(values)
-        keep = self._o.momentum if self._seen > 0 else 0.0
-        self.scale.copy_((keep * self.scale + (1 - keep) * values.abs()).clamp(min=_LEAST_SCALE))
+        if self.uncertainty is not None:
+            # Here and not in the loss: beyond a bound s would have no slope to come back by.
+            with torch.no_grad():
+                self.uncertainty.clamp_(-_LIMIT, _LIMIT)
+        # All are exactly 0 where a batch has no label, and one until its classes come up: that is no scale.
+        spoke = values != 0
+        keep = torch.where(self.known, self._o.momentum, 0.0)
+        moved = (keep * self.scale + (1 - keep) * values.abs()).clamp(min=_LEAST_SCALE)
+        self.scale.copy_(torch.where(spoke | (self.known & spoke.any()), moved, self.scale))
+        self.known |= spoke
         self._seen += 1
         self.sums += values
         if self._due():
@@ -118,7 +128,7 @@ class Hybrid(nn.Module):
             if self.first.isnan().any():
                 self.first.copy_(self.means[0])
             if self._o.weighting == "dwa" and not self.means.isnan().any():
-                ratio = self.means[0].abs() / self.means[1].abs().clamp(min=_LEAST_SCALE)
+                ratio = _ratio(self.means[0], self.means[1]).clamp(0, _LIMIT)
                 share = torch.softmax(ratio / self._o.temperature, 0)
                 self.set(self.base * share)
 
@@ -136,7 +146,7 @@ class Hybrid(nn.Module):
             ]
         ).detach()
         pull = pull if pool is None else pool(pull.square()).sqrt()
-        lag = (self.means[0].abs() / self.first.abs().clamp(min=_LEAST_SCALE)).clamp(1e-3, 1e3)
+        lag = _ratio(self.means[0], self.first).clamp(1e-3, 1e3)
         wanted = (lag / lag.mean()) ** self._o.alpha
         if not torch.isfinite(pull).all() or (pull <= 0).any():
             return  # a term without a pull now, such as a boundary that no crop holds, says nothing
@@ -144,6 +154,11 @@ class Hybrid(nn.Module):
         goal = goal * self._total / goal.sum()
         low, high = self.base / _LIMIT, self.base * _LIMIT
         self.set((0.5 * self.lam + 0.5 * goal).clamp(low, high))
+
+
+def _ratio(now: Tensor, before: Tensor) -> Tensor:
+    """Values over earlier ones; of one that was negative, as boundary terms may be, it is below 1 too where it fell."""
+    return 1 + (now - before) / before.abs().clamp(min=_LEAST_SCALE)
 
 
 def _by_frequency(natural: np.ndarray, region: Sequence[bool]) -> Tensor:

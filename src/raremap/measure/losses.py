@@ -52,6 +52,10 @@ class _Loss(Options):
         parts = [(n, p.term) for n, p in self.parts().items() if p.factor > 0]
         return [name for name, term in parts if term.maps or (term.region and not filled)]
 
+    def learns_terms(self) -> bool:
+        """Whether the outer loop may weigh the terms: there are two or more, and nothing else moves their weights."""
+        return sum(part.factor > 0 for part in self.parts().values()) > 1
+
     def of_classes(self) -> list[str]:
         """Names of the terms that have no meaning where a pixel holds several classes."""
         return [name for name, part in self.parts().items() if part.factor > 0 and part.term.hard]
@@ -165,7 +169,8 @@ class Hialf(_Named):
 
     - fixed: the factors of the terms.
     - dwa: dynamic weight average (Liu, Johns and Davison 2019, eq. 7): times T·softmax(r_k / `temperature`), r_k
-      the ratio of a term's last two means over `every` steps. A term that falls slowly gets more.
+      the ratio of a term's last two means over `every` steps. A term that falls slowly gets more. Ours: r is kept within 0
+      and 4, and of a boundary term, which may be negative, it is 1 plus the change over the size of the one before.
     - uncertainty: ½·e^(−s_k)·L_k + ½·s_k with s learned (Kendall, Gal and Cipolla 2018), on terms as they are,
       not on their scale, where s would stay 0; s is kept within ±4.
     - gradnorm: after Chen et al. (2018, `alpha` 1.5): every `every` steps λ moves to where all terms pull
@@ -194,6 +199,10 @@ class Hialf(_Named):
     every: int = Field(default=50, ge=1)
     temperature: float = Field(default=2.0, gt=0)
     alpha: float = Field(default=1.5, ge=0)
+
+    def learns_terms(self) -> bool:
+        """With the weighting `outer` alone."""
+        return self.weighting == "outer" and super().learns_terms()
 
     def _balance(self, parts: dict[str, Part], natural: np.ndarray | None) -> Any:
         from raremap.measure.hialf import Hybrid

@@ -155,7 +155,8 @@ def sparse_labels(catalog: Catalog, train: np.ndarray, experiment: Experiment) -
     share = float(catalog.counts[train].sum()) / usable
     if share >= _SPARSE:
         return None
-    mend = "" if filled else ", or fill the ground between the labels: pseudo: {}"
+    useless = filled or experiment.loss.of_areas(filled=True)
+    mend = "" if useless else ", or fill the ground between the labels: pseudo: {}"
     return (
         f"{share:.2%} of the usable pixels of the training tiles are labelled, and the loss has {', '.join(regional)}, which "
         f"measure areas and do not see what is wrong beside the labels; take pixelwise terms such as ce and focal{mend}"
@@ -167,9 +168,11 @@ def taken_back(experiment: Experiment) -> str | None:
     outer, tau = experiment.outer, experiment.loss.tau
     if outer is None or outer.classes == "none" or tau != 0:
         return None
+    alone = outer.terms and experiment.loss.learns_terms()
+    mend = "set outer.classes: none to learn the weights of terms alone" if alone else "leave outer out"
     return (
         f"outer.classes '{outer.classes}' learns offsets by class, and loss.tau 0 takes them back out of the scores; "
-        "set outer.classes: none to learn the weights of terms alone, or loss.tau: 1"
+        f"{mend}, or set loss.tau: 1"
     )
 
 

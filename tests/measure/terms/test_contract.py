@@ -190,6 +190,10 @@ def test_shapes_that_do_not_fit_are_told() -> None:
         t.CrossEntropy()(logits, mask.float())
     with pytest.raises(TrainingError, match=r"'boundary' needs the map 'distance'"):
         t.Boundary()(logits, mask)
+    with pytest.raises(
+        TrainingError, match=r"logits are \(2, 1, 9, 7\), of one class, .* two classes are K = 2"
+    ):
+        t.Dice()(logits[:, :1], mask.clamp(max=0))
     with pytest.raises(TrainingError, match="a map for each of its classes"):
         t.Boundary(only=(1,))(logits, mask, distance=torch.zeros(2, 4, 9, 7))
 

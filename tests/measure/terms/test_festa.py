@@ -41,6 +41,21 @@ def test_it_is_the_formula(options, holes) -> None:
     assert float(found) == pytest.approx(by_hand(x, valid, sample, options))
 
 
+def test_pairs_are_compared_a_part_at_a_time(monkeypatch) -> None:
+    from raremap.measure.terms import festa
+
+    sizes, cdist = [], torch.cdist
+    monkeypatch.setattr(
+        torch, "cdist", lambda *a, **k: (sizes.append(len(a[0]) * len(a[1])), cdist(*a, **k))[1]
+    )
+    x, sample = torch.rand(1, 3, 12, 12), torch.arange(0, 144, 5)[None]
+    whole = float(Festa()(x, sample=sample))
+    monkeypatch.setattr(festa, "_PAIRS", 1000)
+    assert float(Festa()(x, sample=sample)) == whole
+    assert sizes[0] == 29 * 144
+    assert max(sizes[1:]) <= 1000
+
+
 def test_a_pixel_is_not_its_own_neighbour_but_may_be_its_farthest() -> None:
     x = torch.tensor([[[[3.0, 4.0]], [[0.0, 0.0]]]], dtype=torch.float64)
     everything = torch.tensor([[0, 1]])

@@ -17,6 +17,7 @@ TERMS = [
     t.BoundaryCE(),
     t.CenterCE(),
     t.Seesaw(),
+    t.Recall(),
     t.Dice(),
     t.GeneralisedDice(),
     t.IoU(classes="cover"),

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+# Pairs of pixels that are compared at a time: all pairs of a crop of 512² at 1 % would be 2.7 GB, twice.
+_PAIRS = 1 << 24
+
 
 class Festa(Options):
     """Features like those of the nearest, unlike those of the farthest (Hua et al. 2021, eq. 2 to 5).
@@ -77,21 +80,31 @@ class Festa(Options):
         own = x[at]
         beside, known = _neighbours(at, there, width)
         with torch.no_grad():  # the minimum's gradient is that of its place: only these pixels need one
-            distance = torch.cdist(own, x, compute_mode="donot_use_mm_for_euclid_dist")
-            distance[:, ~there] = float("inf")
-            distance[torch.arange(len(at), device=at.device), at] = float("inf")
-            near = distance.argmin(1)
-            around = distance.gather(1, beside).masked_fill(~known, float("inf"))
-            side = beside.gather(1, around.argmin(1, keepdim=True)).squeeze(1)
             unit = torch.nn.functional.normalize(x, dim=1)
-            likeness = (unit[at] @ unit.T).masked_fill(~there, float("inf"))
-            far = likeness.argmin(1)
+            parts = (part.split(max(1, _PAIRS // len(x))) for part in (at, beside, known))
+            found = [_partners(x, unit, there, *part) for part in zip(*parts, strict=True)]
+            near, side, far = (torch.cat(places) for places in zip(*found, strict=True))
 
         def apart(other: Tensor) -> Tensor:
             return (own - x[other]).square().sum(1)
 
         similar = torch.nn.functional.cosine_similarity(own, x[far], dim=1)
         return self.alpha * apart(near) + self.beta * apart(side) * known.any(1) + self.gamma * similar
+
+
+def _partners(
+    x: Tensor, unit: Tensor, there: Tensor, at: Tensor, beside: Tensor, known: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of pixels `at` `[n]` the nearest in features of all, the nearest of the neighbours, and the least similar."""
+    import torch
+
+    distance = torch.cdist(x[at], x, compute_mode="donot_use_mm_for_euclid_dist")
+    distance[:, ~there] = float("inf")
+    distance[torch.arange(len(at), device=at.device), at] = float("inf")
+    around = distance.gather(1, beside).masked_fill(~known, float("inf"))
+    side = beside.gather(1, around.argmin(1, keepdim=True)).squeeze(1)
+    likeness = (unit[at] @ unit.T).masked_fill_(~there, float("inf"))
+    return distance.argmin(1), side, likeness.argmin(1)
 
 
 def _neighbours(at: Tensor, there: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -73,6 +73,11 @@ class View:
                 f"logits are {tuple(logits.shape)} and the truth is {tuple(target.shape)} ({target.dtype}); "
                 "expected [B, K, H, W] with a class index [B, H, W] in integers, or fractions [B, K, H, W]"
             )
+        if logits.shape[1] < 2:
+            raise TrainingError(
+                f"logits are {tuple(logits.shape)}, of one class, whose probability is 1 everywhere; two classes are "
+                "K = 2: give the background logits of its own"
+            )
         self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         self.prior, self.ignore = prior, ignore
         self.distance, self.edge, self.center = distance, edge, center
@@ -136,11 +141,15 @@ class View:
         if not self.hard:
             return self.fractions.sum((0, 2, 3))
         if not self.uniform:
-            bins = self.logits.new_zeros(self.num_classes, dtype=wide(self.logits.device))
-            return bins.index_add(0, self.index.flatten(), self.ones.flatten().to(bins)).to(self.logits)
+            return self.by_class(self.ones)
         counts = torch.bincount(self.index.flatten(), minlength=self.num_classes)
         counts[0] -= self.labelled.numel() - self.labelled.sum()
         return counts.to(self.logits.dtype)
+
+    def by_class(self, counts: Tensor) -> Tensor:
+        """What the pixels of each class count together, `[K]`, of what each counts, `[B, H, W]`; of this batch alone."""
+        bins = self.logits.new_zeros(self.num_classes, dtype=wide(self.logits.device))
+        return bins.index_add(0, self.index.flatten(), counts.flatten().to(bins)).to(self.logits)
 
     @property
     def present(self) -> Tensor:
