@@ -35,6 +35,9 @@ EXPECTED = (
 )
 """How errors end that tell of labels without any shape."""
 
+Bounds = tuple[float, float, float, float]
+"""Left, bottom, right and top in a layer's CRS."""
+
 # Codes beside the class indices 0..253 and IGNORE.
 NO_CLASS, UNKNOWN = -1, -2
 
@@ -163,32 +166,40 @@ class Layer:
         """Forget what was read; the next question reads it again, or finds it kept for other scenes."""
         self._whole = None
 
-    def within(self, bounds: tuple[float, float, float, float]) -> Features:
-        """Features whose bounding box meets `bounds` (left, bottom, right, top, in the layer's CRS)."""
+    def within(self, *boxes: Bounds) -> Features:
+        """Features whose bounding box meets one of `boxes` (left, bottom, right, top, in the layer's CRS)."""
         if self._keeps:
-            return self._all().within(bounds)
-        return Features.joined([f for f, _ in self._batches(bounds)])
+            return self._all().within(*boxes)
+        return Features.joined([f for f, _ in self._meeting(boxes)])
 
-    def survey(self, bounds: tuple[float, float, float, float]) -> Survey:
-        """Counts of the features that meet `bounds`; those without a shape are nowhere, and counted too."""
+    def survey(self, *boxes: Bounds) -> Survey:
+        """Counts of the features that meet one of `boxes`; those without a shape are nowhere, and counted too."""
         found = Survey()
         if self._keeps:
-            found.add(self._all().within(bounds))
+            found.add(self._all().within(*boxes))
             found.no_shape = self._all().no_shape
             return found
-        for part, no_shape in self._batches(bounds):
+        for part, no_shape in self._meeting(boxes):
             found.add(part)
             found.no_shape += no_shape
         return found
+
+    def _meeting(self, boxes: tuple[Bounds, ...]) -> Iterator[tuple[Features, int]]:
+        """As `_batches`, of several boxes; a feature that meets two is given once."""
+        seen = np.empty(0, np.int64)
+        for box in boxes:
+            for part, no_shape in self._batches(box):
+                fresh = part.pick(np.flatnonzero(~np.isin(part.order, seen)))
+                if box is not boxes[-1]:
+                    seen = np.concatenate([seen, fresh.order])
+                yield fresh, no_shape
 
     def _all(self) -> _Whole:
         if self._whole is None:
             self._whole = _kept(self)
         return self._whole
 
-    def _batches(
-        self, bounds: tuple[float, float, float, float] | None = None
-    ) -> Iterator[tuple[Features, int]]:
+    def _batches(self, bounds: Bounds | None = None) -> Iterator[tuple[Features, int]]:
         """Features part by part, and how many of each part had no shape."""
         import shapely
         from pyogrio.errors import DataLayerError, DataSourceError
@@ -278,10 +289,11 @@ class _Whole:
         self.features, self.no_shape = features, no_shape
         self._tree = STRtree(features.shape)
 
-    def within(self, bounds: tuple[float, float, float, float]) -> Features:
+    def within(self, *boxes: Bounds) -> Features:
         from shapely import box
 
-        return self.features.pick(np.sort(self._tree.query(box(*bounds))))
+        met = self._tree.query([box(*bounds) for bounds in boxes])[1]
+        return self.features.pick(np.unique(met))
 
 
 _lock = threading.Lock()
