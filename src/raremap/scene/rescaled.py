@@ -33,33 +33,38 @@ def on_image_grids(
 ) -> list[SceneSource]:
     """The scenes with every mask on its image's grid: `folder`/NAME.tif where it was on another.
 
-    A file that is there is kept while the mask, the grid, the labels and the options are those it was made
-    from. Raises what `rescale_labels` does.
+    Dates that share a mask and a grid share the file, too. One that is there is kept while the mask, the grid, the
+    labels and the options are those it was made from. A mask may be without a labelled pixel: its tiles are
+    counted as such later. Raises what `rescale_labels` does.
     """
     progress = progress or Silent()
+    made: dict[str, Path] = {}
     out = []
     for source in sources:
-        out.append(_settled(source, options, scheme, folder, cluster))
+        out.append(_settled(source, options, scheme, folder, cluster, made))
         progress.advance()
     return out
 
 
 def _settled(
-    source: SceneSource, options: RescaleOptions, scheme: LabelScheme, folder: Path, cluster: Cluster | None
-) -> SceneSource:
+    source: SceneSource, options: RescaleOptions, scheme: LabelScheme, folder: Path, cluster: Cluster | None,
+    made: dict[str, Path],
+) -> SceneSource:  # fmt: skip
     assert source.mask is not None, "training scenes have masks"
     with open_image(source.images, names=source.bands) as image:
         grid = image.grid
     with opened(source.mask) as file:
         if grid_of(file).difference(grid) is None:
             return source
-    path, stamp = folder / f"{source.name}.tif", _stamp(source.mask, grid, options, scheme)
+    stamp = _stamp(source.mask, grid, options, scheme)
+    path = made.setdefault(stamp, folder / f"{source.name}.tif")
     if not path.exists() or _stamped(path) != stamp:
         from raremap.scene.resample import rescale_labels
 
         rescale_labels(
-            source.mask, grid, path, options, scheme, source.images[0], tags={_STAMP: stamp}, cluster=cluster
-        )
+            source.mask, grid, path, options, scheme, source.images[0], tags={_STAMP: stamp}, cluster=cluster,
+            empty=True,
+        )  # fmt: skip
     return replace(source, mask=str(path))
 
 
