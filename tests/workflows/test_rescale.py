@@ -13,7 +13,7 @@ from tests.rasters import write
 import raremap as rm
 from raremap.cli import app
 from raremap.config import Experiment
-from raremap.errors import ConfigError, SceneError
+from raremap.errors import ConfigError, RaremapWarning, SceneError
 from raremap.scene.gdal import fingerprint
 from raremap.workflows.prepare import catalog_of, prepare
 
@@ -78,6 +78,24 @@ def test_one_raster_serves_all_scenes_and_what_it_leaves_out_is_counted(tmp_path
         SceneError, match=r"labels\.tif goes with a; one raster serves all scenes with scenes\.rescale"
     ):
         prepare(experiment(tmp_path, masks="labels.tif"), quiet=True)
+
+
+def test_scenes_beyond_the_one_raster_are_left_out_and_told(tmp_path):
+    ground(tmp_path, "abc")
+    whole = np.ones((320, 320), np.uint8)
+    whole[:160, :160] = 2
+    write(tmp_path / "labels.tif", whole, (4e5 + 3000, 4.6e6), pixel=2.0)
+    exp = experiment(tmp_path, masks="labels.tif", rescale={"kind": "area"})
+    with pytest.warns(
+        RaremapWarning, match=r"2 of 3 scenes lie beyond .*labels\.tif .* the first is .*a\.tif"
+    ):
+        catalog = prepare(exp, quiet=True)
+    assert set(catalog.scene_names) == {"b"}
+    with pytest.warns(RaremapWarning, match="2 of 3"):
+        assert catalog_of(exp, quiet=True).fingerprint == catalog.fingerprint
+    write(tmp_path / "labels.tif", whole, (9e5, 4.6e6), pixel=2.0)
+    with pytest.raises(SceneError, match=r"labels\.tif does not overlap .*a\.tif; check"):
+        prepare(exp, quiet=True)
 
 
 def test_dates_of_one_place_share_a_rescaled_mask(tmp_path):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raremap.errors import RaremapWarning
 from raremap.jobs import Progress, Silent
 from raremap.labels import LabelScheme
+from raremap.scene.alignment import Apart
 from raremap.scene.gdal import fingerprint, grid_of, modified, opened
 from raremap.scene.grid import Grid
 from raremap.scene.options import RescaleOptions
@@ -35,14 +39,33 @@ def on_image_grids(
 
     Dates that share a mask and a grid share the file, too. One that is there is kept while the mask, the grid, the
     labels and the options are those it was made from. A mask may be without a labelled pixel: its tiles are
-    counted as such later. Raises what `rescale_labels` does.
+    counted as such later. Where one mask serves several places, scenes beyond it are left out, with a warning that
+    counts them. Raises what `rescale_labels` does.
     """
     progress = progress or Silent()
+    places = {(source.mask, source.site) for source in sources}
+    serves = Counter(mask for mask, _ in places)
     made: dict[str, Path] = {}
+    beyond: list[tuple[SceneSource, Apart]] = []
     out = []
     for source in sources:
-        out.append(_settled(source, options, scheme, folder, cluster, made))
+        try:
+            out.append(_settled(source, options, scheme, folder, cluster, made))
+        except Apart as error:
+            if serves[source.mask] == 1:
+                raise
+            beyond.append((source, error))
         progress.advance()
+    if beyond:
+        first, error = beyond[0]
+        if not out:
+            raise error
+        warnings.warn(
+            f"{len(beyond)} of {len(sources)} scenes lie beyond {first.mask} and are left out, "
+            f"the first is {first.images[0]}",
+            RaremapWarning,
+            stacklevel=2,
+        )
     return out
 
 
