@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 
@@ -161,6 +162,18 @@ def test_features_on_both_sides_of_the_date_line(tmp_path, monkeypatch, keeps):
         for col in range(0, 240, 48):
             part = mask.read(Window(0, col, 60, 48))
             assert (part == found[:, col : col + 48]).all()
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_geojson_that_says_no_crs_has_the_given_one(tmp_path, says):
+    path = layer(tmp_path / "l.geojson", [px(10, 20, 30, 40)], c=["slide"])
+    text = json.loads(path.read_text())
+    if not says:
+        del text["crs"]
+        path.write_text(json.dumps(text))
+    with mask_of(path, crs="EPSG:25831" if not says else "EPSG:4326") as mask:
+        found = mask.read(GRID.window)
+    assert (found == 2).sum() == (found[20:60, 10:40] == 2).sum() == 1200
 
 
 def test_points_and_lines_lie_on_polygons(tmp_path):

@@ -28,6 +28,7 @@ _SMALL = 64 << 20
 # Text has no spatial index: each question would read all of it, so it is kept whatever its size.
 _TEXT = frozenset({".geojson", ".json", ".geojsonl", ".gml", ".kml"})
 _KEPT = 4
+_CRS_WITHIN = 4096  # bytes from either end of a GeoJSON file in which it says its CRS
 
 EXPECTED = (
     "expected polygons, lines or points of the classes; name the class of all its ground as scenes.vector.background, or take "
@@ -57,7 +58,7 @@ class VectorOptions(Options):
 
     With `fractions` a pixel is labelled with the share of each class in it, from 64 points.
 
-    `crs` is for a layer that does not say its own.
+    `crs` is for a layer that does not say its own, as GeoJSON may not.
     """
 
     layer: str | None = None
@@ -354,14 +355,31 @@ def open_layer(path: str | Path, options: VectorOptions, scheme: LabelScheme) ->
             raise SceneError(
                 f"{path} has no column '{column}' (scenes.vector.{key}); {nearest(column, columns)}"
             )
-    text = info["crs"] or options.crs
     try:
-        crs = CRS.from_user_input(text) if text else None
+        given = CRS.from_user_input(options.crs) if options.crs else None
     except (CRSError, ValueError):
         raise SceneError(
-            f"scenes.vector.crs is '{text}', which is no CRS; give one such as EPSG:25831"
+            f"scenes.vector.crs is '{options.crs}', which is no CRS; give one such as EPSG:25831"
         ) from None
-    return Layer(path, options, scheme, crs, info["features"])
+    try:
+        own = CRS.from_user_input(info["crs"]) if info["crs"] else None
+    except (CRSError, ValueError):
+        raise SceneError(
+            f"{path} has a CRS that is not known here ({info['crs'][:60]}); convert it"
+        ) from None
+    if given is not None and (own is None or not _says_crs(path)):
+        own = given
+    return Layer(path, options, scheme, own, info["features"])
+
+
+def _says_crs(path: str) -> bool:
+    """Whether a file that GDAL has a CRS for says it: GeoJSON that says none is taken to be in degrees."""
+    if Path(path).suffix.lower() not in (".geojson", ".json", ".geojsonl"):
+        return True
+    with open(path, "rb") as file:  # the member stands before the features or after them
+        head = file.read(_CRS_WITHIN)
+        file.seek(max(0, Path(path).stat().st_size - _CRS_WITHIN))
+        return b'"crs"' in head + file.read()
 
 
 @lru_cache(64)
