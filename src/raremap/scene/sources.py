@@ -299,7 +299,7 @@ def _matches(pattern: str, options: ScenesOptions, dated: bool = True) -> dict[K
             )
         return {Key(()): full}
     full = os.path.normpath(full)
-    if not glob.has_magic(full) and SLOT not in full:
+    if SLOT not in full and (Path(full).is_file() or not glob.has_magic(full)):  # a name may hold brackets
         if not Path(full).exists():
             raise SceneError(f"{full} does not exist; check scenes.images, scenes.masks and scenes.root")
         return {Key(()): full}
