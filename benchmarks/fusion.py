@@ -2,8 +2,8 @@
 
     python benchmarks/fusion.py [--quick] [--valleys 36] [--couplings 0.5 1 2] [--work DIR] [--ready 1=DIR]
 
-A third of the valleys trains both models: the image model is a small network that sees one pixel of the August image at a
-time (1 × 1 convolutions), the table model boosting on the slope units. The others are calibration places: fusion is fitted and
+A third of the valleys trains both models: the image model is a small U-Net on the August image, the table model boosting on
+the slope units. The others are calibration places: fusion is fitted and
 measured on them, cross-fitted over valleys. The couplings were fixed before the first run: half, once and twice the
 simulation's own. `--ready` takes valleys that were simulated before.
 """
@@ -17,51 +17,7 @@ import time
 import warnings
 from pathlib import Path
 
-import numpy as np
-
-METHODS = ("image", "table", "fused", "double_check")
-
-
-def image_model(folder: Path, names: list[str], steps: int, seed: int = 0):
-    """A bundle of a network of 1 × 1 convolutions, trained on the pixels of some valleys."""
-    import rasterio
-    import torch
-    from torch import nn
-
-    from raremap import Bundle, LabelScheme
-
-    pixels, truth = [], []
-    for name in names:
-        with rasterio.open(folder / "august" / f"{name}.tif") as file:
-            image, bands = (
-                file.read().astype(np.float32),
-                [d or f"band{i + 1}" for i, d in enumerate(file.descriptions)],
-            )
-        with rasterio.open(folder / "landslides" / f"{name}.tif") as file:
-            mask = file.read(1)
-        usable = (mask != 255) & image.any(0)
-        pixels.append(image[:, usable].T)
-        truth.append(mask[usable] == 1)
-    x, y = np.concatenate(pixels), np.concatenate(truth)
-    torch.manual_seed(seed)
-    net = nn.Sequential(
-        nn.BatchNorm2d(x.shape[1], momentum=None), nn.Conv2d(x.shape[1], 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 1), nn.ReLU(),
-        nn.Conv2d(32, 2, 1),
-    )  # fmt: skip
-    optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
-    rng = np.random.default_rng(seed)
-    for _ in range(steps):
-        some = rng.integers(len(x), size=8192)
-        given = torch.from_numpy(x[some]).T[None, :, :, None]
-        loss = nn.functional.cross_entropy(
-            net(given), torch.from_numpy(y[some].astype(np.int64))[None, :, None]
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    share = float(y.mean())
-    scheme = LabelScheme({0: "other", 1: "landslide"})
-    return Bundle.from_module(net.eval(), scheme, bands, prior=(1 - share, share))
+from landslide_network import landslide_network
 
 
 def measured(folder: Path, names: list[str], out: Path, steps: int):
@@ -80,7 +36,7 @@ def measured(folder: Path, names: list[str], out: Path, steps: int):
         quiet=True,
     )  # fmt: skip
     return table_fuse(
-        image_model(folder, train, steps), table.bundle, [folder / "august" / f"{n}.tif" for n in rest],
+        landslide_network(folder, train, out / "image", steps), table.bundle, [folder / "august" / f"{n}.tif" for n in rest],
         [folder / "slope_units" / f"{n}.tif" for n in rest], out / "fused", rows=out / "rest.csv", scene_column="valley",
         label="landslide", folds=min(5, len(rest) // 2), quiet=True,
     )  # fmt: skip
@@ -93,7 +49,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one coupling, few valleys of 64 pixels")
     parser.add_argument("--valleys", type=int, default=36)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--couplings", type=float, nargs="+", default=[0.5, 1.0, 2.0])
     parser.add_argument("--work", type=Path, help="folder that keeps the valleys (default: a temporary one)")
     parser.add_argument(

@@ -27,12 +27,22 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def fresh(
-    script: str, *words: object, python: str = sys.executable, environment: Mapping[str, str] | None = None
+    script: str,
+    *words: object,
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+    limit_s: float | None = None,
 ) -> Any:
-    """What `script` with `words` prints as its last line, JSON, in a process of its own; ends this one where that fails."""
+    """What `script` with `words` prints as its last line, JSON, in a process of its own; ends this one where that fails.
+
+    None where it has not ended after `limit_s` seconds; it is killed then.
+    """
     command = [python, script, *map(str, words)]
     env = None if environment is None else {**os.environ, **environment}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        return None
     if done.returncode:
         raise SystemExit(f"{' '.join(command[1:])} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

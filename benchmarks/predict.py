@@ -44,6 +44,7 @@ NO_BLEND = "raster-vision-crop"
 PYTHONS: dict[str, str] = {}  # of each peer that is measured
 PARTS = ("deviation", "conv", "wide", "long", "unet", "sparse", "huge")
 USUAL = PARTS[:5]
+LIMIT_S = 900  # of a peer's run
 
 
 def make_scene(path: Path, height: int, width: int, bands: int = BANDS) -> None:
@@ -203,8 +204,10 @@ def child(runner: str, scene: Path, model: str, weights: Path, threads: int, kee
     print(json.dumps({"seconds": seconds, "peak_mb": peak, "above_model_mb": peak - loaded}))
 
 
-def measure(runner: str, scene: Path, model: str, threads: int, keep: Path | None = None) -> dict[str, float]:
-    """One measurement in a process of its own."""
+def measure(
+    runner: str, scene: Path, model: str, threads: int, keep: Path | None = None
+) -> dict[str, float] | None:
+    """One measurement in a process of its own; None of a peer that has not ended after `LIMIT_S`."""
     here = Path(__file__)
     about = [str(scene), model, str(scene.with_name(f"{model}.pt"))]
     if runner in PEERS:
@@ -215,7 +218,10 @@ def measure(runner: str, scene: Path, model: str, threads: int, keep: Path | Non
         script, python, environment = here, sys.executable, None
         about = ["--child", runner, *about]
     kept = [] if keep is None else ["--keep", keep]
-    return fresh(str(script), *about, "--threads", threads, *kept, python=python, environment=environment)
+    return fresh(
+        str(script), *about, "--threads", threads, *kept, python=python, environment=environment,
+        limit_s=LIMIT_S if runner in PEERS else None,
+    )  # fmt: skip
 
 
 def compare(
@@ -225,7 +231,13 @@ def compare(
     runs: dict[str, list[dict[str, float]]] = {r: [] for r in runners}
     for _ in range(repeats):
         for runner in runners:
-            runs[runner].append(measure(runner, scene, model, threads))
+            if runner not in runs:
+                continue  # stopped before
+            if (one := measure(runner, scene, model, threads)) is None:
+                del runs[runner]
+                print(f"{title:<26} {runner:<18} stopped: it had not ended after {LIMIT_S} s", flush=True)
+            else:
+                runs[runner].append(one)
     out = {}
     for runner, many in runs.items():
         middle = {key: statistics.median(one[key] for one in many) for key in many[0]}
@@ -263,7 +275,9 @@ def deviations(runners: list[str], scene: Path, threads: int) -> dict[str, dict[
         f"{'deviation from the dense reference':<34} {'greatest':>9} {'border':>9} {'mean':>9} {'other class':>12}"
     )
     for runner in runners:
-        measure(runner, scene, "conv", threads, path)
+        if measure(runner, scene, "conv", threads, path) is None:
+            print(f"{runner:<34} stopped: it had not ended after {LIMIT_S} s", flush=True)
+            continue
         probs = np.load(path)
         apart = np.abs(np.nan_to_num(probs) - exact).max(
             0

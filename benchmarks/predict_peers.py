@@ -1,6 +1,6 @@
 """One whole-scene prediction by a peer, in the peer's own environment: what `predict.py` starts for each of them.
 
-    PYTHON benchmarks/predict_peers.py PEER SCENE MODEL WEIGHTS [--keep PROBS.npy] [--quick]
+    PYTHON benchmarks/predict_peers.py PEER SCENE MODEL WEIGHTS [--keep PROBS.npy]
 
 Each does what its documentation shows for a scene that has to be cut in windows, with its own defaults but for the
 windows (512, 128 shared) and the network: the same weights for all, float32. The scene is normalised as
@@ -243,9 +243,6 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="write the probabilities here, instead of classes")
-    parser.add_argument(
-        "--quick", action="store_true", help="accepted and without effect: one run is one run"
-    )
     args = parser.parse_args()
     os.environ.setdefault("TQDM_DISABLE", "1")
     _imported(args.peer)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -82,12 +83,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("valleys", type=Path)
+    parser.add_argument("valleys", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, default=Path("runs/rescale-training"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
-    parser.add_argument("--quick", action="store_true", help="ten steps, one fold, one seed, two methods")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="ten steps, one fold, one seed, two methods; on valleys of its own",
+    )
     args = parser.parse_args()
+    if args.valleys is None and not args.quick:
+        parser.error("name the folder of simulated VALLEYS, or give --quick")
+    if not args.quick:
+        return train_all(args)
+    with tempfile.TemporaryDirectory() as temporary:
+        if args.valleys is None:
+            args.valleys = Path(temporary) / "valleys"
+            rm.simulate(args.valleys, valleys=12, size=96, quiet=True)
+        args.out = Path(temporary) / "runs"
+        train_all(args)
+
+
+def train_all(args: argparse.Namespace) -> None:
+    """Every run that is not there yet, then the table."""
     args.out.mkdir(parents=True, exist_ok=True)
     more = ("train.steps=10", "train.monitor_every=10") if args.quick else ()
     methods, seeds = (("area", "fractions"), 1) if args.quick else (args.methods, args.seeds)

@@ -56,15 +56,18 @@ def make_layout(terrain: Terrain, rng: np.random.Generator) -> Layout:
     near = np.zeros((size, size), np.uint8)
     for line, _ in roads:
         cv2.polylines(near, [np.round(line / FINE).astype(np.int32)[:, None]], False, 1)
-    to_road = (
-        cv2.distanceTransform(1 - near, cv2.DIST_L2, 5) * CELL
-        if near.any()
-        else np.full((size, size), 9e3, np.float32)
-    )
-    stream = terrain.drained > 0.3e6
-    to_river = cv2.distanceTransform((~stream).astype(np.uint8), cv2.DIST_L2, 5) * CELL
+    to_road, to_river = _distance(near > 0), _distance(terrain.drained > 0.3e6)
     houses, lost = _houses(codes, terrain, to_road, rng)
     return Layout(codes, to_road, to_river, houses, lost)
+
+
+def _distance(there: np.ndarray) -> np.ndarray:
+    """Metres to the nearest of the pixels that are there; 9 km where there is none."""
+    import cv2
+
+    if not there.any():
+        return np.full(there.shape, 9e3, np.float32)
+    return cv2.distanceTransform((~there).astype(np.uint8), cv2.DIST_L2, 5) * CELL
 
 
 def _strips(size: int, margin: int = 6) -> Iterator[tuple[slice, slice, slice]]:
