@@ -12,6 +12,7 @@ from raremap.errors import SceneError
 from raremap.labels import IGNORE, LabelScheme
 from raremap.scene.clouds import CloudOptions, CloudRecord
 from raremap.scene.gdal import grid_of
+from raremap.scene.raster import open_image
 from raremap.scene.sources import ScenesOptions
 from raremap.scene.window import Window
 from raremap.tiles.catalog import Catalog
@@ -55,6 +56,22 @@ def test_scl_is_understood_by_name(tmp_path, clouds):
         assert catalog.counts[row].tolist() == [(clear == 1).sum(), (clear == 2).sum()]
     catalog.save(tmp_path / "c.parquet")
     assert Catalog.load(tmp_path / "c.parquet").scenes == catalog.scenes
+
+
+def test_files_in_a_folder_called_scl_are_scl(tmp_path):
+    write(tmp_path / "scl/valley_1.tif", SCL, names=("band 1",))
+    with open_image(tmp_path / "scl/valley_1.tif") as file:
+        grid = file.grid
+    with CloudRecord(files=(str(tmp_path / "scl/valley_1.tif"),)).open(None, grid) as clouds:
+        assert (clouds.read(grid.window)[0] == CLOUD).all()
+
+
+def test_a_folder_that_only_has_scl_in_its_name_says_nothing(tmp_path):
+    write(tmp_path / "from_scl/a.tif", SCL % 2, names=("cloud",))
+    with open_image(tmp_path / "from_scl/a.tif") as file:
+        grid = file.grid
+    with CloudRecord(files=(str(tmp_path / "from_scl/a.tif"),)).open(None, grid) as clouds:
+        assert (clouds.read(grid.window)[0] == SCL % 2).all()
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,13 @@ def two_places(folder, dates=("2024-04-12", "2024-08-20")):
         mask(folder / f"mask/{place}.tif")
 
 
+def test_a_file_is_found_by_its_name_though_that_holds_brackets(tmp_path):
+    image(tmp_path / "img/sheet [12].tif")
+    mask(tmp_path / "mask/a.tif")
+    (scene,) = find_scenes(options(tmp_path, "img/sheet [12].tif", masks="mask/a.tif"))
+    assert (scene.name, scene.images) == ("sheet [12]", (str(tmp_path / "img/sheet [12].tif"),))
+
+
 @pytest.mark.parametrize(
     ("file", "images", "dates", "date"),
     [

@@ -420,3 +420,18 @@ def test_scenes_smaller_than_a_filter(tmp_path):
     nothing = pixels(image)
     nothing.valid[:] = False
     assert not Channels.of(BANDS, [feature("median"), feature("slope")]).compute(nothing)[7:].any()
+
+
+def test_a_scene_whose_no_data_is_nan_is_passed_over_once(tmp_path, monkeypatch):
+    from raremap.scene.features import reader
+
+    passes = []
+    read = reader._pass
+    monkeypatch.setattr(reader, "_pass", lambda *a: passes.append(a) or read(*a))
+    heights = np.full((1, 20, 20), 5, np.float32)
+    heights[0, 0, :2] = np.nan, 7
+    write(tmp_path / "a.tif", heights, nodata=np.nan, names=("dem",))
+    for _ in range(2):
+        with open_image(tmp_path / "a.tif") as image:
+            assert reader.ranges_of(image, ("dem",)) == {"dem": (5, 7)}
+    assert len(passes) == 1

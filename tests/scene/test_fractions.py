@@ -65,6 +65,12 @@ def test_a_scale_says_what_a_whole_cell_is(tmp_path):
     assert shares_of(path) == SHARES
 
 
+@pytest.mark.parametrize(("dtype", "most"), [("uint8", 100), ("float32", 1)])
+def test_a_nodata_tag_of_0_takes_no_cell_whose_other_classes_have_parts(tmp_path, dtype, most):
+    parts = (PERCENT / (100 / most)).astype(dtype)
+    assert shares_of(write(tmp_path / "f.tif", parts, names=NAMES, nodata=0)) == SHARES
+
+
 def test_nodata_in_a_band_is_unlabelled(tmp_path):
     parts = np.where(PERCENT.sum(0) == 0, 255, PERCENT).astype(np.uint8)
     assert shares_of(write(tmp_path / "f.tif", parts, names=NAMES, nodata=255)) == SHARES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 
@@ -12,6 +13,7 @@ import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyproj import Transformer
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
@@ -126,6 +128,52 @@ def test_shapes_as_large_as_the_world_cover_the_scene(tmp_path, crs):
     assert mask.read(Window(45, 60, 1, 1)).item() == 2
     only = layer(tmp_path / "b.gpkg", shapes[2:], crs=4326, c=["water"])
     assert (mask_of(only, grid).read(grid.window) == 1).all()
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_features_on_both_sides_of_the_date_line(tmp_path, monkeypatch, keeps):
+    if not keeps:  # ask the file for each window
+        monkeypatch.setattr(layers, "_SMALL", -1)
+    grid = Grid(60, 240, CRS.from_epsg(32760), Affine(100, 0, 810600, 0, -100, 8228500))  # Fiji
+    x, y = grid.transform @ (0, 30)
+    to_degrees = Transformer.from_crs(32760, 4326, always_xy=True).transform
+    discs = shapely.buffer(shapely.points([[x + d, y] for d in (3000, 9600, 17000)]), 1500)
+    degrees = shapely.transform(discs, lambda xy: np.column_stack(to_degrees(*xy.T)) % [360, 180] - [0, 180])
+    degrees = [
+        shapely.intersection(degrees, box(0, -90, 180, 0)),
+        shapely.intersection(degrees, box(180, -90, 360, 0)),
+    ]
+    degrees[1] = shapely.transform(degrees[1], lambda xy: xy - [360, 0])
+    cut = shapely.union_all(np.array(degrees), axis=0)  # as GeoJSON asks for it: a part on either side
+    assert [shapely.bounds(c)[[0, 2]].round().tolist() for c in cut] == [
+        [180, 180],
+        [-180, 180],
+        [-180, -180],
+    ]
+    world = box(-180, -80, 180, 80)
+    path = layer(tmp_path / "l.gpkg", [*cut, world], "EPSG:4326", c=["slide"] * 3 + ["land"])
+    truth = rasterize([(d, 2) for d in discs], (60, 240), transform=grid.transform)
+    with mask_of(path, grid) as mask:
+        assert mask.survey.features == 4
+        found = mask.read(grid.window)
+        differ = found != truth
+        assert differ.sum() < 8  # an edge of a disc is straight in degrees
+        assert {0, 2} == set(np.unique(found))
+        for col in range(0, 240, 48):
+            part = mask.read(Window(0, col, 60, 48))
+            assert (part == found[:, col : col + 48]).all()
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_geojson_that_says_no_crs_has_the_given_one(tmp_path, says):
+    path = layer(tmp_path / "l.geojson", [px(10, 20, 30, 40)], c=["slide"])
+    text = json.loads(path.read_text())
+    if not says:
+        del text["crs"]
+        path.write_text(json.dumps(text))
+    with mask_of(path, crs="EPSG:25831" if not says else "EPSG:4326") as mask:
+        found = mask.read(GRID.window)
+    assert (found == 2).sum() == (found[20:60, 10:40] == 2).sum() == 1200
 
 
 def test_points_and_lines_lie_on_polygons(tmp_path):

@@ -226,7 +226,7 @@ class TestTorchgeo:
 
         module, sets = ModuleType("torchgeo"), ModuleType("torchgeo.datasets")
         sets.NonGeoDataset, sets.Little, sets.Scenes = NonGeoDataset, Little, Scenes
-        sets.Odd, sets.Changes = Odd, Changes
+        sets.Odd, sets.Changes, sets.utils = Odd, Changes, ModuleType("torchgeo.datasets.utils")
         module.datasets = sets
         monkeypatch.setitem(sys.modules, "torchgeo", module)
         monkeypatch.setitem(sys.modules, "torchgeo.datasets", sets)
@@ -247,6 +247,7 @@ class TestTorchgeo:
     def test_what_cannot_be_had(self, tmp_path, torchgeo):
         for name, root, match in (
             ("Litle", "a", "no set 'Litle'; did you mean 'Little'"),
+            ("utils", "a", "no set 'utils'; known: "),
             ("Scenes", "a", "Scenes is of whole rasters"),
             ("Odd", "a", "Odd has mask values -1 to 0, expected 0 to 255"),
             ("Changes", "a", r"Changes gives images \(2, 3, 16, 16\) with masks \(16, 16\), expected"),

@@ -255,8 +255,9 @@ def test_a_buffer_in_metres_needs_a_crs(tmp_path):
         uses(catalog)
 
 
-def test_scenes_with_and_without_a_crs_are_not_compared(tmp_path):
+@pytest.mark.parametrize("split", [{}, {"block_px": 16}, {"block_files": 1}])
+def test_scenes_with_and_without_a_crs_are_not_compared(tmp_path, split):
     ground_scene(tmp_path / "img/a.tif", 0, 0, 32, 32)
     ground_scene(tmp_path / "img/b.tif", 0, 40, 32, 32, crs=None)
     with pytest.raises(SplitError, match=r"b\.tif has no CRS, but .*a\.tif has one; give both the same"):
-        catalog_of(tmp_path, SplitOptions())
+        catalog_of(tmp_path, SplitOptions(**split))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from raremap.scene.sources import ScenesOptions
 from raremap.tiles.options import SplitOptions, TileOptions
 from raremap.tiles.prepare import prepare
 from raremap.tiles.splits import uses
+from raremap.workflows import export_tiles as module
 from raremap.workflows.export_tiles import export_tiles
 
 SCHEME = LabelScheme(project.CLASSES, ignore=[0])
@@ -67,6 +69,27 @@ def test_a_stopped_export_goes_on_and_another_catalog_is_refused(tmp_path, catal
     assert lost.read_bytes() == before
     with pytest.raises(OutputError, match="tiles holds the tiles of another catalog or another division"):
         export_tiles(catalog, tmp_path / "tiles", split=True, quiet=True)
+
+
+def test_an_interrupted_export_ends_within_the_tiles_under_way(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    write(tmp_path / "img/a.tif", rng.integers(1, 9, (1, 512, 512)).astype(np.uint8))
+    write(tmp_path / "mask/a.tif", np.ones((512, 512), np.uint8))
+    catalog = made(tmp_path, block_px=32)  # 21 times 21 tiles of one scene
+    monkeypatch.setattr(module, "cores", lambda: 2)
+
+    class Bar:
+        def advance(self, steps=1):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "progress", lambda *_: nullcontext(Bar()))
+    with pytest.raises(KeyboardInterrupt):
+        export_tiles(catalog, tmp_path / "tiles", quiet=True)
+    there = len(list((tmp_path / "tiles/masks").glob("*.tif")))
+    assert 0 < there < len(catalog) / 2
+    monkeypatch.undo()
+    done = export_tiles(catalog, tmp_path / "tiles", quiet=True)
+    assert (done.written, done.kept) == (len(catalog) - there, there)
 
 
 def test_each_use_has_its_folder_and_none_shares_ground(tmp_path, catalog):

@@ -13,7 +13,7 @@ from tests.rasters import write
 import raremap as rm
 from raremap.cli import app
 from raremap.config import Experiment
-from raremap.errors import ConfigError, SceneError
+from raremap.errors import ConfigError, RaremapWarning, SceneError
 from raremap.scene.gdal import fingerprint
 from raremap.workflows.prepare import catalog_of, prepare
 
@@ -57,6 +57,56 @@ def test_fine_masks_are_rescaled_once_and_again_when_they_change(tmp_path):
     assert catalog_of(other, quiet=True).counts.sum() == 8192
     with rasterio.open(made) as file:
         assert file.tags()["rescaled"] == "mode"
+
+
+def test_one_raster_serves_all_scenes_and_what_it_leaves_out_is_counted(tmp_path):
+    ground(tmp_path, "abc")
+    whole = np.zeros((320, 3320), np.uint8)  # a to c at 2 m, with gaps of 2.36 km; b is unlabelled
+    whole[:, :320], whole[:160, :160] = 1, 2
+    whole[:, 3000:], whole[:160, 3000:3160] = 1, 2
+    write(tmp_path / "labels.tif", whole, (4e5, 4.6e6), pixel=2.0, nodata=0)
+    one = {"masks": "labels.tif", "rescale": {"kind": "area"}}
+    catalog = prepare(experiment(tmp_path, **one), quiet=True)
+    assert catalog.counts.sum(0).tolist() == [2 * 3072, 2 * 1024]
+    assert set(catalog.scene_names) == {"a", "c"}
+    assert catalog.dropped == {"no labelled pixel": 4}
+    made = tmp_path / "run/labels/b.tif"
+    written = made.stat().st_mtime_ns
+    assert prepare(experiment(tmp_path, **one), quiet=True).fingerprint == catalog.fingerprint
+    assert made.stat().st_mtime_ns == written
+    with pytest.raises(
+        SceneError, match=r"labels\.tif goes with a; one raster serves all scenes with scenes\.rescale"
+    ):
+        prepare(experiment(tmp_path, masks="labels.tif"), quiet=True)
+
+
+def test_scenes_beyond_the_one_raster_are_left_out_and_told(tmp_path):
+    ground(tmp_path, "abc")
+    whole = np.ones((320, 320), np.uint8)
+    whole[:160, :160] = 2
+    write(tmp_path / "labels.tif", whole, (4e5 + 3000, 4.6e6), pixel=2.0)
+    exp = experiment(tmp_path, masks="labels.tif", rescale={"kind": "area"})
+    with pytest.warns(
+        RaremapWarning, match=r"2 of 3 scenes lie beyond .*labels\.tif .* the first is .*a\.tif"
+    ):
+        catalog = prepare(exp, quiet=True)
+    assert set(catalog.scene_names) == {"b"}
+    with pytest.warns(RaremapWarning, match="2 of 3"):
+        assert catalog_of(exp, quiet=True).fingerprint == catalog.fingerprint
+    write(tmp_path / "labels.tif", whole, (9e5, 4.6e6), pixel=2.0)
+    with pytest.raises(SceneError, match=r"labels\.tif does not overlap .*a\.tif; check"):
+        prepare(exp, quiet=True)
+
+
+def test_dates_of_one_place_share_a_rescaled_mask(tmp_path):
+    for date in ("2024-04-12", "2024-08-20"):
+        ground(tmp_path / date, "a")
+        (tmp_path / date / "mask").rename(tmp_path / "mask") if date == "2024-04-12" else None
+    exp = experiment(tmp_path, images="{date}/img/*.tif", rescale={"kind": "area"})
+    catalog = prepare(exp, quiet=True)
+    assert catalog.counts.sum(0).tolist() == [2 * 3072, 2 * 1024]
+    assert {s.mask for s in catalog.scenes.values()} == {str(tmp_path / "run/labels/a@2024-04-12.tif")}
+    assert [p.name for p in (tmp_path / "run/labels").iterdir()] == ["a@2024-04-12.tif"]
 
 
 def test_masks_on_the_images_grid_are_left_alone(tmp_path):

@@ -26,6 +26,10 @@ _STEPS = (64, 32, 16, 8, 4)  # pixels between the nodes of the interpolation
 _SAMPLES = 4.0  # points a cell and axis, at least, at which a warped raster is sampled
 
 
+class Apart(SceneError):
+    """Two rasters that have no ground in common."""
+
+
 class Axis(NamedTuple):
     """Fine pixels `first[i]` … `end[i]`-1 of cell i along one axis, and their weights `[n, m]` (share of a pixel)."""
 
@@ -186,8 +190,8 @@ def _check_finer(ratio: float, fine_name: str, coarse_name: str) -> None:
         )
 
 
-def _apart(fine_name: str, coarse_name: str) -> SceneError:
-    return SceneError(
+def _apart(fine_name: str, coarse_name: str) -> Apart:
+    return Apart(
         f"{fine_name} does not overlap {coarse_name}; check that they are of the same ground, and their CRS"
     )
 

@@ -31,8 +31,8 @@ class CloudOptions(Options):
     """What says where clouds are: a `band` of the image, or `files` found like masks.
 
     Files on another grid (Sentinel-2's SCL of 20 m) are read on the image's, by nearest pixel.
-    `cloud` and `snow` list its values; every other value is clear. Without them a band or file called SCL is
-    read as Sentinel-2's scene classification (3, 8, 9, 10 are clouds and their shadows, 11 is snow), and any
+    `cloud` and `snow` list its values; every other value is clear. Without them a band, a file or its folder called
+    SCL is read as Sentinel-2's scene classification (3, 8, 9, 10 are clouds and their shadows, 11 is snow), and any
     other must hold 0 (clear) and 1 (cloud).
     """
 
@@ -135,13 +135,15 @@ class CloudReader:
 
         image, valid = reader.read(window)
         record, path = self._record, reader.paths[0]
+        *folders, file = re.split(r"[/\\]", path)
+        called_scl = _is_scl(file) or folders[-1:] in (["scl"], ["SCL"])
         out = np.zeros(image.shape, np.uint8)
         if record.cloud is not None:
             out[np.isin(image, record.cloud)] = 1
             out[np.isin(image, record.snow)] = 2
             return out
         for band, name, codes in zip(image, reader.bands, out, strict=True):
-            scl = _is_scl(name) or _is_scl(os.path.basename(path))
+            scl = called_scl or _is_scl(name)
             known = SCL if scl else _PLAIN
             codes[np.isin(band, known["cloud"])] = 1
             codes[np.isin(band, known["snow"])] = 2

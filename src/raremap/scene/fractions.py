@@ -43,12 +43,14 @@ class FractionFile(OneFile):
         """Nothing to tell."""
 
     def fractions(self, window: Window) -> np.ndarray:
-        """Parts of each cell, float32 `[K, h, w]`; 0 where a band has no data. Raises `LabelError`, `SceneError`."""
+        """Parts of each cell, float32 `[K, h, w]`; 0 where it has no data. Raises `LabelError`, `SceneError`."""
         numbers = [*(n for n in self._band if n), *self._others]
         raw = read_window(self._opened(), numbers, window)
         known = ~np.isnan(raw).any(0) if raw.dtype.kind == "f" else np.ones(raw.shape[1:], bool)
         if self._nodata is not None and not np.isnan(self._nodata):
-            known &= (raw != self._nodata).all(0)
+            # A part of a cell may be called so, too: most are 0. Then a cell is unknown where all its bands are.
+            unknown = np.all if 0 <= self._nodata <= self._whole else np.any
+            known &= ~unknown(raw == self._nodata, axis=0)
         parts = np.where(known, raw, 0).astype(np.float32) / np.float32(self._whole)
         self._check(parts, window)
         out = np.zeros((len(self._band), window.height, window.width), np.float32)

@@ -28,12 +28,16 @@ _SMALL = 64 << 20
 # Text has no spatial index: each question would read all of it, so it is kept whatever its size.
 _TEXT = frozenset({".geojson", ".json", ".geojsonl", ".gml", ".kml"})
 _KEPT = 4
+_CRS_WITHIN = 4096  # bytes from either end of a GeoJSON file in which it says its CRS
 
 EXPECTED = (
     "expected polygons, lines or points of the classes; name the class of all its ground as scenes.vector.background, or take "
     "the file away (scenes.without_mask: skip)"
 )
 """How errors end that tell of labels without any shape."""
+
+Bounds = tuple[float, float, float, float]
+"""Left, bottom, right and top in a layer's CRS."""
 
 # Codes beside the class indices 0..253 and IGNORE.
 NO_CLASS, UNKNOWN = -1, -2
@@ -54,7 +58,7 @@ class VectorOptions(Options):
 
     With `fractions` a pixel is labelled with the share of each class in it, from 64 points.
 
-    `crs` is for a layer that does not say its own.
+    `crs` is for a layer that does not say its own, as GeoJSON may not.
     """
 
     layer: str | None = None
@@ -163,32 +167,40 @@ class Layer:
         """Forget what was read; the next question reads it again, or finds it kept for other scenes."""
         self._whole = None
 
-    def within(self, bounds: tuple[float, float, float, float]) -> Features:
-        """Features whose bounding box meets `bounds` (left, bottom, right, top, in the layer's CRS)."""
+    def within(self, *boxes: Bounds) -> Features:
+        """Features whose bounding box meets one of `boxes` (left, bottom, right, top, in the layer's CRS)."""
         if self._keeps:
-            return self._all().within(bounds)
-        return Features.joined([f for f, _ in self._batches(bounds)])
+            return self._all().within(*boxes)
+        return Features.joined([f for f, _ in self._meeting(boxes)])
 
-    def survey(self, bounds: tuple[float, float, float, float]) -> Survey:
-        """Counts of the features that meet `bounds`; those without a shape are nowhere, and counted too."""
+    def survey(self, *boxes: Bounds) -> Survey:
+        """Counts of the features that meet one of `boxes`; those without a shape are nowhere, and counted too."""
         found = Survey()
         if self._keeps:
-            found.add(self._all().within(bounds))
+            found.add(self._all().within(*boxes))
             found.no_shape = self._all().no_shape
             return found
-        for part, no_shape in self._batches(bounds):
+        for part, no_shape in self._meeting(boxes):
             found.add(part)
             found.no_shape += no_shape
         return found
+
+    def _meeting(self, boxes: tuple[Bounds, ...]) -> Iterator[tuple[Features, int]]:
+        """As `_batches`, of several boxes; a feature that meets two is given once."""
+        seen = np.empty(0, np.int64)
+        for box in boxes:
+            for part, no_shape in self._batches(box):
+                fresh = part.pick(np.flatnonzero(~np.isin(part.order, seen)))
+                if box is not boxes[-1]:
+                    seen = np.concatenate([seen, fresh.order])
+                yield fresh, no_shape
 
     def _all(self) -> _Whole:
         if self._whole is None:
             self._whole = _kept(self)
         return self._whole
 
-    def _batches(
-        self, bounds: tuple[float, float, float, float] | None = None
-    ) -> Iterator[tuple[Features, int]]:
+    def _batches(self, bounds: Bounds | None = None) -> Iterator[tuple[Features, int]]:
         """Features part by part, and how many of each part had no shape."""
         import shapely
         from pyogrio.errors import DataLayerError, DataSourceError
@@ -278,10 +290,11 @@ class _Whole:
         self.features, self.no_shape = features, no_shape
         self._tree = STRtree(features.shape)
 
-    def within(self, bounds: tuple[float, float, float, float]) -> Features:
+    def within(self, *boxes: Bounds) -> Features:
         from shapely import box
 
-        return self.features.pick(np.sort(self._tree.query(box(*bounds))))
+        met = self._tree.query([box(*bounds) for bounds in boxes])[1]
+        return self.features.pick(np.unique(met))
 
 
 _lock = threading.Lock()
@@ -342,14 +355,31 @@ def open_layer(path: str | Path, options: VectorOptions, scheme: LabelScheme) ->
             raise SceneError(
                 f"{path} has no column '{column}' (scenes.vector.{key}); {nearest(column, columns)}"
             )
-    text = info["crs"] or options.crs
     try:
-        crs = CRS.from_user_input(text) if text else None
+        given = CRS.from_user_input(options.crs) if options.crs else None
     except (CRSError, ValueError):
         raise SceneError(
-            f"scenes.vector.crs is '{text}', which is no CRS; give one such as EPSG:25831"
+            f"scenes.vector.crs is '{options.crs}', which is no CRS; give one such as EPSG:25831"
         ) from None
-    return Layer(path, options, scheme, crs, info["features"])
+    try:
+        own = CRS.from_user_input(info["crs"]) if info["crs"] else None
+    except (CRSError, ValueError):
+        raise SceneError(
+            f"{path} has a CRS that is not known here ({info['crs'][:60]}); convert it"
+        ) from None
+    if given is not None and (own is None or not _says_crs(path)):
+        own = given
+    return Layer(path, options, scheme, own, info["features"])
+
+
+def _says_crs(path: str) -> bool:
+    """Whether a file that GDAL has a CRS for says it: GeoJSON that says none is taken to be in degrees."""
+    if Path(path).suffix.lower() not in (".geojson", ".json", ".geojsonl"):
+        return True
+    with open(path, "rb") as file:  # the member stands before the features or after them
+        head = file.read(_CRS_WITHIN)
+        file.seek(max(0, Path(path).stat().st_size - _CRS_WITHIN))
+        return b'"crs"' in head + file.read()
 
 
 @lru_cache(64)

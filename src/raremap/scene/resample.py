@@ -84,6 +84,7 @@ def rescale_labels(
     progress: Progress | None = None,
     tags: Mapping[str, str] | None = None,
     cluster: Cluster | None = None,
+    empty: bool = False,
 ) -> Rescaled:
     """Write the classes of a fine raster on a coarser grid; the source's values are kept.
 
@@ -91,6 +92,7 @@ def rescale_labels(
     free value where the scheme uses 255); with fractions a band a class of uint8, 200 for all of a cell and
     nodata 255. `like` names the grid in errors. The file takes its name at the end; after a fault or an
     interruption nothing is left. With a `cluster` its workers read and count, and the result is the same.
+    Labels without a labelled pixel within the grid are an error, but where `empty` is allowed.
     Raises `SceneError`, `LabelError`, `OutputError`.
     """
     options, progress = options or Area(), progress or Silent()
@@ -104,10 +106,10 @@ def rescale_labels(
         with bounded_cache(), _workers(workers) as pool:
             work = _windowing(source, alignment, options, scheme, pool, workers)
             if cluster is None:
-                return _write(work, out, _Step(work), pool, workers, progress, tags or {})
+                return _write(work, out, _Step(work), pool, workers, progress, tags or {}, empty)
         # The team ends before the threads that wait for it: a run that is stopped does not wait for its windows.
         with _workers(cluster.size()) as pool, cluster.team(partial(_Step, work), _told) as team:
-            return _write(work, out, team, pool, team.size, progress, tags or {})
+            return _write(work, out, team, pool, team.size, progress, tags or {}, empty)
     finally:
         source.close()
 
@@ -138,6 +140,7 @@ def _write(
     workers: int,
     progress: Progress,
     tags: Mapping[str, str],
+    empty: bool,
 ) -> Rescaled:
     source, grid, options = work.labels, work.alignment.coarse, work.options
     windows = windows_of(work, workers)
@@ -154,7 +157,7 @@ def _write(
             writer.write(one.window, one.array)
             tally.add(one)
             progress.advance(one.window.height * one.window.width / (grid.height * grid.width))
-        result = tally.result(out)
+        result = tally.result(out, empty)
     return result
 
 
@@ -330,9 +333,9 @@ class _Tally:
             self._cells[value] = self._cells.get(value, 0) + float(cells.sum())
             self._after[value] = self._after.get(value, 0.0) + float(cells @ row)
 
-    def result(self, out: Path) -> Rescaled:
+    def result(self, out: Path, empty: bool) -> Rescaled:
         work = self._work
-        if not self._before:
+        if not self._before and not empty:
             raise LabelError(
                 f"{work.labels.path} has no labelled pixel within the image: all of it is nodata or ignored; "
                 "nothing was written"

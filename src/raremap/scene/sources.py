@@ -39,7 +39,8 @@ class ScenesOptions(Options):
 
     With `vector` the masks are vector layers; one file without wildcards serves all scenes. `weights` are
     rasters on the images' grids that say how much each label counts: 0 is ignored, and only ratios matter.
-    `rescale` brings mask rasters that are finer than their images to the images' grid, once, under OUT/labels.
+    `rescale` brings mask rasters that are finer than their images to the images' grid, once, under OUT/labels; one
+    file without wildcards serves all scenes.
     Masks may be rasters of fractions, a band a class, as `rescale: {kind: fractions}` makes them.
 
     `{date}` in a pattern stands for the date of a file, and `dates` says how several dates of a place are
@@ -210,14 +211,22 @@ def _beside(options: ScenesOptions, i: int, images: Mapping[Key, str], masks: bo
         if not patterns:
             continue
         found = _matches(patterns[i], options, dated=False)
-        if what == "mask" and options.vector is not None and Key(()) in found:  # one layer for all scenes
+        placed = options.vector is not None or options.rescale is not None
+        if what == "mask" and placed and Key(()) in found:  # one layer or raster for all scenes
             found = dict.fromkeys(images, found[Key(())])
         partners = {key: found.get(key, found.get(Key(key.groups))) for key in images}
         absent = next((key for key, path in partners.items() if path is None), None)
         if absent is not None and (what != "mask" or options.without_mask == "error"):
             wanted = " ".join(k for k in (*absent.groups, absent.date) if k) or "it"
             like = next(iter(found.values()))
-            raise SceneError(f"image {images[absent]} has no {what}: no file like {like} goes with {wanted}")
+            hint = (
+                "; one raster serves all scenes with scenes.rescale"
+                if what == "mask" and Key(()) in found
+                else ""
+            )
+            raise SceneError(
+                f"image {images[absent]} has no {what}: no file like {like} goes with {wanted}{hint}"
+            )
         known = {*images, *(Key(key.groups) for key in images)}
         lonely = [path for key, path in found.items() if key not in known]
         if lonely and what in ("mask", "weights"):
@@ -290,7 +299,7 @@ def _matches(pattern: str, options: ScenesOptions, dated: bool = True) -> dict[K
             )
         return {Key(()): full}
     full = os.path.normpath(full)
-    if not glob.has_magic(full) and SLOT not in full:
+    if SLOT not in full and (Path(full).is_file() or not glob.has_magic(full)):  # a name may hold brackets
         if not Path(full).exists():
             raise SceneError(f"{full} does not exist; check scenes.images, scenes.masks and scenes.root")
         return {Key(()): full}

@@ -13,6 +13,7 @@ from raremap.scene.layers import (
     EXPECTED,
     NO_CLASS,
     UNKNOWN,
+    Bounds,
     Features,
     Layer,
     Survey,
@@ -94,7 +95,7 @@ class VectorMask:
     def survey(self) -> Survey:
         """What the layer holds on this grid; raises `LabelError` naming values that no class has, `SceneError` without shapes."""
         if self._survey is None:
-            found = self.layer.survey(self._ground(self.grid.window))
+            found = self.layer.survey(*self._boxes(self.grid.window))
             if found.unknown:
                 self._refuse(found)
             if found.no_shape == self.layer.count != 0 and self.options.background is None:
@@ -141,7 +142,7 @@ class VectorMask:
         """Shapes in pixels of the scene, and class indices, of what meets a window; the last one is on top."""
         import shapely
 
-        found = self.layer.within(self._ground(window))
+        found = self.layer.within(*self._boxes(window))
         if (found.index == UNKNOWN).any():
             survey = Survey()
             survey.add(found)
@@ -194,12 +195,20 @@ class VectorMask:
         """The shapes, cut where they reach far beyond the scene: of a continent's corners few have a place in its CRS."""
         import shapely
 
-        low, high = np.array(self._ground(self.grid.window)).reshape(2, 2)
-        reach = _FAR * (high - low).max()
-        low, high = low - reach, high + reach
-        bounds = shapely.bounds(shapes)
-        far = (bounds[:, :2] < low).any(1) | (bounds[:, 2:] > high).any(1)
-        return _clipped(shapes, far, (*low, *high)) if np.isfinite(reach) else shapes
+        boxes = np.array(self._boxes(self.grid.window))
+        reach = _FAR * (boxes[0, 2:] - boxes[0, :2]).max()
+        if not np.isfinite(reach):
+            return shapes
+        boxes += reach * np.array([-1, -1, 1, 1])
+        bounds = shapely.bounds(shapes)[:, None]
+        outside = (bounds[..., :2] < boxes[:, :2]).any(-1) | (bounds[..., 2:] > boxes[:, 2:]).any(-1)
+        far = outside.all(1)
+        parts = [_clipped(shapes, far, tuple(box)) for box in boxes.tolist()]
+        if len(parts) == 1:
+            return parts[0]
+        near = shapes.copy()
+        near[far] = [shapely.geometrycollections(both) for both in zip(*(p[far] for p in parts), strict=True)]
+        return near
 
     @property
     def _elsewhere(self) -> bool:
@@ -216,8 +225,18 @@ class VectorMask:
             self._to_grid = Transformer.from_crs(source, target, always_xy=True)
         return np.column_stack(self._to_grid.transform(xy[:, 0], xy[:, 1]))
 
-    def _ground(self, window: Window) -> tuple[float, float, float, float]:
-        """Bounds of a window and a pixel around it in the layer's CRS."""
+    def _boxes(self, window: Window) -> list[Bounds]:
+        """Where features may lie that meet a window and a pixel around it, in the layer's CRS.
+
+        Across the date line that is on both sides of it, where longitudes go on beyond 180 or begin at -180 again.
+        """
+        left, bottom, right, top = bounds = self._ground(window)
+        if left <= right or not np.isfinite(bounds).all():
+            return [bounds]
+        return [(left, bottom, right + 360, top), (left - 360, bottom, right, top)]
+
+    def _ground(self, window: Window) -> Bounds:
+        """Bounds of a window and a pixel around it in the layer's CRS; left lies right of right across the date line."""
         from rasterio.warp import transform_bounds
 
         w = Window(window.row_off - 1, window.col_off - 1, window.height + 2, window.width + 2)

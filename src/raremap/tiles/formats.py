@@ -199,8 +199,8 @@ def torchgeo(name: str, root: Path, out: str | Path, quiet: bool = False) -> Sec
     except ImportError:
         raise MissingExtra("torchgeo", "torchgeo") from None
 
-    found = getattr(datasets, name, None)
     known = [n for n in dir(datasets) if isinstance(getattr(datasets, n), type)]
+    found = getattr(datasets, name) if name in known else None
     if found is None:
         raise ConfigError(f"torchgeo has no set '{name}'; {nearest(name, known)}")
     if not issubclass(found, datasets.NonGeoDataset):

@@ -50,6 +50,7 @@ def _places(catalog: Catalog, split: SplitOptions, root: str | None) -> np.ndarr
     if split.block_m is not None:
         return _ground_blocks(catalog, split.block_m)
     if split.block_px is not None:
+        check_comparable(catalog)
         return _pixel_blocks(catalog, split.block_px, catalog.sites)
     if split.places == TOUCHING:
         check_comparable(catalog)
@@ -59,6 +60,7 @@ def _places(catalog: Catalog, split: SplitOptions, root: str | None) -> np.ndarr
     elif split.places is not None:
         by_scene = _from_wildcard(catalog, split.places)
     elif split.block_files is not None:
+        check_comparable(catalog)
         by_scene = dict.fromkeys(catalog.scenes, "")
     else:
         check_comparable(catalog)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from raremap.errors import OutputError
 from raremap.files import locked, written
-from raremap.jobs import progress
+from raremap.jobs import cores, in_threads, progress
 from raremap.labels import IGNORE
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from raremap.tiles.catalog import Catalog
 
 _MANIFEST = "tiles.json"
+_PART = 32  # tiles that a thread writes at a time
 
 
 @dataclass(frozen=True)
@@ -74,21 +74,18 @@ def export_tiles(
     folders = [out / str(u) if split else out for u in use[rows]]
     with locked(out):
         _claim(out, {"catalog": catalog.fingerprint, "split": split})
-        scenes = catalog.scene_names[rows]
-        jobs = [(str(s), np.flatnonzero(scenes == s)) for s in dict.fromkeys(scenes)]
         done = 0
-        with progress("export", len(rows), quiet) as bar, ThreadPoolExecutor(4) as pool:
+        with progress("export", len(rows), quiet) as bar:
 
-            def one(job: tuple[str, np.ndarray]) -> int:
-                scene, here = job
-                wanted = [(catalog.windows[rows[i]], folders[i], names[i]) for i in here]
-                count = 0
-                for fresh in _export(catalog, scene, wanted):
-                    bar.advance()
-                    count += fresh
-                return count
+            def export(part: np.ndarray) -> int:
+                scene = str(catalog.scene_names[rows[part[0]]])
+                return _export(
+                    catalog, scene, [(catalog.windows[rows[i]], folders[i], names[i]) for i in part]
+                )
 
-            done = sum(pool.map(one, jobs))
+            for part, count in in_threads(_parts(catalog.scene_names[rows]), export, cores()):
+                done += count
+                bar.advance(len(part))
         table = catalog.table.iloc[rows].drop(columns=["geometry", "counts"])
         table.insert(0, "file", [f"{names[i]}.tif" for i in range(len(rows))])
         table.insert(1, "use", use[rows])
@@ -96,6 +93,13 @@ def export_tiles(
             table.to_csv(fresh, index=False)
     by_use = Counter(str(u) for u in use[rows])
     return Exported(out, done, len(rows) - done, dict(by_use), len(catalog) - len(rows))
+
+
+def _parts(scenes: np.ndarray) -> Iterator[np.ndarray]:
+    """The tiles, given by their scenes, in parts of one scene: a stop waits for those under way."""
+    for scene in dict.fromkeys(scenes):
+        here = np.flatnonzero(scenes == scene)
+        yield from np.split(here, range(_PART, len(here), _PART))
 
 
 def _names(catalog: Catalog, rows: np.ndarray) -> list[str]:
@@ -123,19 +127,21 @@ def _claim(out: Path, mine: dict[str, Any]) -> None:
         fresh.write_text(json.dumps(mine) + "\n", encoding="utf-8")
 
 
-def _export(catalog: Catalog, scene: str, wanted: list[tuple[Window, Path, str]]) -> Iterator[bool]:
-    """Write the tiles of a scene; says of each whether it was written now."""
+def _export(catalog: Catalog, scene: str, wanted: list[tuple[Window, Path, str]]) -> int:
+    """Write tiles of a scene; says how many were not there."""
+    count = 0
     with catalog.open_image(scene) as image, catalog.open_mask(scene) as mask:
         for window, folder, name in wanted:
             files = (folder / "images" / f"{name}.tif", folder / "masks" / f"{name}.tif")
-            fresh = not all(f.exists() for f in files)
-            if fresh:
-                pixels, valid = image.read(window)
-                index = mask.read(window)
-                index[~valid] = IGNORE
-                _write_image(files[0], image, window, pixels, valid)
-                _write_mask(files[1], image, window, catalog.scheme, index)
-            yield fresh
+            if all(f.exists() for f in files):
+                continue
+            pixels, valid = image.read(window)
+            index = mask.read(window)
+            index[~valid] = IGNORE
+            _write_image(files[0], image, window, pixels, valid)
+            _write_mask(files[1], image, window, catalog.scheme, index)
+            count += 1
+    return count
 
 
 def _write_image(

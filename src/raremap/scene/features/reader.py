@@ -82,7 +82,7 @@ def ranges_of(image: ImageReader, bands: tuple[str, ...]) -> Ranges:
     """
     if not bands:
         return {}
-    key = (tuple(_mark(p) for p in image.paths), image.bands, image.nodata, bands)
+    key = (tuple(_mark(p) for p in image.paths), image.bands, repr(image.nodata), bands)  # NaN is not NaN
     if key not in _known:
         log.info("%s: one pass for the range of %s", image.paths[0], ", ".join(bands))
         _known[key] = _pass(image, bands)
