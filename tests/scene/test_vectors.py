@@ -22,7 +22,7 @@ from raremap.errors import LabelError, SceneError
 from raremap.labels import IGNORE, LabelScheme
 from raremap.scene import layers
 from raremap.scene.grid import Grid
-from raremap.scene.layers import VectorOptions
+from raremap.scene.vector_options import VectorOptions
 from raremap.scene.vectors import open_vector
 from raremap.scene.window import Window
 

@@ -15,7 +15,7 @@ from raremap.scene.vectors import open_vector
 
 if TYPE_CHECKING:
     from raremap.scene.grid import Grid
-    from raremap.scene.layers import VectorOptions
+    from raremap.scene.vector_options import VectorOptions
     from raremap.scene.window import Window
 
 

@@ -18,9 +18,10 @@ from raremap.options import Options
 from raremap.scene.clouds import CloudOptions
 from raremap.scene.dates import SLOT, DatesOptions, combined
 from raremap.scene.features.options import Feature
-from raremap.scene.layers import SUFFIXES, VectorOptions
+from raremap.scene.layers import SUFFIXES
 from raremap.scene.normalize import NormalizeOptions
 from raremap.scene.options import RescaleOptions
+from raremap.scene.vector_options import VectorOptions
 
 
 class ScenesOptions(Options):

@@ -17,11 +17,12 @@ from raremap.labels import LabelScheme
 from raremap.scene.clouds import ClearMask, CloudReader, CloudRecord
 from raremap.scene.gdal import fingerprint, is_remote
 from raremap.scene.grid import Grid
-from raremap.scene.layers import VectorOptions, files_of
+from raremap.scene.layers import files_of
 from raremap.scene.layout import open_source
 from raremap.scene.maskfile import WeightReader, open_weights
 from raremap.scene.masks import Mask, open_labels
 from raremap.scene.raster import ImageReader, open_image
+from raremap.scene.vector_options import VectorOptions
 from raremap.scene.window import Window
 from raremap.tiles.options import SplitOptions, TileOptions
 
