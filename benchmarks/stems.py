@@ -144,7 +144,7 @@ def measure(folder: Path, out: Path, steps: int, seeds: int) -> None:
                 continue
             with tempfile.TemporaryDirectory() as temporary:
                 found = one_run(folder, name, count, seed, Path(temporary))
-            done.append({"network": name, "kind": kind, "seed": seed, "steps": count * 1, **found})
+            done.append({"network": name, "kind": kind, "seed": seed, "steps": count, **found})
             with log.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")
             print(row([done[-1]]), flush=True)
