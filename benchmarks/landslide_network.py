@@ -11,14 +11,19 @@ from raremap.workflows.train import train_experiment
 HERE = Path(__file__).parent
 
 
+def development(folder: Path) -> list[str]:
+    """Names of the valleys of a folder that holdout.json does not keep for the final figures."""
+    held = json.loads((HERE / "holdout.json").read_text())["valleys"]["places"]
+    return sorted(p.stem for p in (folder / "august").glob("*.tif") if p.stem not in held)
+
+
 def landslide_network(
     folder: Path, names: list[str], out: Path, steps: int, seed: int = 0, *changes: str
 ) -> Bundle:
     """The bundle of a small U-Net, trained on the August images of the valleys `names`; no other valley is touched.
 
     The experiment is benchmarks/experiments/landslides.yaml without terrain, with prior-adjusted CE + Dice at τ ½. Of `names`,
-    15 % choose the step and 25 % fit the decision. Valleys of holdout.json are not set aside: nothing that is chosen for
-    the package rests on these networks. The run folder is `out`, and `changes` are further keys (`model.width=16`).
+    15 % choose the step and 25 % fit the decision. The run folder is `out`, and `changes` are further keys (`model.width=16`).
     """
     places: dict[str, str] = json.loads((folder / "places.json").read_text())
     kept = {places[name] for name in places if Path(name).stem in names}

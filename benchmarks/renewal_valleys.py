@@ -5,7 +5,7 @@
 
 FOLDER is what `raremap simulate --valleys` made. The April map has no landslide. August is mapped by an oracle, which
 knows the true scars, by a logistic regression on the ten bands of single pixels and by a small U-Net, both fitted on the
-labels of the first two thirds of the valleys, with their faults, and tried on the others; clouds are those of the given masks, which miss 7 % of the true
+labels of two thirds of the valleys that are not held out, with their faults, and tried on the others; clouds are those of the given masks, which miss 7 % of the true
 ones. Renewal may change nothing under them.
 """
 
@@ -22,7 +22,7 @@ import torch
 from scipy.ndimage import label
 from sklearn.linear_model import LogisticRegression
 
-from landslide_network import landslide_network
+from landslide_network import development, landslide_network
 from raremap import simulate
 from raremap.bundle import Bundle
 from raremap.labels import LabelScheme
@@ -77,7 +77,7 @@ def main() -> None:
 
 def measure(folder: Path, steps: int, margin: float) -> None:
     """Print the table."""
-    names = sorted(p.name for p in (folder / "august").glob("*.tif"))
+    names = [f"{name}.tif" for name in development(folder)]
     fitted, tested = names[: 2 * len(names) // 3], names[2 * len(names) // 3 :]
     with rasterio.open(folder / "august" / names[0]) as file:
         bands = [str(b) for b in file.descriptions]

@@ -3,7 +3,7 @@
     python benchmarks/stems.py VALLEYS [--seeds 1] [--steps 300] [--out runs/stems]
     python benchmarks/stems.py --quick
 
-VALLEYS is what `raremap simulate` made. Two thirds of the valleys train, the others are mapped whole and held beside the true
+VALLEYS is what `raremap simulate` made. Of those that are not held out two thirds train, the others are mapped whole and held beside the true
 scars: of the scars of a size, how many the map touches anywhere, and how many objects of the map touch none. A scar of four
 pixels is 20 m by 20 m. Equal time is the processor's: seconds of a step are taken in turns before the first training, and the steps of the
 others follow from those of the U-Net. What is done is kept in OUT/stems.jsonl; a second start goes on.
@@ -24,7 +24,7 @@ import torch
 from scipy.ndimage import label
 
 import raremap as rm
-from landslide_network import landslide_network
+from landslide_network import development, landslide_network
 from raremap.models.options import Hrnet, Smp
 from raremap.workflows.models import _training
 
@@ -73,7 +73,7 @@ def counts(said: np.ndarray, true: np.ndarray) -> dict[str, float]:
 
 def one_run(folder: Path, network: str, steps: int, seed: int, out: Path) -> dict[str, float]:
     """Train, map the last third of the valleys, count."""
-    names = sorted(p.stem for p in (folder / "august").glob("*.tif"))
+    names = development(folder)
     cut = 2 * len(names) // 3
     model = json.dumps(NETWORKS[network].model_dump(mode="json"))
     started = time.process_time()
