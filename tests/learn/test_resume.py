@@ -66,6 +66,10 @@ def test_a_run_killed_between_its_best_and_its_last_checkpoint_ends_as_an_unbrok
     assert resumed.monitor_macro_f1 == whole.monitor_macro_f1
     assert resumed.bundle.prior == whole.bundle.prior
     assert scores(run_folder) == scores(place / "whole")
+    with (run_folder / "metrics.csv").open() as file:
+        seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+    assert seconds == sorted(seconds)  # of the whole training, with those before the stop
+    assert state(run_folder / "checkpoints/last.pt")["seconds"] > last["seconds"] > 0
 
 
 def one_line(told):

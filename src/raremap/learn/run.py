@@ -104,6 +104,7 @@ class TrainingRun:
         moves = target_of(stream.plan.options).gamma > 0
         self._follower = Follower(stream.plan, names) if moves else None
         self._followed = 0
+        self._spent = 0.0  # seconds, before it was stopped
 
     def learn_outside(self, options: OuterOptions, monitor: MonitorCrops, objects: np.ndarray) -> None:
         """Let an outer loop move class factors, term weights and the stream's target."""
@@ -150,6 +151,7 @@ class TrainingRun:
         if (self._folder / "best.pt").exists():
             best = checkpoint.load(self._folder / "best.pt")
             self._best_f1, self._best_step = best["macro_f1"], best["step"]
+        self._spent = float(state.get("seconds", 0.0))
         randoms = [state["random"], *state.get("others", [])]
         self._random = randoms[self._team.rank % len(randoms)]
 
@@ -179,7 +181,7 @@ class TrainingRun:
             "seconds",
         ]
         self._history = History(self._out, columns, first) if team.leads else None
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() - self._spent
         try:
             with quiet_lightning() as lightning, progress("train", t.steps, quiet or not team.leads) as bar:
                 self._bar = bar
@@ -254,9 +256,14 @@ class TrainingRun:
                 "follower": self._follower and {**self._follower.state(), "draw": self._followed},
                 "random": randoms[0],
                 "others": randoms[1:],
+                "seconds": self._elapsed(),
             }
             if self._team.leads:
                 checkpoint.save(self._folder / "last.pt", state)
+
+    def _elapsed(self) -> float:
+        """Seconds of training, with those before a stop."""
+        return time.perf_counter() - self._started
 
     def _score(self, step: int) -> None:
         assert self._bar is not None
@@ -276,7 +283,7 @@ class TrainingRun:
                 checkpoint.save(self._folder / "best.pt", best)
         values |= {"macro_f1": scores.macro_f1, "miou": scores.miou}
         values |= {f"f1/{n}": float(f) for n, f in zip(self._names, scores.f1, strict=True) if f == f}
-        values["seconds"] = round(time.perf_counter() - self._started, 1)
+        values["seconds"] = round(self._elapsed(), 1)
         if self._follower is not None:
             values |= self._follow(self._follower, step, scores)
         if self._history is not None:
