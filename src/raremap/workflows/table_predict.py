@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _TABLES = frozenset(
     {".csv", ".tsv", ".txt", ".parquet", ".geoparquet", ".pq", ".gpkg", ".geojson", ".shp", ".fgb"}
 )
-_RASTERS = frozenset({".tif", ".tiff"})
 _PIXELS = 1 << 20  # of a window
 _STEPS = 250
 
@@ -84,6 +83,7 @@ def table_predict(
     `prior` is the share of positives to expect; an alarm needs the same evidence whatever it is. Raises `TableError` or
     `SceneError` where an attribute is missing.
     """
+    from raremap.scene.cog import check_name
     from raremap.tabular.columns import Faults
     from raremap.tabular.model import TableModel
 
@@ -101,8 +101,7 @@ def table_predict(
     else:
         if dtype not in ("float32", "uint8"):
             raise ConfigError(f"a map's type is float32 or uint8, not '{dtype}'")
-        if out.suffix.lower() not in _RASTERS:
-            raise OutputError(f"{out} is no name for a map; give one that ends in .tif")
+        check_name(out)
         _apart(out, paths)
         done = _map(model, paths, out, prior, dtype, bands, faults, quiet)
     for line in faults.lines():
