@@ -30,6 +30,7 @@ from raremap.learn.teacher import extra_of
 from raremap.learn.team import ALONE, Team
 from raremap.measure.losses import LossOptions
 from raremap.models.forward import best_device
+from raremap.models.norms import synced
 from raremap.models.options import ModelOptions
 from raremap.scene.normalize import NormalizeOptions
 from raremap.scene.normalize import fit as fit_normalization
@@ -117,7 +118,7 @@ def fit(
         network = model.build(len(channels), catalog.scheme.num_classes, channels)
         network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if team.size > 1 and device.type == "cuda":
-            network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            network = synced(network)
         if not team.leads:
             torch.manual_seed(train.seed + team.rank)  # dropout of its own
         stream = Stream(plan, train.seed)
