@@ -38,7 +38,7 @@ def synced(network: nn.Module) -> nn.Module:
 
     By timm: torch's own would put a bare norm in the place of one that has its activation in it.
     """
-    from timm.layers import convert_sync_batchnorm
+    from timm.layers.norm_act import convert_sync_batchnorm
 
     return convert_sync_batchnorm(network)
 
