@@ -17,9 +17,9 @@ Head = Literal["mask", "image", "multiresolution"]
 
 
 class _Model(Options):
-    """`head`: one mask; a mask and whether each class is in the image at all; or masks at half, one and two
-    times the image's size, each against the truth at its size, averaged at prediction. `norm` "group" has group
-    norms where the network has batch norms: what they do to an image does not depend on the batch around it."""
+    """`head`: one mask; a mask and, for training alone, whether each class is in the image at all; or masks at half,
+    one and two times the image's size, each against the truth at its size, averaged at prediction. `norm` "group" has
+    group norms where the network has batch norms: what they do to an image does not depend on the batch around it."""
 
     head: Head = "mask"
     norm: Literal["batch", "group"] = "batch"
