@@ -1,3 +1,5 @@
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -91,11 +93,23 @@ def test_a_missing_file():
         Experiment.load("nowhere.yaml")
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[1] / "examples").glob("*.yaml")), ids=lambda p: p.stem
-)
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_every_example_is_valid(path):
     Experiment.load(path)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_every_command_in_an_example_is_one_line_that_a_shell_takes(path):
+    lines = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert not any(line.endswith("\\") for line in lines)
+    for line in (line[1:] for line in lines if line.startswith("#   raremap ")):
+        words = shlex.split(line)  # fails where a quote is open
+        for flag, variant in pairwise(words):
+            if flag == "--variant":
+                Experiment.load(path, variant.partition(":")[2].split())
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -30,7 +30,7 @@ LIGHT: dict[str, dict[str, Any]] = {
 HEAVY: dict[str, dict[str, Any]] = {
     "aias": HRNET,
     "aias ocr": {**HRNET, "ocr": True},
-    "hrnet concat stem 2": {**HRNET, "aggregation": "concat", "stem_stride": 2},
+    "hrnet concat stem 2": {"kind": "hrnet", "size": "w18_small", "aggregation": "concat", "stem_stride": 2},
     "aias stem 1": {**HRNET, "stem_stride": 1, "dim": 8},
     "aias multi": {**HRNET, "ocr": True, "head": "multiresolution"},
     "smp": SMP,

@@ -10,7 +10,7 @@ from tests.models.nets import ALL, HEAVY, LIGHT, build
 
 import raremap as rm
 from raremap.measure.losses import CeDice
-from raremap.models.options import model_options
+from raremap.models.options import NAMED, model_options
 from raremap.models.outputs import Outputs, losses_of
 
 SIZES = [(128, 128), (300, 300), (97, 130)]
@@ -48,6 +48,19 @@ def test_any_bands_classes_and_size_in_training_and_evaluation(name):
 def test_the_same_of_networks_that_take_longer(name):
     for bands, classes, size in SOME[: 3 if name == "segformer" else 1 if name == "aias stem 1" else 2]:
         _check(name, bands, classes, size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMED)
+def test_every_network_by_its_name_and_at_its_size(name):
+    net, image = model_options(name).build(13, 2), torch.randn(1, 13, 97, 130)
+    with torch.inference_mode():
+        logits = net.eval()(image)
+        trained = Outputs.of(net.train()(image[..., :33, :50]))
+    assert logits.shape == (1, 2, 97, 130)
+    assert trained.logits.shape == (1, 2, 33, 50)
+    assert logits.isfinite().all()
+    assert trained.logits.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["rau 1", "aias ocr", "smp"])

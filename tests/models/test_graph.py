@@ -8,7 +8,10 @@ import torch
 from tests.models.nets import build
 from torch import nn
 
+from raremap.errors import BundleError
 from raremap.models.graph import Choice, Graph, stride_of, write_graph
+from raremap.models.options import Smp
+from raremap.models.zoo import decoders
 from raremap.scene.normalize import Normalization
 
 onnx = pytest.importorskip("onnx")
@@ -45,6 +48,53 @@ def test_any_size_and_batch_give_what_the_network_gives(name, tmp_path):
         assert np.array_equal(classes[clear], np.array(CHOICE.values)[expected[clear]])
         assert (classes[~valid.numpy()] == 255).all()
         assert clear.float().mean() > 0.7
+
+
+# Decoders of segmentation-models-pytorch whose graph takes any size, and those that want one: what is said of any
+# other, and a size that they take (docs/models.md, Export).
+FREE = ("deeplabv3", "deeplabv3plus", "fpn", "linknet", "manet", "pan", "segformer", "unet", "unetplusplus")
+POOLED = r"sides that they divide, such as 192,192$"
+ONE_SIZE = {
+    "pspnet": ("tu-test_efficientnet", POOLED, (192, 192)),
+    "upernet": ("tu-test_efficientnet", POOLED, (192, 192)),
+    "dpt": ("tu-test_vit", r"the size that its transformer was made for, such as 224,224$", (160, 160)),
+}
+
+
+def beside_torch(net: nn.Module, run, size: tuple[int, int]) -> float:
+    """The greatest difference of a graph's probabilities from the network's."""
+    image = torch.randn(1, 4, *size)
+    probs, _ = run(None, {"image": image.numpy(), "valid": np.ones((1, *size), bool)})
+    with torch.inference_mode():
+        return float(np.abs(probs - torch.softmax(net(image) / 1.6, 1).numpy()).max())
+
+
+def test_every_decoder_is_known_to_export_or_not():
+    assert {*FREE, *ONE_SIZE} == set(decoders())
+
+
+@pytest.mark.parametrize("decoder", FREE)
+def test_most_decoders_export_for_any_size(decoder, tmp_path):
+    torch.manual_seed(0)
+    net = Smp(decoder=decoder, encoder="tu-test_efficientnet").build(4, 3).eval()
+    run = session(Graph(net, "abcd", (), Normalization.identity(4), CHOICE), tmp_path / "net.onnx").run
+    assert max(beside_torch(net, run, size) for size in ((64, 96), (97, 130), (33, 7))) < 1e-4
+
+
+@pytest.mark.parametrize("decoder", ONE_SIZE)
+def test_the_others_say_in_a_line_which_size_they_export_for(decoder, tmp_path, capfd):
+    torch.manual_seed(0)
+    encoder, advice, size = ONE_SIZE[decoder]
+    net = Smp(decoder=decoder, encoder=encoder).build(4, 3).eval()
+    path = tmp_path / "net.onnx"
+    for fixed in (None, (96, 128)):
+        with pytest.raises(BundleError, match=advice) as caught:
+            write_graph(Graph(net, "abcd", (), Normalization.identity(4), CHOICE, fixed), path, 17)
+        assert "\n" not in str(caught.value)
+    # torch prints the graph that it could not write, a thousand lines of it.
+    assert capfd.readouterr().out == ""
+    run = session(Graph(net, "abcd", (), Normalization.identity(4), CHOICE, size), path).run
+    assert beside_torch(net, run, size) < 1e-4
 
 
 def test_a_fixed_size_is_one_image_and_is_padded_where_it_must(tmp_path):

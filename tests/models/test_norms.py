@@ -1,4 +1,4 @@
-"""Group norms in the place of batch norms, beside torch's own formula."""
+"""Batch norms of a single value, and group norms in their place, beside torch's own formula."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from raremap.bundle import Bundle
 from raremap.labels import LabelScheme
-from raremap.models.norms import groups_of
+from raremap.models.norms import groups_of, synced, with_lone_values
 from raremap.models.options import model_options
 
 NETWORKS = (
@@ -59,3 +59,64 @@ def test_a_bundle_brings_them_back(tmp_path):
     again = Bundle.load(bundle.save(tmp_path / "b")).module
     image = torch.randn(1, 2, 20, 20)
     assert torch.equal(net(image), again(image))
+
+
+@pytest.mark.parametrize(
+    ("options", "side"),
+    [
+        ({"kind": "unet", "width": 8, "depth": 3}, 8),
+        ({"kind": "hrnet", "size": "w18_small", "dim": 8}, 8),
+        ({"encoder": "mobilenetv3_small_050", "decoder_channels": [16, 8, 8, 8, 8]}, 32),
+        ({"encoder": "tu-test_resnet", "decoder": "deeplabv3"}, 32),
+    ],
+    ids=["unet", "hrnet", "mobilenetv3", "deeplabv3"],
+)
+def test_every_network_trains_on_one_image_that_it_pools_to_a_pixel(options, side):
+    torch.manual_seed(0)
+    net = model_options(options).build(2, 2).train()
+    lone = []
+    for m in net.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+            m.register_forward_pre_hook(lambda _, x: lone.append(x[0].numel() == x[0].shape[1]))
+    net(torch.randn(1, 2, side, side)).square().mean().backward()
+    assert any(lone)
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+    assert all(m.training for m in net.modules())
+
+
+def test_a_lone_value_is_normed_by_the_running_statistics_and_leaves_them_alone():
+    from timm.layers.norm_act import BatchNormAct2d
+
+    for norm, act in ((nn.BatchNorm2d(3), lambda x: x), (BatchNormAct2d(3), torch.relu)):
+        norm.running_mean = torch.tensor([0.0, 1.0, 2.0])  # type: ignore[union-attr]
+        norm.running_var = torch.tensor([4.0, 1.0, 0.25])  # type: ignore[union-attr]
+        value = torch.tensor([2.0, 0.0, 3.0]).view(1, 3, 1, 1)
+        found = with_lone_values(norm).train()(value)
+        torch.testing.assert_close(found.flatten(), act(torch.tensor([1.0, -1.0, 2.0])), atol=1e-4, rtol=0)
+        assert norm.running_mean.tolist() == [0, 1, 2]
+        assert norm.training
+
+
+def test_two_values_are_normed_by_their_own():
+    norm, image = with_lone_values(nn.BatchNorm2d(3)).train(), torch.randn(2, 3, 1, 1)
+    assert torch.equal(norm(image), nn.BatchNorm2d(3).train()(image))
+
+
+def test_a_fault_inside_a_norm_leaves_it_in_training():
+    norm = with_lone_values(nn.BatchNorm2d(3)).train()
+    with pytest.raises(RuntimeError, match="2"):
+        norm(torch.randn(1, 2, 1, 1))
+    assert norm.training
+
+
+@pytest.mark.parametrize("options", NETWORKS, ids=lambda o: o.get("encoder", o.get("kind", "resnet")))
+def test_norms_of_several_processes_keep_their_activations(options):
+    torch.manual_seed(0)
+    net, image = model_options(options).build(3, 2).eval(), torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = net(image)
+        made = synced(net)
+        torch.testing.assert_close(made(image), before)
+    norms = [m for m in made.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(m, nn.SyncBatchNorm) for m in norms)

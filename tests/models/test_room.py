@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from raremap.models.room import at_once
+from raremap.models.room import at_once, no_room
 
 
 class Device:
@@ -40,3 +41,14 @@ def test_the_windows_at_once_follow_from_the_free_memory(
     assert at_once(device.asked.append, device, 16, lanes) == count
     assert device.asked == [2**i for i in range(len(device.asked))]
     assert device.asked[-1] == count
+
+
+def test_what_torch_says_where_there_is_no_room_is_understood():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)  # a petabyte and more
+    assert no_room(caught.value)
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**40, 2**40)
+    assert no_room(caught.value)
+    assert no_room(torch.OutOfMemoryError("CUDA out of memory."))
+    assert not no_room(RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."))

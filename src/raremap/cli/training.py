@@ -231,12 +231,14 @@ def models(
     ] = None,
     bands: Annotated[int, typer.Option(min=1, help="bands of the imagery")] = 13,
     classes: Annotated[int, typer.Option(min=2, help="classes of the map")] = 2,
-    crop: Annotated[int, typer.Option(min=8, help="pixels a side")] = 128,
-    batch: Annotated[int, typer.Option(min=1, help="crops at once")] = 4,
+    crop: Annotated[
+        int | None, typer.Option(min=8, help="pixels a side (default: 128; with --quick 64)")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="crops at once (default: 4; with --quick 1)")
+    ] = None,
     no_speed: Annotated[bool, typer.Option("--no-speed", help="measure no speed")] = False,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="one measured step each, of one crop of 64²")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="one measured step each, of one small crop")] = False,
     encoders: Annotated[bool, typer.Option("--encoders", help="list the encoders by name instead")] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -251,8 +253,7 @@ def models(
     if encoders:
         show(encoder_names(), as_json)
         return
-    if quick:
-        crop, batch = 64, 1
+    crop, batch = crop or (64 if quick else 128), batch or (1 if quick else 4)
     seconds = None if no_speed else 0.0 if quick else 1.0
     table = list_models(names, bands, classes, crop, batch, seconds, device=device, quiet=quiet)
     show(table, as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -30,12 +31,15 @@ from raremap.learn.teacher import extra_of
 from raremap.learn.team import ALONE, Team
 from raremap.measure.losses import LossOptions
 from raremap.models.forward import best_device
+from raremap.models.norms import synced
 from raremap.models.options import ModelOptions
 from raremap.scene.normalize import NormalizeOptions
 from raremap.scene.normalize import fit as fit_normalization
 from raremap.tiles.reader import TileReader
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from raremap.balance.plan import SamplingPlan
     from raremap.measure.terms.festa import Festa
     from raremap.scene.features.options import Feature
@@ -65,10 +69,12 @@ def fit(
     quiet: bool = False,
     watch: Watch | None = None,
     team: Team = ALONE,
+    module: nn.Module | None = None,
 ) -> Fit:
     """Train on the tiles of a plan and keep the weights that score best on monitor places.
 
-    `rare` are class numbers, for terms of the loss that are of the rare classes only.
+    `rare` are class numbers, for terms of the loss that are of the rare classes only. A copy of `module` is trained in
+    the place of what `model` says, in one process.
     Writes metrics.csv, tensorboard/ and checkpoints/ under `out`. With `resume` it goes on from the last
     checkpoint and ends with the weights of an unbroken run. `watch` may end it after any score. With `train.devices`
     above 1 as many processes train; in each of them `team` says which it is. Raises `TrainingError`.
@@ -114,10 +120,13 @@ def fit(
         torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []),
     ):
         torch.manual_seed(train.seed)
-        network = model.build(len(channels), catalog.scheme.num_classes, channels)
+        if module is not None:
+            network = copy.deepcopy(module)
+        else:
+            network = model.build(len(channels), catalog.scheme.num_classes, channels)
         network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if team.size > 1 and device.type == "cuda":
-            network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            network = synced(network)
         if not team.leads:
             torch.manual_seed(train.seed + team.rank)  # dropout of its own
         stream = Stream(plan, train.seed)

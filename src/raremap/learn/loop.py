@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from raremap.errors import RaremapError, TrainingError
+from raremap.errors import RaremapError, TrainingError, reason
+from raremap.models.room import no_room
 
 if TYPE_CHECKING:
     from raremap.learn.task import SegmentationTask
@@ -39,15 +40,15 @@ def run_loop(lightning: Any, trainer: Any, task: SegmentationTask, loader: Any) 
             "batch normalisation needs more than one value a channel; raise train.batch_size or train.crop"
         ) from None
     except RuntimeError as error:
+        if no_room(error):
+            raise TrainingError(
+                f"the device is out of memory ({reason(error)}); lower train.batch_size or train.crop"
+            ) from None
         if "DataLoader worker" not in str(error):
             raise
         raise TrainingError(
-            f"a worker that reads tiles was ended by the system ({str(error).splitlines()[0][:100]}); "
+            f"a worker that reads tiles was ended by the system ({reason(error)}); "
             "lower train.workers, or free memory"
-        ) from None
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"the device is out of memory ({str(error).splitlines()[0][:100]}); lower train.batch_size or train.crop"
         ) from None
     finally:
         if threading.current_thread() is threading.main_thread():

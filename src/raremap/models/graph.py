@@ -5,8 +5,11 @@ Axes: B batch, C channels, K classes, H W pixels.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,7 +195,7 @@ def write_graph(graph: Graph, path: Path, opset: int) -> None:
     flat = {0: "batch", 1: "height", 2: "width"}
     free = {"image": axes, "valid": flat, "probabilities": axes, "classes": flat}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet_stdout():
             # The tracer says that sizes may have become constants; `workflows.export` looks whether they have.
             warnings.simplefilter("ignore")
             torch.onnx.export(
@@ -202,6 +205,31 @@ def write_graph(graph: Graph, path: Path, opset: int) -> None:
             )  # fmt: skip
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         raise BundleError(
-            f"the network cannot be written as ONNX with opset {opset} ({reason(error)}); "
-            "try another --opset, or --fixed 256,256"
+            f"the network cannot be written as ONNX with opset {opset} ({reason(error)}); {_advice(str(error))}"
         ) from None
+
+
+_ADVICE = {
+    "adaptive_avg_pool2d": "it pools to set numbers of cells: give --fixed with sides that they divide, such as 192,192",
+    "_upsample_bicubic2d_aa": "give --fixed with the size that its transformer was made for, such as 224,224",
+}
+
+
+def _advice(fault: str) -> str:
+    """What helps against a fault of the exporter."""
+    known = (advice for operation, advice in _ADVICE.items() if operation in fault)
+    return next(known, "try --fixed 256,256, or another --opset")
+
+
+@contextlib.contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Nothing on standard output: where torch's exporter fails it prints the whole graph there, past Python."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

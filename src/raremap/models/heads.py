@@ -98,7 +98,8 @@ class MaskHead(nn.Module):
 class ImageHead(nn.Module):
     """A mask, and whether each class is somewhere in the image (the dual head of the landslide authors).
 
-    Reconstructed: means of the deepest features, a linear layer, a logit a class.
+    Reconstructed: means of the deepest features, a linear layer, a logit a class. It is one more thing to learn: a
+    prediction is the mask's, and no verb reports these logits (`Headed.outputs` gives them).
     """
 
     def __init__(self, body: Body, num_classes: int, last: nn.Module | None = None) -> None:

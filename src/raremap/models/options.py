@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from raremap.errors import nearest
 from raremap.options import Options
@@ -17,9 +17,9 @@ Head = Literal["mask", "image", "multiresolution"]
 
 
 class _Model(Options):
-    """`head`: one mask; a mask and whether each class is in the image at all; or masks at half, one and two
-    times the image's size, each against the truth at its size, averaged at prediction. `norm` "group" has group
-    norms where the network has batch norms: what they do to an image does not depend on the batch around it."""
+    """`head`: one mask; a mask and, for training alone, whether each class is in the image at all; or masks at half,
+    one and two times the image's size, each against the truth at its size, averaged at prediction. `norm` "group" has
+    group norms where the network has batch norms: what they do to an image does not depend on the batch around it."""
 
     head: Head = "mask"
     norm: Literal["batch", "group"] = "batch"
@@ -30,12 +30,10 @@ class _Model(Options):
         In training it may give `raremap.models.outputs.Outputs`. `bands` name the channels, for weights that
         were made with other ones. Raises `ConfigError` naming what is not known with the nearest that is.
         """
-        network = self._made(in_channels, num_classes, bands)
-        if self.norm == "batch":
-            return network
-        from raremap.models.norms import grouped
+        from raremap.models.norms import grouped, with_lone_values
 
-        return grouped(network)
+        network = self._made(in_channels, num_classes, bands)
+        return with_lone_values(network) if self.norm == "batch" else grouped(network)
 
     def _made(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
         """The network as its authors have it."""
@@ -71,7 +69,7 @@ class Smp(_Model):
     """
 
     kind: Literal["smp"] = "smp"
-    decoder: str = "unet"
+    decoder: Annotated[str, StringConstraints(to_lower=True)] = "unet"
     encoder: str = "resnet18"
     weights: str | None = None
     decoder_channels: (
@@ -107,6 +105,8 @@ class UNet(_Model):
     def _inside_a_branch(self) -> Self:
         if self.place == "inside" and self.block == "plain":
             raise ValueError("attention inside a branch needs blocks that have one; add block: residual")
+        if self.place == "inside" and self.attention == "none":
+            raise ValueError("place says where attention stands, and there is none; add attention: axis")
         return self
 
     def _made(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
@@ -167,10 +167,25 @@ class Hrnet(_Model):
     kind: Literal["hrnet"]
     size: Literal["w18_small", "w18", "w30", "w32", "w40", "w44", "w48", "w64"] = "w18"
     aggregation: Literal["attention", "concat"] = "attention"
-    dim: int = Field(default=64, ge=8, description="channels that each branch is projected to")
+    dim: int = Field(
+        default=64, ge=8, description="channels that each branch, and object context, is projected to"
+    )
     ocr: bool = False
     stem_stride: Literal[1, 2, 4] = 4
     weights: str | None = None
+
+    @model_validator(mode="after")
+    def _of_something(self) -> Self:
+        if (
+            self.aggregation == "concat"
+            and not self.ocr
+            and self.dim != type(self).model_fields["dim"].default
+        ):
+            raise ValueError(
+                "dim is of attention among branches and of object context; a concatenation alone has neither: "
+                "leave dim out, or add ocr: true"
+            )
+        return self
 
     def _made(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
         from raremap.models.zoo import hrnet_network

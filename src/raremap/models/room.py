@@ -1,4 +1,4 @@
-"""How many windows a device has room for at once, found by trying."""
+"""How many windows a device has room for at once, found by trying, and how it says that it has none."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ class Memory(Protocol):
     def peak(self, step: Callable[[], object]) -> int:
         """What was taken more at most while `step` ran."""
         ...
+
+
+def no_room(error: RuntimeError) -> bool:
+    """Whether torch says that the memory, of a device or of the processor, does not hold what was asked for."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(text in said for text in _NO_ROOM)
+
+
+# The processor's allocator raises a plain RuntimeError; so does a number of bytes beyond 64 bits.
+_NO_ROOM = ("tried to allocate", "out of memory", "Storage size calculation overflowed")
 
 
 class CudaMemory:

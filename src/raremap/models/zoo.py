@@ -66,7 +66,6 @@ def smp_network(
             f"decoder '{options.decoder}' cannot be made with encoder '{options.encoder}' and these options "
             f"({_first_line(error)}); choose another pair, or leave out model.decoder_channels"
         ) from None
-    _lone_batch_norms(net)
     if options.weights is not None:
         _fill(net.encoder, encoder, options.weights, in_channels, bands)
     stride = math.lcm(_MULTIPLE.get(options.decoder, 32), net.encoder.output_stride or 32)
@@ -217,24 +216,6 @@ def _state_of_torchgeo(weights: str) -> tuple[dict[str, Tensor], Sequence[str]]:
         ) from None
     count = int(found.meta["in_chans"])
     return state, list(found.meta.get("bands", [f"source {i}" for i in range(count)]))
-
-
-class _OneValue(nn.BatchNorm2d):
-    """Batch norm that falls back to its running statistics where a channel has a single value."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training and input.numel() == input.shape[1]:
-            return nn.functional.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
-        return super().forward(input)
-
-
-def _lone_batch_norms(net: nn.Module) -> None:
-    """Let a network train on a batch of one, also where it pools an image to one pixel."""
-    for module in net.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = _OneValue
 
 
 def hrnet_network(

@@ -80,12 +80,14 @@ def list_models(
     """The networks by name, or those of `names`, with weights, multiply-adds and crops a second on this machine.
 
     A name is one of raremap's, or `DECODER/ENCODER` of segmentation-models-pytorch and timm. `seconds` is how long each
-    is measured, training and prediction alike; None measures nothing. Raises `ConfigError` naming an unknown name.
+    is measured, training and prediction alike; None measures nothing. Raises `ConfigError` naming an unknown name, or
+    where memory does not hold the crops.
     """
     import torch
 
     from raremap.models.forward import best_device
     from raremap.models.options import NAMED
+    from raremap.models.room import no_room
 
     where = best_device(device)
     made = {name: _options_of(name) for name in (names or NAMED)}
@@ -102,15 +104,22 @@ def list_models(
             count = sum(p.numel() for p in net.parameters()) / 1e6
             row = ModelRow(name, options.title, count, multiply_adds(net, bands, crop) / 1e9)
             if seconds is not None:
-                image = torch.randn(batch, bands, crop, crop, device=where)
-                image = image.contiguous(memory_format=torch.channels_last)
-                mask = torch.randint(0, classes, (batch, crop, crop), device=where)
-                net = net.to(where).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-                row = replace(
-                    row,
-                    train_crops_s=batch / _seconds(_training(net, image, mask), seconds, where),
-                    predict_crops_s=batch / _seconds(_prediction(net, image), seconds, where),
-                )
+                try:
+                    image = torch.randn(batch, bands, crop, crop, device=where)
+                    image = image.contiguous(memory_format=torch.channels_last)
+                    mask = torch.randint(0, classes, (batch, crop, crop), device=where)
+                    net = net.to(where).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+                    row = replace(
+                        row,
+                        train_crops_s=batch / _seconds(_training(net, image, mask), seconds, where),
+                        predict_crops_s=batch / _seconds(_prediction(net, image), seconds, where),
+                    )
+                except RuntimeError as error:
+                    if not no_room(error):
+                        raise
+                    raise ConfigError(
+                        f"{where} has no room to train {name} on {batch} crops of {crop}²; lower --batch or --crop"
+                    ) from None
             rows.append(row)
             bar.advance()
             bar.note(name)
@@ -126,7 +135,7 @@ def _options_of(name: str) -> Any:
     decoder, slash, encoder = name.partition("/")
     if not slash:
         raise ConfigError(
-            f"no model is called '{name}'; {nearest(name, NAMED)}, or DECODER/ENCODER such as fpn/resnet50"
+            f"no model is called '{name}', nor is it a DECODER/ENCODER such as fpn/resnet50; {nearest(name, NAMED)}"
         )
     return Smp(decoder=decoder, encoder=encoder)
 

@@ -16,6 +16,7 @@ from raremap.tiles.holdout import held_out
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import nn
 
     from raremap.balance.plan import SamplingPlan
     from raremap.bundle import Bundle
@@ -70,14 +71,21 @@ def train(
     experiment: Experiment,
     resume: bool = False,
     quiet: bool = False,
+    module: nn.Module | None = None,
 ) -> Bundle:
     """Train on a catalog with a sampling plan (None: made by `experiment.balance`) and give the bundle.
 
+    `module` is anyone's network in the place of `experiment.model`: images `[B, C, H, W]`, normalised, of the bands and
+    the channels of the features in order, to logits `[B, K, H, W]`; in training it may give
+    `raremap.models.outputs.Outputs`. A copy is trained, from the weights that it has, in one process. Its bundle cannot
+    be built again from options: `Bundle.load(folder, module=net)` fills a network of the same make.
+
     The run folder `experiment.out` gets the resolved experiment, versions, uses, plan, checkpoints,
     metrics.csv, TensorBoard logs and the bundle. Raises `ConfigError` where the plan was made for other crops, draws a
-    tile that is not for training here, or counted other labels.
+    tile that is not for training here, or counted other labels, and where `module` does not take the images or gives
+    something else than logits of the classes.
     """
-    return run(catalog, plan, experiment, resume, quiet).bundle
+    return run(catalog, plan, experiment, resume, quiet, module).bundle
 
 
 def train_experiment(experiment: Experiment, resume: bool = False, quiet: bool = False) -> Training:
@@ -94,6 +102,7 @@ def fitted(
     resume: bool,
     quiet: bool,
     watch: Watch | None = None,
+    module: nn.Module | None = None,
 ) -> tuple[Fit, Catalog, np.ndarray]:
     """The trained network, the catalog as training saw it, and the uses; what `train` does before the bundle."""
     from raremap.balance.make import make_plan
@@ -104,7 +113,11 @@ def fitted(
 
     out = Path(experiment.out)
     # Before anything takes time.
-    Channels.of(catalog.bands, experiment.scenes.features, (s.grid for s in catalog.scenes.values()))
+    channels = Channels.of(
+        catalog.bands, experiment.scenes.features, (s.grid for s in catalog.scenes.values())
+    )
+    if module is not None:
+        _check_module(module, channels.names, catalog, experiment)
     before = _seconds_before(out) if resume else 0.0
     seen, uses = seen_by_training(catalog, experiment, quiet)
     crop, seed = experiment.train.crop, experiment.train.seed
@@ -117,7 +130,7 @@ def fitted(
         _check_plan(plan, seen, uses, crop)
     if resume:
         check_resumable(seen, plan, out)
-    _start(out, experiment, catalog, uses, resume, before)
+    _start(out, experiment, catalog, uses, resume, before, module)
     plan.save(out / "plan.parquet")
     result = fit(
         seen,
@@ -138,8 +151,24 @@ def fitted(
         resume=resume,
         quiet=quiet,
         watch=watch,
+        module=module,
     )
     return result, seen, uses
+
+
+def _check_module(
+    module: nn.Module, channels: tuple[str, ...], catalog: Catalog, experiment: Experiment
+) -> None:
+    """Raise `ConfigError` where a network cannot be trained here: on crops, and on whole tiles for its scores."""
+    from raremap.models.given import check_network
+
+    if experiment.train.devices > 1:
+        raise ConfigError(
+            f"train.devices is {experiment.train.devices}, and a module of one's own trains in one process; set it to 1"
+        )
+    crop = experiment.train.crop
+    tiles = sorted(zip(*(catalog.table[side].astype(int) for side in ("height", "width")), strict=True))
+    check_network(module, channels, catalog.scheme.num_classes, {(crop, crop), tiles[0], tiles[-1]})
 
 
 def sparse_labels(catalog: Catalog, train: np.ndarray, experiment: Experiment) -> str | None:
@@ -201,7 +230,12 @@ def _check_plan(plan: SamplingPlan, seen: Catalog, uses: np.ndarray, crop: int) 
 
 
 def run(
-    catalog: Catalog, plan: SamplingPlan | None, experiment: Experiment, resume: bool, quiet: bool
+    catalog: Catalog,
+    plan: SamplingPlan | None,
+    experiment: Experiment,
+    resume: bool,
+    quiet: bool,
+    module: nn.Module | None = None,
 ) -> Training:
     """Train and say how it went; see `train`."""
     import time
@@ -213,14 +247,14 @@ def run(
     started = time.perf_counter()
     out, seed = Path(experiment.out), experiment.train.seed
     before = _seconds_before(out) if resume else 0.0
-    result, seen, uses = fitted(catalog, plan, experiment, resume, quiet)
+    result, seen, uses = fitted(catalog, plan, experiment, resume, quiet, module=module)
     bundle = Bundle(
         module=result.module,
         scheme=catalog.scheme,
         bands=catalog.bands,
         features=result.features,
         normalization=result.normalization,
-        options=experiment.model,
+        options=experiment.model if module is None else None,
         prior=tuple(float(p) for p in result.prior),
         predict=experiment.predict,
         nodata=experiment.scenes.nodata,
@@ -255,9 +289,15 @@ def _seconds_before(out: Path) -> float:
 
 
 def _start(
-    out: Path, experiment: Experiment, catalog: Catalog, uses: np.ndarray, resume: bool, before: float
+    out: Path,
+    experiment: Experiment,
+    catalog: Catalog,
+    uses: np.ndarray,
+    resume: bool,
+    before: float,
+    module: nn.Module | None = None,
 ) -> None:
-    """Write down what is trained on what; refuse to resume another experiment's run."""
+    """Write down what is trained on what; refuse to resume another experiment's run, or one of another network."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -270,6 +310,13 @@ def _start(
         raise ConfigError(
             f"{older} differs from this experiment; --resume goes on with the same one, or choose another `out`"
         )
+    make = f"{type(module).__module__}.{type(module).__qualname__}" if module is not None else None
+    if resume and (out / RECORD).exists():
+        was = json.loads((out / RECORD).read_text(encoding="utf-8")).get("module")
+        if was != make:
+            raise ConfigError(
+                f"{out} trained {f'a module {was}' if was else 'the network of its experiment'}; go on with the same one"
+            )
     with written(older) as path:
         path.write_text(resolved, encoding="utf-8")
     versions = {"python": platform.python_version(), "machine": platform.machine()}
@@ -278,6 +325,7 @@ def _start(
     provenance = {
         "versions": versions,
         "seconds_before": before,
+        **({"module": make} if make else {}),
         "catalog": catalog.fingerprint,
         "sources": {name: scene.fingerprint for name, scene in catalog.scenes.items()},
     }

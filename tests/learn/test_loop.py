@@ -1,0 +1,44 @@
+"""Faults of the loop that a user can mend, in one line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from raremap.errors import TrainingError
+from raremap.learn.loop import quiet_lightning, run_loop
+
+
+class Failing:
+    """A trainer whose first step fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def fit(self, *_: object) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nMore of it."),
+         "the device is out of memory (CUDA out of memory.); lower train.batch_size or train.crop"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+         "the device is out of memory (DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes.); "
+         "lower train.batch_size or train.crop"),
+        (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."),
+         "a worker that reads tiles was ended by the system (DataLoader worker (pid 3) is killed by signal: Killed.); "
+         "lower train.workers, or free memory"),
+    ],
+    ids=["device", "processor", "worker"],
+)  # fmt: skip
+def test_a_fault_that_can_be_mended_is_one_line(error, line):
+    with quiet_lightning() as lightning, pytest.raises(TrainingError) as caught:
+        run_loop(lightning, Failing(error), None, None)
+    assert str(caught.value) == line
+
+
+def test_another_fault_is_raised_as_it_is():
+    with quiet_lightning() as lightning, pytest.raises(RuntimeError, match="shapes"):
+        run_loop(lightning, Failing(RuntimeError("shapes do not fit")), None, None)
