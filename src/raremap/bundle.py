@@ -181,8 +181,9 @@ class Bundle:
                     f"bundle {folder} holds a network that raremap did not build; pass it: Bundle.load(folder, module=net)"
                 )
             # The weights come from the bundle, so none are fetched.
-            count = len(with_features(fields["bands"], fields["features"]))
-            module = cast("nn.Module", options.bare().build(count, fields["scheme"].num_classes))
+            channels = with_features(fields["bands"], fields["features"])
+            network = options.bare().build(len(channels), fields["scheme"].num_classes, channels)
+            module = cast("nn.Module", network)
         try:
             module.load_state_dict(load_file(folder / _WEIGHTS))
         except RuntimeError as error:

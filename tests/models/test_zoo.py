@@ -6,9 +6,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import raremap as rm
 from raremap.errors import ConfigError, MissingExtra
-from raremap.models.options import Hrnet, Smp, Terratorch
-from raremap.models.stems import widened
+from raremap.models.options import Hrnet, Smp, Terratorch, UNet
+from raremap.models.pretrained import _torchgeo_bands
+from raremap.models.stems import plain_name, same_bands, widened
 from raremap.models.zoo import decoders
 
 NARROW = {"unet": (16, 8, 8), "unetplusplus": (16, 8, 8), "manet": (16, 8, 8)}
@@ -18,7 +20,8 @@ LIGHT = "mobilenetv3_small_050"
 @pytest.mark.parametrize("decoder", ["unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan", "upernet"])
 def test_every_decoder_on_a_batch_of_one_with_many_bands(decoder):
     encoder = LIGHT if decoder not in ("linknet", "manet") else "resnet18"
-    net = Smp(decoder=decoder, encoder=encoder, decoder_channels=NARROW.get(decoder)).build(30, 3)
+    width = None if decoder == "linknet" else NARROW.get(decoder, 16)
+    net = Smp(decoder=decoder, encoder=encoder, decoder_channels=width).build(30, 3)
     image = torch.randn(1, 30, 33, 50)
     with torch.no_grad():
         assert net.train()(image).shape == net.eval()(image).shape == (1, 3, 33, 50)
@@ -35,6 +38,54 @@ def test_a_transformer_with_another_patch_size_is_padded_to_it():
 
 
 @pytest.mark.parametrize(
+    ("encoder", "stride"),
+    [("swin_s3_tiny_224", 32), ("swinv2_cr_tiny_ns_224", 32), ("maxvit_rmlp_pico_rw_256", 256)],
+)
+def test_transformers_of_windows_take_any_size(encoder, stride):
+    net = Smp(decoder="segformer", encoder=encoder, decoder_channels=8).build(2, 2)
+    assert net.stride == stride
+    image = torch.empty(1, 2, 40, 70, device="meta")
+    assert net.to("meta")(image).shape == (1, 2, 40, 70)
+
+
+# Width of the features that the last layer sees: what each decoder makes of `decoder_channels`.
+@pytest.mark.parametrize(
+    ("decoder", "width", "sees"),
+    [
+        ("unet", (24, 16, 12), 12),
+        ("unetplusplus", (24, 16, 12), 12),
+        ("manet", (24, 16, 12), 12),
+        ("fpn", 128, 64),
+        ("pspnet", 24, 24),
+        ("deeplabv3", 24, 24),
+        ("deeplabv3plus", 24, 24),
+        ("pan", 24, 24),
+        ("upernet", 24, 24),
+        ("segformer", 24, 24),
+        ("dpt", 24, 24),
+    ],
+)
+def test_decoder_channels_are_every_decoders_width_and_every_head_goes_on_it(decoder, width, sees):
+    encoder = "vit_tiny_patch16_224" if decoder == "dpt" else "resnet18"
+    head = "image" if decoder in ("dpt", "fpn") else "multiresolution"
+    net = Smp(decoder=decoder, encoder=encoder, decoder_channels=width, head=head).build(2, 3)
+    assert net.body.channels[0] == sees
+    image = torch.randn(2, 2, 40, 70)
+    with torch.no_grad():
+        trained, logits = net.train()(image), net.eval()(image)
+    assert logits.shape == trained.logits.shape == (2, 3, 40, 70)
+    if head == "image":
+        assert trained.image.shape == (2, 3)
+    else:
+        assert [tuple(s.shape[2:]) for s in trained.scales] == [(20, 35), (80, 140)]
+
+
+def test_a_width_never_reaches_timm():
+    net = Smp(decoder="segformer", encoder="tu-test_resnet", decoder_channels=8).build(3, 2).net
+    assert net.segmentation_head[0].in_channels == 8
+
+
+@pytest.mark.parametrize(
     ("options", "match"),
     [
         ({"decoder": "unett"}, r"model\.decoder 'unett' is not known; did you mean 'unet'"),
@@ -43,7 +94,27 @@ def test_a_transformer_with_another_patch_size_is_padded_to_it():
             r"'efficientnetv2_rw_n' is not known; did you mean 'efficientnetv2_rw_",
         ),
         ({"encoder": "qqqqqq"}, r"'qqqqqq' is not known; `raremap models --encoders` lists them"),
-        ({"decoder": "deeplabv3", "decoder_channels": (8, 8, 8)}, r"decoder 'deeplabv3' cannot be made"),
+        (
+            {"decoder": "deeplabv3", "decoder_channels": (8, 8, 8)},
+            r"'deeplabv3' is one number, not \(8, 8, 8\)",
+        ),
+        ({"decoder": "unet", "decoder_channels": 8}, r"'unet' is a list of 3 to 5 numbers"),
+        ({"decoder": "linknet", "decoder_channels": 8}, r"decoder 'linknet' has no width to set"),
+        ({"decoder": "unetplusplus", "encoder": "mit_b0"}, r"decoder 'unetplusplus' cannot be made"),
+        ({"encoder": "nest_tiny"}, r"cannot be made with encoder 'nest_tiny'"),
+        (
+            {"encoder": "hiera_tiny_224"},
+            r"encoder 'hiera_tiny_224' with decoder 'unet' takes no images of other",
+        ),
+        ({"encoder": "coatnet_pico_rw_224"}, r"'coatnet_pico_rw_224' .* takes no images of other sizes"),
+        (
+            {"decoder": "dpt", "encoder": "vit_tiny_patch16_224", "decoder_channels": (8, 8, 8)},
+            r"is one number",
+        ),
+        (
+            {"decoder": "dpt", "encoder": "eva02_tiny_patch14_224"},
+            r"'eva02_tiny_patch14_224' .* takes no images",
+        ),
         ({"weights": "none.safetensors"}, r"model\.weights none\.safetensors cannot be read"),
     ],
 )
@@ -115,6 +186,60 @@ def test_weights_of_another_encoder_are_refused(made):
         Smp(encoder="resnet18", decoder_channels=(8, 8, 8), weights=str(made[1])).build(3, 2)
 
 
+def test_the_backbone_of_hrnet_is_filled_as_encoders_are(tmp_path):
+    options = Hrnet(kind="hrnet", size="w18_small", dim=8)
+    torch.manual_seed(5)
+    state = options.build(3, 2).body.backbone.state_dict()
+    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "mine.safetensors")
+    mine = options.model_copy(update={"weights": str(tmp_path / "mine.safetensors")})
+    own = mine.build(4, 2, ("blue", "nir", "red", "green")).body.backbone.state_dict()
+    assert torch.equal(own["conv1.weight"][:, [2, 3, 0]], state["conv1.weight"])
+    assert all(torch.equal(own[k], v) for k, v in state.items() if k != "conv1.weight")
+    with pytest.raises(
+        ConfigError, match=r"model\.weights 'imagnet' do not exist for encoder 'hrnet_w18_small'"
+    ):
+        options.model_copy(update={"weights": "imagnet"}).build(3, 2)
+
+
+# What STAC's catalogues, Sentinel Hub, HLS and torchgeo call what we call so.
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("swir_1", "swir1"), ("SWIR16", "swir1"), ("pre_B11", "swir1"), ("swir22", "swir2"), ("red_edge_1", "rededge1"),
+     ("nir08", "nir08"), ("rededge4", "nir08"), ("B8A", "nir08"), ("B8a", "nir08"), ("B08", "nir"), ("band 2", "blue"),
+     ("COASTAL_AEROSOL", "coastal"), ("vv", "vv")],
+)  # fmt: skip
+def test_bands_are_known_by_the_catalogues_names(name, ours):
+    assert plain_name(name) == ours
+
+
+def test_broad_and_narrow_near_infrared_stand_for_each_other_where_one_is_unknown():
+    assert same_bands(["B08", "red"], ["red", "nir_narrow"]) == [1, 0]
+    assert same_bands(["nir08", "B08"], ["red", "nir"]) == [None, 1]
+    assert same_bands(["B8A", "B08"], ["nir", "B8A"]) == [1, 0]
+
+
+def test_what_found_no_filter_is_told(made, caplog):
+    options = Smp(encoder=LIGHT, decoder_channels=(8, 8, 8), weights=str(made[1]))
+    with caplog.at_level("INFO", "raremap"):
+        options.build(3, 2, ("nir", "red", "slope"))
+        options.build(2, 2, ("vv", "vh"))
+    assert "1 of 3 bands have filters of their own; nir, slope have the mean of all" in caplog.messages[0]
+    assert caplog.records[1].levelname == "WARNING"
+    assert caplog.messages[1].startswith("none of the bands vv, vh has a filter")
+
+
+def test_a_bundle_builds_its_network_for_its_own_bands(tmp_path, monkeypatch):
+    """Networks that know bands by wavelength (Clay, DOFA) have no tensor that says which they were."""
+    asked, made = [], UNet._made
+    monkeypatch.setattr(UNet, "_made", lambda self, *args: asked.append(args) or made(self, *args))
+    options, scheme = UNet(kind="unet", width=4, depth=1), rm.LabelScheme({0: "other", 1: "slide"})
+    bundle = rm.Bundle.from_module(
+        options.build(2, 2, ("red", "nir")), scheme, ["red", "nir"], options=options
+    )
+    rm.Bundle.load(bundle.save(tmp_path / "b"))
+    assert asked == [(2, 2, ("red", "nir"))] * 2
+
+
 # --- packages that may be there
 
 
@@ -142,28 +267,23 @@ def test_torchgeos_weights_are_sorted_by_their_bands(monkeypatch):
     assert torch.equal(own, bare["conv1.weight"][:, [3, 2]])
 
 
-def test_terratorchs_answer_is_its_output_of_any_size(monkeypatch):
-    asked = {}
-
-    class Net(nn.Module):
-        def forward(self, image):
-            assert image.shape[-1] % 16 == image.shape[-2] % 16 == 0
-            return SimpleNamespace(output=image[:, :2])
-
-    class Factory:
-        def build_model(self, **keys):
-            asked.update(keys)
-            return Net()
-
-    package = ModuleType("terratorch.models")
-    package.EncoderDecoderFactory = Factory  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "terratorch", ModuleType("terratorch"))
-    monkeypatch.setitem(sys.modules, "terratorch.models", package)
-    net = Terratorch(kind="terratorch", backbone="prithvi_eo_v2_300_tl").build(3, 2, ("blue", "green", "red"))
-    image = torch.randn(1, 3, 20, 30)
-    assert torch.equal(net(image), image[:, :2])
-    assert asked["backbone_bands"] == ["BLUE", "GREEN", "RED"]
-    assert asked["num_classes"] == 2
+# USGS: band designations of Landsat 5 (TM), 7 (ETM+), and 8 (OLI and TIRS).
+@pytest.mark.parametrize(
+    ("weights", "bands", "colours"),
+    [
+        ("ResNet18_Weights.LANDSAT_TM_TOA_MOCO", [f"B{i}" for i in range(1, 8)],
+         "blue green red nir swir1 thermal swir2"),
+        ("ResNet18_Weights.LANDSAT_ETM_TOA_MOCO", ["B1", "B4", "B6_VCID_1", "B6_VCID_2", "B7", "B8"],
+         "blue nir thermal thermal swir2 pan"),
+        ("ResNet50_Weights.LANDSAT_OLI_SR_MOCO", [f"SR_B{i}" for i in range(1, 8)],
+         "coastal blue green red nir swir1 swir2"),
+        ("Swin_V2_B_Weights.LANDSAT_SI_SATLAS", [f"B{i:02}" for i in range(1, 12)],
+         "coastal blue green red nir swir1 swir2 pan cirrus thermal thermal2"),
+        ("ResNet50_Weights.FMOW_RGB_GASSL", ["R", "G", "B"], "red green blue"),
+    ],
+)  # fmt: skip
+def test_torchgeos_landsats_are_told_apart(weights, bands, colours):
+    assert [plain_name(b) for b in _torchgeo_bands(weights, bands)] == colours.split()
 
 
 # --- AIAS-Net

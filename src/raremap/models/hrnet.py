@@ -94,6 +94,13 @@ class ObjectContext(nn.Module):
         return self.mix(torch.cat([self.out(context), pixels], 1)), aux
 
 
+def backbone(name: str, bands: int, pretrained: bool = False) -> nn.Module:
+    """timm's HRNet without its classifier: the four branches of an image."""
+    return timm.create_model(
+        name, pretrained=pretrained, in_chans=bands, features_only=True, feature_location="", out_indices=(1, 2, 3, 4)
+    )  # fmt: skip
+
+
 class HRNet(nn.Module):
     """timm's HRNet, its branches aggregated to `dim` channels.
 
@@ -112,10 +119,7 @@ class HRNet(nn.Module):
         stem_stride: int = 4,
     ) -> None:
         super().__init__()
-        self.backbone = timm.create_model(
-            f"hrnet_{size}", pretrained=False, in_chans=bands, features_only=True, feature_location="",
-            out_indices=(1, 2, 3, 4),
-        )  # fmt: skip
+        self.backbone = backbone(f"hrnet_{size}", bands)
         for conv, stride in zip(
             (self.backbone.conv1, self.backbone.conv2), STEM_STRIDES[stem_stride], strict=True
         ):

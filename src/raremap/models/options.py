@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 from raremap.errors import nearest
 from raremap.options import Options
@@ -64,8 +73,8 @@ class Smp(_Model):
 
     `weights` such as "imagenet" are fetched by the library; a name of torchgeo's such as
     "ResNet50_Weights.SENTINEL2_ALL_MOCO" by that one; a path ending in .safetensors is an encoder's state. Null trains
-    from scratch. `decoder_channels` makes the decoder narrower or wider: of a U-Net from deep to shallow, of
-    others one number.
+    from scratch. `decoder_channels` makes the decoder narrower or wider: of a U-Net, U-Net++ or MA-Net from deep
+    to shallow, of others one number; LinkNet has no such choice.
     """
 
     kind: Literal["smp"] = "smp"
@@ -161,7 +170,7 @@ class Hrnet(_Model):
     """AIAS-Net's network: HRNet (timm) with branches aggregated by attention, or concatenated as in HRNetV2.
 
     `ocr` adds object context with its auxiliary loss. `stem_stride` 2 or 1 keeps objects of a pixel, at 4 or
-    16 times the work. `weights` "imagenet" are timm's of the backbone.
+    16 times the work. `weights` "imagenet" are timm's of the backbone; a path ending in .safetensors is its state.
     """
 
     kind: Literal["hrnet"]
@@ -202,21 +211,26 @@ class Hrnet(_Model):
 class Terratorch(_Model):
     """A backbone of terratorch by its name, with a decoder of terratorch's, when that package is installed.
 
-    `backbone` such as "prithvi_eo_v2_300_tl" or "terramind_v1_base"; `indices` the layers that the decoder
-    gets. `weights` "pretrained" are fetched by the library. Bands with a name that the backbone knows use
-    its filters.
+    `backbone` such as "prithvi_eo_v2_300_tl", "terramind_v1_base" or "clay_v1_base"; `indices` the layers that
+    the decoder gets, four evenly by default. `weights` "pretrained" are fetched by the library. Bands with a name
+    of ours or Sentinel-2's use the backbone's filters; a warning says where there are none. Clay and DOFA take
+    images of one size: they see squares of `stride`, 256 or 224 by default.
     """
 
     kind: Literal["terratorch"]
     backbone: str
     decoder: str = "UNetDecoder"
-    decoder_channels: tuple[int, ...] = (512, 256, 128, 64)
-    indices: tuple[int, ...] = (2, 5, 8, 11)
+    decoder_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (512, 256, 128, 64)
+    indices: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     weights: Literal["pretrained"] | None = "pretrained"
-    stride: int = Field(default=16, ge=1, description="what sides of images must be multiples of")
+    stride: int | None = Field(
+        default=None,
+        ge=1,
+        description="what sides of images must be multiples of; by default two of its patches",
+    )
 
     def _made(self, in_channels: int, num_classes: int, bands: Sequence[str] | None = None) -> nn.Module:
-        from raremap.models.zoo import terratorch_network
+        from raremap.models.foundation import terratorch_network
 
         return terratorch_network(self, in_channels, num_classes, bands)
 

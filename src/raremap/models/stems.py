@@ -7,29 +7,37 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from raremap.scene.bandnames import colour
+
 RGB = ("red", "green", "blue")
+# Near infrared, broad and narrow: where weights know one of them, it stands for the other.
+_NIR = ("nir", "nir08")
 
 
 def plain_name(band: str) -> str:
-    """A band's name without its date, in lower case, so that the same band is found under its other names.
+    """A band's name as `colour` has it, without its date, so that the same band is found under its other names.
 
     >>> [plain_name(b) for b in ("Red", "pre_red", "post-green", "B04", "red_edge_1", "nir")]
-    ['red', 'red', 'green', 'red', 'red_edge_1', 'nir']
+    ['red', 'red', 'green', 'red', 'rededge1', 'nir']
     """
     name = band.strip().lower()
     for date in ("pre", "post"):
         for mark in "_-. ":
             name = name.removeprefix(date + mark).removesuffix(mark + date)
-    return _SENTINEL2.get(name, name)
+    return colour(name)
 
 
-# Sentinel-2's numbers; Landsat 8 and 9 have the same for blue, green and red.
-_SENTINEL2 = {
-    "b1": "coastal", "b01": "coastal", "b2": "blue", "b02": "blue", "b3": "green", "b03": "green",
-    "b4": "red", "b04": "red", "b5": "rededge1", "b05": "rededge1", "b6": "rededge2", "b06": "rededge2",
-    "b7": "rededge3", "b07": "rededge3", "b8": "nir", "b08": "nir", "b8a": "nir2", "b9": "watervapour",
-    "b09": "watervapour", "b10": "cirrus", "b11": "swir1", "b12": "swir2",
-}  # fmt: skip
+def same_bands(bands: Sequence[str], source: Sequence[str]) -> list[int | None]:
+    """Of each band the index of the one of `source` that sees the same, None where there is none.
+
+    >>> same_bands(["B08", "red_edge_1", "slope"], ["rededge1", "NIR_NARROW"])
+    [1, 0, None]
+    """
+    names, origin = [plain_name(b) for b in bands], [plain_name(b) for b in source]
+    for one, other in (_NIR, _NIR[::-1]):
+        if other in origin and one not in origin and other not in names:
+            names = [other if n == one else n for n in names]
+    return [origin.index(n) if n in origin else None for n in names]
 
 
 def widened(weight: Tensor, bands: Sequence[str], source: Sequence[str] = RGB) -> Tensor:
@@ -41,11 +49,9 @@ def widened(weight: Tensor, bands: Sequence[str], source: Sequence[str] = RGB) -
     """
     if weight.shape[1] != len(source):
         raise ValueError(f"filters are of {weight.shape[1]} bands, and {len(source)} are named")
-    names, origin = [plain_name(b) for b in bands], [plain_name(b) for b in source]
-    mean = weight.mean(1) * (len(source) / len(names))
-    return torch.stack(
-        [weight[:, origin.index(n)] / names.count(n) if n in origin else mean for n in names], 1
-    )
+    found = same_bands(bands, source)
+    mean = weight.mean(1) * (len(source) / len(bands))
+    return torch.stack([mean if i is None else weight[:, i] / found.count(i) for i in found], 1)
 
 
 def widened_state(

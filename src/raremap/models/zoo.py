@@ -1,10 +1,12 @@
-"""Networks of other libraries by their names: segmentation-models-pytorch, timm, torchgeo, terratorch."""
+"""Networks of other libraries by their names: segmentation-models-pytorch and timm."""
 
 from __future__ import annotations
 
+import inspect
+import logging
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,13 +15,26 @@ from torch import Tensor, nn
 from raremap.errors import ConfigError, MissingExtra, nearest
 from raremap.models.forward import AnySize
 from raremap.models.heads import Features, headed
-from raremap.models.stems import RGB, widened_state
+from raremap.models.pretrained import fill, first_line
 
 if TYPE_CHECKING:
-    from raremap.models.options import Hrnet, Smp, Terratorch
+    from raremap.models.options import Hrnet, Smp
+
+log = logging.getLogger("raremap")
 
 # Where sides must be a multiple of more than 32: PAN halves its features at a sixteenth three times more.
 _MULTIPLE = {"pan": 128}
+# What a decoder calls its width, where it is not decoder_channels.
+_WIDTH = {
+    "fpn": "decoder_pyramid_channels",
+    "pspnet": "psp_out_channels",
+    "segformer": "decoder_segmentation_channels",
+    "dpt": "decoder_fusion_channels",
+}
+# How other libraries say that parts do not go together.
+FOREIGN_ERRORS = (
+    TypeError, ValueError, AssertionError, RuntimeError, AttributeError, NotImplementedError, LookupError,
+)  # fmt: skip
 
 
 def decoders() -> dict[str, Callable[..., Any]]:
@@ -43,36 +58,105 @@ def smp_network(
             f"model.decoder '{options.decoder}' is not known; {nearest(options.decoder, known)}"
         )
     encoder = _encoder_name(options.encoder)
-    more: dict[str, Any] = {}
-    if options.decoder_channels is not None:
-        more["decoder_channels"] = options.decoder_channels
-        if isinstance(options.decoder_channels, tuple):
-            more["encoder_depth"] = len(options.decoder_channels)
-    if options.decoder == "dpt":
-        more["dynamic_img_size"] = True
+    more = {**_width(options, known[options.decoder]), **_of_any_size(encoder)}
+    make = partial(known[options.decoder], encoder_name=encoder, **more)
     try:
-        net = known[options.decoder](
-            encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=num_classes, **more
-        )
-    except (
-        TypeError,
-        ValueError,
-        AssertionError,
-        RuntimeError,
-        AttributeError,
-        NotImplementedError,
-    ) as error:
+        net = make(encoder_weights=None, in_channels=in_channels, classes=num_classes)
+    except FOREIGN_ERRORS as error:
         raise ConfigError(
             f"decoder '{options.decoder}' cannot be made with encoder '{options.encoder}' and these options "
-            f"({_first_line(error)}); choose another pair, or leave out model.decoder_channels"
+            f"({first_line(error)}); choose another pair, or leave out model.decoder_channels"
         ) from None
+    stride = _stride(options, encoder, net, make, in_channels)
     if options.weights is not None:
-        _fill(net.encoder, encoder, options.weights, in_channels, bands)
-    stride = math.lcm(_MULTIPLE.get(options.decoder, 32), net.encoder.output_stride or 32)
+
+        def bare(channels: int, weights: str | None) -> nn.Module:
+            return make(encoder_weights=weights, in_channels=channels, classes=1).encoder
+
+        fill(net.encoder, encoder, options.weights, bands, bare)
     if options.head == "mask":
         return AnySize(net, stride)
     body = _SmpBody(net, stride, in_channels)
     return headed(body, options.head, num_classes, net.segmentation_head)
+
+
+def _width(options: Smp, decoder: Callable[..., Any]) -> dict[str, Any]:
+    """The decoder's own argument for `decoder_channels`."""
+    width = options.decoder_channels
+    if width is None:
+        return {}
+    takes = inspect.signature(decoder).parameters
+    key = _WIDTH.get(options.decoder, "decoder_channels")
+    if key not in takes:
+        raise ConfigError(
+            f"decoder '{options.decoder}' has no width to set; leave out model.decoder_channels"
+        )
+    many = isinstance(takes[key].default, Sequence)
+    if many != isinstance(width, tuple):
+        wanted = "a list of 3 to 5 numbers, from deep to shallow" if many else "one number"
+        raise ConfigError(f"model.decoder_channels of decoder '{options.decoder}' is {wanted}, not {width}")
+    if isinstance(width, tuple):
+        return {key: width, "encoder_depth": len(width)}
+    # FPN's segmentation branch is half as wide as its pyramid (Kirillov et al. 2019), in group norms of 32.
+    half = (
+        {"decoder_segmentation_channels": 32 * max(round(width / 64), 1)} if options.decoder == "fpn" else {}
+    )
+    return {key: width, **half}
+
+
+def _of_any_size(encoder: str) -> dict[str, Any]:
+    """timm's options for an encoder that would otherwise take images of one size only."""
+    if not encoder.startswith("tu-"):
+        return {}
+    import timm
+
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            takes = inspect.signature(type(timm.create_model(encoder.removeprefix("tu-")))).parameters
+    except FOREIGN_ERRORS:  # it asks its own weights for values; the network is tried below
+        return {}
+    return {k: v for k, v in (("dynamic_img_size", True), ("strict_img_size", False)) if k in takes}
+
+
+def _stride(options: Smp, encoder: str, net: Any, make: Callable[..., Any], in_channels: int) -> int:
+    """What sides of images must be multiples of; raises `ConfigError` where the network takes one size only."""
+    stride = math.lcm(_MULTIPLE.get(options.decoder, 32), net.encoder.output_stride or 32)
+    # smp's own encoders take any multiple; of timm's more than a thousand not all do.
+    failure = refused(net, in_channels, stride) if encoder.startswith("tu-") else None
+    if failure is None:
+        return stride
+    import timm
+
+    # Attention on a grid of cells (MaxViT) wants sides of so many cells: multiples of the size it was made for.
+    size = timm.get_pretrained_cfg_value(encoder.removeprefix("tu-"), "input_size")
+    wide = math.lcm(stride, size[-1]) if size else stride
+    if wide != stride:
+        try:
+            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+                other = make(encoder_weights=None, in_channels=in_channels, classes=1)
+        except FOREIGN_ERRORS:
+            other = None
+        if other is not None and refused(other, in_channels, wide) is None:
+            log.info("encoder '%s': sides of images are padded to multiples of %d", options.encoder, wide)
+            return wide
+    raise ConfigError(
+        f"encoder '{options.encoder}' with decoder '{options.decoder}' takes no images of other sizes "
+        f"({failure}); choose another encoder, such as convnext_tiny or swinv2_tiny_window8_256"
+    )
+
+
+def refused(net: Any, in_channels: int, stride: int) -> str | None:
+    """What the network says to an oblong image of odd multiples of `stride`; None where it answers at its size."""
+    was, size = net.training, (stride, 3 * stride)
+    image = next(net.parameters()).new_zeros(1, in_channels, *size)
+    try:
+        with torch.no_grad():
+            found = tuple(net.eval()(image).shape[2:])
+    except FOREIGN_ERRORS as error:
+        return first_line(error)
+    finally:
+        net.train(was)
+    return None if found == size else f"an image of {size[0]}×{size[1]} becomes {found[0]}×{found[1]}"
 
 
 class _SmpBody(nn.Module):
@@ -85,22 +169,22 @@ class _SmpBody(nn.Module):
         full = next(m for m in head.modules() if isinstance(m, nn.Conv2d)).in_channels
         self.stride = stride
         with torch.no_grad():
-            was, side = net.training, 2 * stride
-            image = next(net.parameters()).new_zeros(1, in_channels, side, side)
-            features = net.eval().encoder(image)
-            self.reduction = side // net.decoder(features).shape[-1]
+            was = net.training
+            net.eval()
+            found, deep = self._parts(next(net.parameters()).new_zeros(1, in_channels, stride, stride))
             net.train(was)
-        self.channels = (full, _of_image(features[-1]).shape[1], 0)
+        self.reduction = stride // found.shape[-1]
+        self.channels = (full, deep.shape[1], 0)
 
     def forward(self, image: Tensor) -> Features:
         """The decoder's features, and the encoder's last."""
+        return Features(*self._parts(image))
+
+    def _parts(self, image: Tensor) -> tuple[Tensor, Tensor]:
         features = self.encoder(image)
-        return Features(self.decoder(features), _of_image(features[-1]))
-
-
-def _of_image(features: Any) -> Tensor:
-    """The features of an encoder's level; one of transformers gives its prefix tokens beside them."""
-    return features if isinstance(features, Tensor) else features[0]
+        if isinstance(features, tuple):  # of DPT: the levels, and the prefix tokens of each
+            return self.decoder(*features), features[0][-1]
+        return self.decoder(features), features[-1]
 
 
 def _encoder_name(name: str) -> str:
@@ -123,101 +207,6 @@ def _near(name: str, known: Sequence[str]) -> str:
     return hint if hint.startswith("did") else "`raremap models --encoders` lists them"
 
 
-def _fill(encoder: nn.Module, name: str, weights: str, in_channels: int, bands: Sequence[str] | None) -> None:
-    """Fill an encoder with pretrained weights, its stem widened to the bands."""
-    source: Sequence[str] = RGB
-    if weights.endswith(".safetensors"):
-        state, source = _state_of_file(Path(weights))
-    elif "_Weights." in weights:
-        state, source = _state_of_torchgeo(weights)
-    else:
-        state = _state_of_smp(name, weights)
-    own = encoder.state_dict()
-    prefix = (
-        "model."
-        if next(iter(own)).startswith("model.") and not next(iter(state)).startswith("model.")
-        else ""
-    )
-    state = {prefix + k: v for k, v in state.items() if prefix + k in own}
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    if missing:
-        raise ConfigError(
-            f"model.weights '{weights}' do not fit encoder '{name}': {len(missing)} of {len(own)} tensors are not "
-            f"there, such as {missing[0]}; choose the encoder that they were made with"
-        )
-    shapes = {k: v.shape for k, v in own.items()}
-    stems = _stems(name, len(source))
-    if in_channels == 3 and bands is None and tuple(source) == RGB:
-        stems = []
-    try:
-        encoder.load_state_dict(widened_state(state, shapes, bands, stems, source), strict=False)
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"model.weights '{weights}' do not fit encoder '{name}' ({_first_line(error)})"
-        ) from None
-
-
-def _stems(name: str, bands: int) -> list[str]:
-    """Tensors of an encoder whose second axis is the bands: those that differ with one band more."""
-    with torch.random.fork_rng(devices=[]):
-        one, other = (
-            _smp().encoders.get_encoder(name, in_channels=c, weights=None).state_dict()
-            for c in (bands, bands + 1)
-        )
-    return [k for k in one if one[k].shape != other[k].shape]
-
-
-def _state_of_smp(name: str, weights: str) -> dict[str, Tensor]:
-    """Weights that segmentation-models-pytorch or timm fetch, for red, green and blue."""
-    try:
-        return _smp().encoders.get_encoder(name, in_channels=3, weights=weights).state_dict()
-    except KeyError:
-        raise ConfigError(
-            f"model.weights '{weights}' do not exist for encoder '{name}'; use null or 'imagenet'"
-        ) from None
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"model.weights '{weights}' of '{name}' could not be fetched ({_first_line(error)}); "
-            "connect to the network once, or set model.weights to null"
-        ) from None
-
-
-def _state_of_file(path: Path) -> tuple[dict[str, Tensor], Sequence[str]]:
-    """Tensors of a file, and the bands that its metadata names under `bands`, with commas between."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            named = (file.metadata() or {}).get("bands")
-            return {k: file.get_tensor(k) for k in file.keys()}, named.split(",") if named else RGB  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"model.weights {path} cannot be read ({_first_line(error)}); give a safetensors file of an encoder"
-        ) from None
-
-
-def _state_of_torchgeo(weights: str) -> tuple[dict[str, Tensor], Sequence[str]]:
-    """Weights of torchgeo by their name, and the bands that they were made with."""
-    try:
-        from torchgeo.models import get_weight  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise MissingExtra("torchgeo", "torchgeo") from None
-    try:
-        found = get_weight(weights)
-    except (ValueError, KeyError):
-        raise ConfigError(
-            f"model.weights '{weights}' are not known to torchgeo; its documentation lists them"
-        ) from None
-    try:
-        state = found.get_state_dict(progress=False)
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"model.weights '{weights}' could not be fetched ({_first_line(error)}); connect to the network once"
-        ) from None
-    count = int(found.meta["in_chans"])
-    return state, list(found.meta.get("bands", [f"source {i}" for i in range(count)]))
-
-
 def hrnet_network(
     options: Hrnet, in_channels: int, num_classes: int, bands: Sequence[str] | None = None
 ) -> nn.Module:
@@ -236,73 +225,17 @@ def hrnet_network(
         options.stem_stride,
     )
     if options.weights is not None:
-        _fill_backbone(body.backbone, f"hrnet_{options.size}", options.weights, bands)
+        name = f"hrnet_{options.size}"
+        fill(body.backbone, name, options.weights, bands, partial(_hrnet_backbone, name))
     return headed(body, options.head, num_classes)
 
 
-def _fill_backbone(backbone: Any, name: str, weights: str, bands: Sequence[str] | None) -> None:
-    """Fill timm's HRNet with its ImageNet weights."""
-    import timm
+def _hrnet_backbone(name: str, channels: int, weights: str | None) -> nn.Module:
+    from raremap.models.hrnet import backbone
 
-    try:
-        made = timm.create_model(
-            name, pretrained=True, features_only=True, feature_location="", out_indices=(1, 2, 3, 4)
-        )
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"model.weights '{weights}' of '{name}' could not be fetched ({_first_line(error)}); "
-            "connect to the network once, or set model.weights to null"
-        ) from None
-    shapes = {k: v.shape for k, v in backbone.state_dict().items()}
-    backbone.load_state_dict(widened_state(made.state_dict(), shapes, bands, ["conv1.weight"]))
-
-
-def terratorch_network(
-    options: Terratorch, in_channels: int, num_classes: int, bands: Sequence[str] | None = None
-) -> nn.Module:
-    """A backbone of terratorch with one of its decoders; see `raremap.models.options.Terratorch`."""
-    try:
-        from terratorch.models import EncoderDecoderFactory  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise MissingExtra("terratorch", "terratorch") from None
-    if options.head != "mask":
-        raise ConfigError(f"model.head '{options.head}' is not made for terratorch; use mask")
-    names = list(bands) if bands is not None else [f"BAND_{i}" for i in range(in_channels)]
-    channels = list(options.decoder_channels)
-    necks = [
-        {"name": "SelectIndices", "indices": list(options.indices)},
-        {"name": "ReshapeTokensToImage"},
-        *([{"name": "LearnedInterpolateToPyramidal"}] if options.decoder == "UNetDecoder" else []),
-    ]
-    try:
-        net = EncoderDecoderFactory().build_model(
-            task="segmentation",
-            backbone=options.backbone,
-            backbone_pretrained=options.weights is not None,
-            backbone_bands=[n.upper() for n in names],
-            decoder=options.decoder,
-            decoder_channels=channels if options.decoder == "UNetDecoder" else channels[0],
-            necks=necks,
-            num_classes=num_classes,
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"terratorch does not make '{options.backbone}' with '{options.decoder}' of these bands "
-            f"({_first_line(error)}); `list(terratorch.BACKBONE_REGISTRY)` names the backbones"
-        ) from None
-    return AnySize(_Output(net), options.stride)
-
-
-class _Output(nn.Module):
-    """The logits alone of a network whose answer has them as `output`."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits `[B, K, H, W]`."""
-        return self.net(image).output
+    if weights not in (None, "imagenet"):
+        raise KeyError(weights)
+    return backbone(name, channels, pretrained=weights is not None)
 
 
 def _smp() -> Any:
@@ -311,7 +244,3 @@ def _smp() -> Any:
     except ImportError:
         raise MissingExtra("segmentation-models-pytorch", "train") from None
     return smp
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from raremap.errors import AcquireError, nearest
+from raremap.scene.bandnames import SENTINEL2, plain
 
 if TYPE_CHECKING:
     from pystac import Asset, Item
@@ -14,21 +15,9 @@ if TYPE_CHECKING:
 SCL = "SCL"
 """Sentinel-2's scene classification."""
 
-# Number → the names that earth-search, STAC's common names, and our own features use.
-_OTHERS = {
-    "B01": ("coastal",),
-    "B02": ("blue",),
-    "B03": ("green",),
-    "B04": ("red",),
-    "B05": ("rededge1", "rededge071"),
-    "B06": ("rededge2", "rededge075"),
-    "B07": ("rededge3", "rededge078"),
-    "B08": ("nir",),
-    "B8A": ("nir08", "rededge4"),
-    "B09": ("nir09",),
-    "B11": ("swir16", "swir1"),
-    "B12": ("swir22", "swir2"),
-    SCL: ("scl",),
+# Level 2A has no B10; its scene classification is a band of its own.
+_OTHERS = {number: tuple(map(plain, others)) for number, others in SENTINEL2.items() if number != "B10"} | {
+    SCL: ("scl",)
 }
 NUMBERS = tuple(_OTHERS)
 """The bands of Sentinel-2's level 2A."""
@@ -40,8 +29,8 @@ def sentinel2(name: str) -> str | None:
     >>> sentinel2("B4"), sentinel2("red"), sentinel2("swir1"), sentinel2("b8a"), sentinel2("thermal")
     ('B04', 'B04', 'B11', 'B8A', None)
     """
-    key = _plain(name)
-    return next((n for n, others in _OTHERS.items() if key in (_plain(n), *others)), None)
+    key = plain(name)
+    return next((n for n, others in _OTHERS.items() if key in (plain(n), *others)), None)
 
 
 def require_sentinel2(names: Iterable[str]) -> dict[str, str]:
@@ -50,7 +39,7 @@ def require_sentinel2(names: Iterable[str]) -> dict[str, str]:
     for name in names:
         number = sentinel2(name)
         if number is None:
-            known = [*NUMBERS, *(o for others in _OTHERS.values() for o in others)]
+            known = [*NUMBERS, *(o for number in NUMBERS for o in SENTINEL2.get(number, ("scl",)))]
             raise AcquireError(
                 f"Sentinel-2 has no band '{name}' (dem and slope are made of heights); {nearest(name, known)}"
             )
@@ -61,7 +50,7 @@ def require_sentinel2(names: Iterable[str]) -> dict[str, str]:
 def asset_of(item: Item, band: str) -> str | None:
     """The key of the asset that holds a band alone: by its key, its band's name, or its common name; the finest first."""
     number = sentinel2(band)
-    words = {_plain(band)} if number is None else {_plain(number), *_OTHERS[number]}
+    words = {plain(band)} if number is None else {plain(number), *_OTHERS[number]}
     rasters = {key: asset for key, asset in item.assets.items() if _is_raster(asset)}
     for spellings in (_by_key, _by_band, _by_colour):
         hits = [key for key, asset in rasters.items() if spellings(key, asset) in words]
@@ -86,19 +75,19 @@ def bands_of(asset: Asset) -> list[Mapping[str, Any]]:
 
 
 def _by_key(key: str, asset: Asset) -> str:
-    return _plain(re.sub(r"_\d+m$", "", key))
+    return plain(re.sub(r"_\d+m$", "", key))
 
 
 def _by_band(key: str, asset: Asset) -> str | None:
     bands = bands_of(asset)
-    return _plain(str(bands[0].get("name", ""))) if len(bands) == 1 else None
+    return plain(str(bands[0].get("name", ""))) if len(bands) == 1 else None
 
 
 def _by_colour(key: str, asset: Asset) -> str | None:
     bands = bands_of(asset)
     if len(bands) != 1:
         return None
-    return bands[0].get("eo:common_name") or bands[0].get("common_name")
+    return plain(bands[0].get("eo:common_name") or bands[0].get("common_name") or "")
 
 
 def _is_raster(asset: Asset) -> bool:
@@ -110,10 +99,3 @@ def _metres(key: str, asset: Asset) -> float:
     if found := re.search(r"_(\d+)m$", key):
         return float(found.group(1))
     return float(asset.extra_fields.get("gsd") or 0)
-
-
-def _plain(name: str) -> str:
-    """Lower case, letters and numbers only, without leading zeros."""
-    text = re.sub("[^a-z0-9]", "", name.lower())
-    text = re.sub(r"^band(?=\d)", "b", text)
-    return re.sub(r"(?<=[a-z])0+(?=\d)", "", text) if re.fullmatch(r"b\d+a?", text) else text
