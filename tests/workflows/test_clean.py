@@ -14,7 +14,7 @@ from tests.maps.whole import filled
 from tests.rasters import write
 
 import raremap as rm
-from raremap.errors import ConfigError, LabelError, OutputError, SceneError
+from raremap.errors import ConfigError, LabelError, OutputError, RaremapWarning, SceneError
 from raremap.maps import strips
 from raremap.maps.exact import ExactAreas
 from raremap.scene.raster import open_image
@@ -171,6 +171,13 @@ def test_all_no_data_and_one_class_pass_unchanged(tmp_path):
         assert np.array_equal(read(tmp_path / "c.tif"), index)
 
 
+def test_a_size_below_a_pixel_is_said_to_do_nothing(tmp_path):
+    path = make(tmp_path, noise(5))
+    with pytest.warns(RaremapWarning, match=r"open house of 5 m does nothing: it is one pixel, of 10 x 10 m"):
+        done = rm.clean(path, tmp_path / "c.tif", open={"house": 5}, quiet=True)
+    assert done.changed_pixels == 0
+
+
 def test_wrong_input_is_told_in_one_line(tmp_path):
     path, out = make(tmp_path, noise(4)), tmp_path / "c.tif"
     with pytest.raises(LabelError, match="names 'hous', which is not a class; did you mean 'house'"):
@@ -187,11 +194,17 @@ def test_wrong_input_is_told_in_one_line(tmp_path):
         rm.clean(path, out, mmu=-1, quiet=True)
     with pytest.raises(OutputError, match="would overwrite"):
         rm.clean(path, path, mmu=1, quiet=True)
+    with pytest.raises(ConfigError, match="nothing is to be cleaned; give mmu"):
+        rm.clean(path, out, mmu={"house": 0}, connectivity=4, quiet=True)
+    with pytest.raises(OutputError, match=r"c\.png is no name for a map; give one that ends in \.tif"):
+        rm.clean(path, tmp_path / "c.png", mmu=1, quiet=True)
     with pytest.raises(SceneError, match="does not exist"):
         rm.clean(tmp_path / "no.tif", out, mmu=1, quiet=True)
     other = write(tmp_path / "p.tif", np.zeros((3, 61, 46), np.float32), names=list(NAMES.values()))
     with pytest.raises(SceneError, match="has size 46x61, expected 47x61"):
         rm.clean(path, out, mmu=1, probabilities=other, quiet=True)
+    with pytest.raises(SceneError, match="p.tif has 3 bands, expected one of class values"):
+        rm.clean(other, out, mmu=1, quiet=True)
     bare = write(tmp_path / "q.tif", np.zeros((3, 61, 47), np.float32))
     with pytest.raises(SceneError, match="no band 'forest'"):
         rm.clean(path, out, mmu=1, probabilities=bare, quiet=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from raremap.errors import ConfigError, OutputError
+from raremap.errors import ConfigError, OutputError, RaremapWarning
 from raremap.files import written
 from raremap.jobs import Progress, in_order
 from raremap.maps.classmap import ClassMap
@@ -139,6 +140,12 @@ def _steps(options: CleanOptions, legend: Legend, grid: Grid) -> list[Step]:
             element = disc(size, (down, across), f"{what} {name}")
             if element.size > 1:
                 made.append(how(legend.index(name, what), element))
+            elif size:
+                warnings.warn(
+                    f"{what} {name} of {size:g} m does nothing: it is one pixel, of {across:.3g} x {down:.3g} m",
+                    RaremapWarning,
+                    stacklevel=4,
+                )
     return made
 
 

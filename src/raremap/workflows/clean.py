@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raremap.errors import ConfigError, OutputError
+from raremap.files import raster_name
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
@@ -90,8 +91,11 @@ def clean(
     from raremap.maps.probabilities import open_probabilities
 
     started = time.perf_counter()
-    chosen = read_options(options, more)
-    out = Path(out)
+    chosen, out = read_options(options, more), raster_name(out)
+    if chosen.idle:
+        raise ConfigError(
+            "nothing is to be cleaned; give mmu, open, close, majority, level, or small with min_confidence"
+        )
     scheme = LabelScheme.named(scheme) if isinstance(scheme, str) else scheme
     with open_classmap(source, scheme) as opened:
         if chosen.level:

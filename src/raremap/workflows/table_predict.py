@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raremap.errors import ConfigError, OutputError, RaremapWarning, SceneError, TableError, nearest
+from raremap.files import raster_name
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 _TABLES = frozenset(
     {".csv", ".tsv", ".txt", ".parquet", ".geoparquet", ".pq", ".gpkg", ".geojson", ".shp", ".fgb"}
 )
-_RASTERS = frozenset({".tif", ".tiff"})
 _PIXELS = 1 << 20  # of a window
 _STEPS = 250
 
@@ -101,8 +101,7 @@ def table_predict(
     else:
         if dtype not in ("float32", "uint8"):
             raise ConfigError(f"a map's type is float32 or uint8, not '{dtype}'")
-        if out.suffix.lower() not in _RASTERS:
-            raise OutputError(f"{out} is no name for a map; give one that ends in .tif")
+        raster_name(out)
         _apart(out, paths)
         done = _map(model, paths, out, prior, dtype, bands, faults, quiet)
     for line in faults.lines():
