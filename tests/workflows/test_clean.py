@@ -154,6 +154,17 @@ def test_the_order_is_majority_opening_closing_components(tmp_path):
     assert read(out)[35, 35] == 0
 
 
+def test_filters_by_tiles_are_those_of_the_whole_scene(tmp_path, monkeypatch):
+    path = make(tmp_path, np.kron(noise(6, 30, 20), np.ones((4, 4), np.uint8)))
+    how = {"majority": 3, "open": {"house": 70, "forest": 30}, "close": {"water": 50}, "quiet": True}
+    rm.clean(path, tmp_path / "whole.tif", **how)
+    monkeypatch.setattr(strips, "_TILE", 1)  # so that a tile is of 32 pixels a side
+    rm.clean(path, tmp_path / "tiles.tif", **how)
+    whole = read(tmp_path / "whole.tif")
+    assert np.array_equal(read(tmp_path / "tiles.tif"), whole)
+    assert not np.array_equal(whole, read(path))
+
+
 def test_options_come_from_a_file_and_the_command_line_goes_before(tmp_path, capsys):
     path = make(tmp_path, noise(3))
     (tmp_path / "o.yaml").write_text("mmu: {house: 900}\nconnectivity: 4\n")

@@ -24,7 +24,7 @@ from raremap.maps.exact import ExactAreas
 from raremap.maps.filters import Step, closing, disc, majority, opening
 from raremap.maps.legend import Legend
 from raremap.maps.probabilities import UNIT, Probabilities
-from raremap.maps.strips import Filtered, read_index, strips
+from raremap.maps.strips import Filtered, read_index, strips, tiles
 from raremap.maps.style import paletted
 from raremap.scene.grid import Grid
 from raremap.scene.steps import Steps
@@ -58,7 +58,7 @@ def clean_map(
     """Write the cleaned map with its style beside it; the result depends on no strip.
 
     Memory is that of a strip and of the small components that are not settled yet, with 9 bytes for
-    each that was met. With a `cluster` its workers filter; small components, which reach from strip to strip, are
+    each that was met; that of the filters some 16 bytes for each pixel of a tile (`strips.tiles`). With a `cluster` its workers filter; small components, which reach from strip to strip, are
     settled here. Raises `ConfigError` or `LabelError` for options that do not fit the map.
     """
     grid, legend = source.grid, Legend.of(source)
@@ -81,7 +81,7 @@ def clean_map(
     result = Cleaned(len(legend.names))
     with ExitStack() as files:
         writer = files.enter_context(legend.writer(out, grid, {**source.tags, **tags}))
-        read = files.enter_context(_filtered(source, windows, _steps(options, legend, grid), out, cluster))
+        read = files.enter_context(_filtered(source, _steps(options, legend, grid), out, cluster))
         again: Callable[[np.ndarray], np.ndarray] | None = None
         if limits.any.any():
             small = SmallComponents(grid.width, limits, eight, probabilities is not None)
@@ -107,20 +107,24 @@ def clean_map(
     return result
 
 
-def _each(strip: Filtered, windows: list[Window], cluster: Cluster | None) -> Iterator[np.ndarray]:
-    """The filtered strips in order, here or by the workers of a cluster."""
+def _each(tile: Filtered, windows: list[Window], cluster: Cluster | None) -> Iterator[np.ndarray]:
+    """The filtered tiles in order, here or by the workers of a cluster."""
     if cluster is None:
-        yield from map(strip, windows)
+        yield from map(tile, windows)
         return
+
+    def told(w: Window) -> str:
+        return f"clean, rows {w.row_off}-{w.row_end}, columns {w.col_off}-{w.col_end}"
+
     with (
         ThreadPoolExecutor(cluster.size(), "raremap-clean") as pool,
-        cluster.team(partial(_same, strip), lambda w: f"clean, rows {w.row_off}-{w.row_end}") as team,
+        cluster.team(partial(_same, tile), told) as team,
     ):
         yield from in_order(pool, team, windows, 2 * team.size)
 
 
-def _same(strip: Filtered) -> Filtered:
-    return strip
+def _same(tile: Filtered) -> Filtered:
+    return tile
 
 
 def _limits(exact: ExactAreas, sizes: BySize, legend: Legend) -> np.ndarray:
@@ -151,7 +155,7 @@ def _steps(options: CleanOptions, legend: Legend, grid: Grid) -> list[Step]:
 
 @contextmanager
 def _filtered(
-    source: ClassMap, windows: list[Window], steps: list[Step], out: Path, cluster: Cluster | None
+    source: ClassMap, steps: list[Step], out: Path, cluster: Cluster | None
 ) -> Iterator[Index]:
     """How to read the map after the filters; they are done once, into a scratch file beside the result."""
     if not steps:
@@ -159,8 +163,12 @@ def _filtered(
         return
     try:
         scratch = tempfile.TemporaryFile(dir=out.parent)  # noqa: SIM115 closed below
-        for index in _each(Filtered(source, tuple(steps)), windows, cluster):
-            scratch.write(index.tobytes())
+        tile, width = Filtered(source, tuple(steps)), source.grid.width
+        windows = tiles(source.grid, tile.reach)
+        for window, index in zip(windows, _each(tile, windows, cluster), strict=True):
+            for row, line in enumerate(index, window.row_off):
+                scratch.seek(row * width + window.col_off)
+                scratch.write(line.tobytes())
     except OSError as error:
         raise OutputError(f"{out} cannot be written ({error.strerror}); nothing was changed") from None
 

@@ -18,7 +18,7 @@ MOST_PIXELS = 101
 
 @dataclass(frozen=True)
 class Step:
-    """A filter of class index uint8 `[h, w]`, exact where `reach` rows more are known above and below."""
+    """A filter of class index uint8 `[h, w]`, exact where `reach` pixels more are known on every side."""
 
     reach: int
     apply: Callable[[np.ndarray], np.ndarray]
@@ -68,8 +68,8 @@ def opening(k: int, element: np.ndarray) -> Step:
         gone = here & ~left
         return _nearest_other(index, gone, k, offsets) if gone.any() else index
 
-    # Erosion and dilation look a whole element up or down between them, the search one more.
-    return Step(3 * height, apply)
+    # Erosion and dilation look half an element far each; the search a whole one, at what was there before.
+    return Step(max(height, width), apply)
 
 
 def closing(k: int, element: np.ndarray) -> Step:
@@ -80,7 +80,7 @@ def closing(k: int, element: np.ndarray) -> Step:
         filled = _eroded(grown | (index == NONE), element)
         return np.where(filled & (index != NONE), np.uint8(k), index)
 
-    return Step(2 * element.shape[0], apply)
+    return Step(max(element.shape), apply)  # half an element twice
 
 
 def disc(size_m: float, pixel_m: tuple[float, float], what: str) -> np.ndarray:
