@@ -14,7 +14,6 @@ from typing import Any
 
 from raremap.errors import BundleError, OutputError
 
-
 RASTERS = frozenset({".tif", ".tiff"})
 """Suffixes of the rasters that are written here."""
 

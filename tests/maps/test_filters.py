@@ -10,8 +10,10 @@ from scipy import ndimage
 
 from raremap.errors import ConfigError
 from raremap.maps import strips
-from raremap.maps.filters import NONE, closing, disc, majority, opening
+from raremap.maps.filters import closing, disc, majority, opening
 from raremap.scene.grid import Grid
+
+NONE = 255
 
 
 def scene(seed, classes=4):

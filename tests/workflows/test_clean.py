@@ -12,6 +12,7 @@ import rasterio
 from tests.command import raremap
 from tests.maps.whole import filled
 from tests.rasters import write
+from tests.workflows.mapped import write_map
 
 import raremap as rm
 from raremap.errors import ConfigError, LabelError, OutputError, RaremapWarning, SceneError
@@ -165,6 +166,24 @@ def test_filters_by_tiles_are_those_of_the_whole_scene(tmp_path, monkeypatch):
     assert not np.array_equal(whole, read(path))
 
 
+def test_classes_above_a_byte_are_cleaned_and_kept(tmp_path):
+    index = noise(7)
+    path = make(tmp_path, index)
+    how = {"mmu": 400, "open": {"house": 30}, "majority": 3, "quiet": True}
+    rm.clean(path, tmp_path / "bytes.tif", **how)
+    expected = read(tmp_path / "bytes.tif")
+    few = {301: "forest", 302: "house", 990: "water"}
+    many = {**few, **{v: f"class {v}" for v in range(400, 700)}}
+    for names in (few, many):
+        values = np.array([301, 302, 990, 65535], np.uint16)
+        stored = values[np.minimum(index, 3)]
+        wide = write_map(tmp_path / "wide.tif", stored, names, dtype=np.uint16, nodata=65535)
+        rm.clean(wide, tmp_path / "c.tif", **how)
+        with rasterio.open(tmp_path / "c.tif") as file:
+            assert (file.dtypes[0], file.nodata, file.tags()["class_990"]) == ("uint16", 65535, "water")
+            assert np.array_equal(file.read(1), values[np.minimum(expected, 3)])
+
+
 def test_options_come_from_a_file_and_the_command_line_goes_before(tmp_path, capsys):
     path = make(tmp_path, noise(3))
     (tmp_path / "o.yaml").write_text("mmu: {house: 900}\nconnectivity: 4\n")
@@ -214,7 +233,7 @@ def test_wrong_input_is_told_in_one_line(tmp_path):
     other = write(tmp_path / "p.tif", np.zeros((3, 61, 46), np.float32), names=list(NAMES.values()))
     with pytest.raises(SceneError, match="has size 46x61, expected 47x61"):
         rm.clean(path, out, mmu=1, probabilities=other, quiet=True)
-    with pytest.raises(SceneError, match="p.tif has 3 bands, expected one of class values"):
+    with pytest.raises(SceneError, match=r"p\.tif has 3 bands, expected one of class values"):
         rm.clean(other, out, mmu=1, quiet=True)
     bare = write(tmp_path / "q.tif", np.zeros((3, 61, 47), np.float32))
     with pytest.raises(SceneError, match="no band 'forest'"):

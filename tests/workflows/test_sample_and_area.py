@@ -281,9 +281,7 @@ def test_a_map_of_other_ground_than_the_samples_is_refused(
     )
     map_ = write_map(tmp_path / "o.tif", array, origin=(4e5 + 600 * (how == "beside"), 4.6e6))
     told = r"o\.tif has classes on .* ha, .* was drawn from 400\.\d\d ha"
-    with pytest.raises(
-        SampleError, match=r"\d+ of 500 points .* has no class" if how == "beside" else told
-    ):
+    with pytest.raises(SampleError, match=r"\d+ of 500 points .* has no class" if how == "beside" else told):
         area(map_, drawn[1])
 
 

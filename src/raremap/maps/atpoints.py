@@ -15,7 +15,6 @@ from raremap.maps.reference import Reference
 from raremap.scene.groundarea import pixel_areas
 from raremap.scene.window import Window
 
-
 CANNOT_TELL = frozenset({"?", "unknown", "unclear", "cannot tell", "can't tell", "no data", "nodata"})
 """References that say that nobody could tell, whatever their case; an empty one says it too."""
 _OUTSIDE = "outside the map"

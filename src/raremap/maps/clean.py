@@ -22,6 +22,7 @@ from raremap.maps.cleaning import BySize, CleanOptions
 from raremap.maps.components import Limits, Relabelling, SmallComponents
 from raremap.maps.exact import ExactAreas
 from raremap.maps.filters import Step, closing, disc, majority, opening
+from raremap.maps.index import index_type, none_of
 from raremap.maps.legend import Legend
 from raremap.maps.probabilities import UNIT, Probabilities
 from raremap.maps.strips import Filtered, read_index, strips, tiles
@@ -77,7 +78,7 @@ def clean_map(
         UNIT * (options.min_confidence or 0.0),
     )
     windows = strips(grid, 40 + (8 * len(legend.names) if probabilities else 0))
-    eight = options.connectivity == 8
+    eight, none = options.connectivity == 8, none_of(index_type(len(legend.names)))
     result = Cleaned(len(legend.names))
     with ExitStack() as files:
         writer = files.enter_context(legend.writer(out, grid, {**source.tags, **tags}))
@@ -96,8 +97,8 @@ def clean_map(
             index = index if again is None else again(index)
             areas = exact.areas(window)
             for sums, these in ((result.before, before), (result.after, index)):
-                sums += _by_class(these, areas, len(sums)) / exact.scale
-            result.pixels += int((before != 255).sum())
+                sums += _by_class(these, areas, none, len(sums)) / exact.scale
+            result.pixels += int((before != none).sum())
             result.changed_pixels += int((before != index).sum())
             writer.write(window, legend.stored(index))
             progress.advance(window.height / (1 if again is None else 2))
@@ -154,27 +155,26 @@ def _steps(options: CleanOptions, legend: Legend, grid: Grid) -> list[Step]:
 
 
 @contextmanager
-def _filtered(
-    source: ClassMap, steps: list[Step], out: Path, cluster: Cluster | None
-) -> Iterator[Index]:
+def _filtered(source: ClassMap, steps: list[Step], out: Path, cluster: Cluster | None) -> Iterator[Index]:
     """How to read the map after the filters; they are done once, into a scratch file beside the result."""
     if not steps:
         yield lambda window: read_index(source, window)
         return
+    kind, width = index_type(len(source.names)), source.grid.width
     try:
         scratch = tempfile.TemporaryFile(dir=out.parent)  # noqa: SIM115 closed below
-        tile, width = Filtered(source, tuple(steps)), source.grid.width
+        tile = Filtered(source, tuple(steps))
         windows = tiles(source.grid, tile.reach)
         for window, index in zip(windows, _each(tile, windows, cluster), strict=True):
             for row, line in enumerate(index, window.row_off):
-                scratch.seek(row * width + window.col_off)
+                scratch.seek(kind.itemsize * (row * width + window.col_off))
                 scratch.write(line.tobytes())
     except OSError as error:
         raise OutputError(f"{out} cannot be written ({error.strerror}); nothing was changed") from None
 
     def read(window: Window) -> np.ndarray:
-        scratch.seek(window.row_off * window.width)
-        raw = np.frombuffer(scratch.read(window.height * window.width), np.uint8)
+        scratch.seek(kind.itemsize * window.row_off * width)
+        raw = np.frombuffer(scratch.read(kind.itemsize * window.height * width), kind)
         return raw.reshape(window.height, window.width)
 
     with scratch:
@@ -182,10 +182,10 @@ def _filtered(
 
 
 @njit(nogil=True, cache=True)
-def _by_class(index, areas, classes):  # pragma: no cover
+def _by_class(index, areas, none, classes):  # pragma: no cover
     sums = np.zeros(classes)
     for y in range(index.shape[0]):
         for x in range(index.shape[1]):
-            if index[y, x] != 255:
+            if index[y, x] != none:
                 sums[index[y, x]] += areas[y, x if areas.shape[1] > 1 else 0]
     return sums

@@ -29,7 +29,7 @@ class CleanOptions(Options):
     the longest border), so that none is left. One that lacks less than half a percent stays, since the scale
     of a projection shall not decide. Components under `small` square metres whose mean probability of their class
     is below `min_confidence` go too. `connectivity` says whether pixels that touch by a corner are
-    one component (8) or not (4).
+    one component (8) or not (4), as in polygons.
     """
 
     mmu: BySize = Field(default_factory=dict)

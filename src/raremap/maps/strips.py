@@ -9,6 +9,7 @@ import numpy as np
 
 from raremap.maps.classmap import ClassMap
 from raremap.maps.filters import Step
+from raremap.maps.index import index_type
 from raremap.scene.gdal import bounded_cache
 from raremap.scene.grid import Grid
 from raremap.scene.window import Window
@@ -25,8 +26,8 @@ def strips(grid: Grid, bytes_a_pixel: int = 16) -> list[Window]:
 
 
 def read_index(source: ClassMap, window: Window) -> np.ndarray:
-    """Class index uint8 `[h, w]` of a window, 255 where there is none."""
-    return source.read(window).astype(np.uint8)  # the map's -1 becomes 255
+    """Class index `[h, w]` of a window in its `index_type`, the last value where there is none."""
+    return source.read(window).astype(index_type(len(source.names)))  # -1 becomes the last
 
 
 def tiles(grid: Grid, reach: int) -> list[Window]:
@@ -39,9 +40,7 @@ def tiles(grid: Grid, reach: int) -> list[Window]:
     high = min(grid.height, isqrt(most))
     wide = min(grid.width, most // high)
     high = min(grid.height, most // wide)
-    rows, cols = (
-        n if n == all_ else n - 2 * reach for n, all_ in ((high, grid.height), (wide, grid.width))
-    )
+    rows, cols = (n if n == all_ else n - 2 * reach for n, all_ in ((high, grid.height), (wide, grid.width)))
     return [
         Window(top, left, rows, cols).intersect(grid.window)
         for top in range(0, grid.height, rows)
