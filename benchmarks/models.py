@@ -3,9 +3,10 @@
     python benchmarks/models.py [--quick] [--seconds 10] [--batch 8] [--crop 128] [--device auto]
 
 First every named network: weights, multiply-adds, crops a second in training (forward, cross-entropy,
-backward, AdamW) and in prediction. Then the plain and the residual U-Net beside smp's U-Net on ResNet-18, whose
-width is chosen so that all three take the same multiply-adds for a crop (within 2 %); they take turns step by step,
-and the ratio is of medians.
+backward, AdamW) and in prediction. Then the plain and the residual U-Net beside smp's U-Net on VGG-13 with batch norm, which
+is built as they are (two convolutions and norms a level, from full resolution on), and on ResNet-18, whose stem halves the
+image at once; our width is the even one whose multiply-adds for a crop are nearest. The three take turns step by step, and
+the ratio is of multiply-adds a second, of medians.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from raremap.models.options import NAMED, Smp, UNet
 from raremap.workflows.models import _prediction, _training, list_models, multiply_adds
 
 BANDS, CLASSES = 13, 2
+PEERS = ("vgg13_bn", "resnet18")
 
 
-def equal_work(crop: int) -> dict[str, torch.nn.Module]:
+def equal_work(encoder: str, crop: int) -> dict[str, torch.nn.Module]:
     """smp's U-Net, and ours at the width whose multiply-adds are nearest to it."""
-    peer = Smp().build(BANDS, CLASSES)
+    peer = Smp(encoder=encoder).build(BANDS, CLASSES)
     goal = multiply_adds(peer, BANDS, crop)
-    nets = {"smp unet resnet18": peer}
+    nets = {f"smp unet {encoder}": peer}
     for block in ("plain", "residual"):
-        options = [UNet(kind="unet", block=block, width=w) for w in range(16, 40)]
+        options = [UNet(kind="unet", block=block, width=w) for w in range(16, 56, 2)]
         with torch.device("meta"):  # shapes are enough to count
             work = {o: multiply_adds(o.build(BANDS, CLASSES), BANDS, crop) for o in options}
         nearest = min(work, key=lambda o: abs(work[o] - goal))
@@ -83,26 +85,27 @@ def main() -> None:
     table = list_models(names, BANDS, CLASSES, crop, batch, seconds, device=str(device))
     print(table)
 
-    nets = equal_work(crop)
-    work = {name: multiply_adds(net, BANDS, crop) / 1e9 for name, net in nets.items()}
-    speed = in_turns(nets, batch, crop, 2 if args.quick else args.rounds, device)
-    peer = next(iter(nets))
     print(f"\n{'equal work':<24}{'multiply-adds':>15}{'train':>12}{'predict':>12}{'of smp':>16}")
-    ratios = {}
-    for name, found in speed.items():
-        ratios[name] = {k: round(found[k] / speed[peer][k], 3) for k in found}
-        beside = f"{ratios[name]['train']:.2f} / {ratios[name]['predict']:.2f}"
-        print(
-            f"{name:<24}{work[name]:>13.2f} G{found['train']:>10.3g}/s{found['predict']:>10.3g}/s{beside:>16}"
-        )
+    equal = {}
+    for encoder in PEERS[1:] if args.quick else PEERS:
+        nets = equal_work(encoder, crop)
+        speed = in_turns(nets, batch, crop, 2 if args.quick else args.rounds, device)
+        work = {name: multiply_adds(net, BANDS, crop) / 1e9 for name, net in nets.items()}
+        peer = f"smp unet {encoder}"
+        for name, found in speed.items():
+            ratio = {k: round(found[k] * work[name] / (speed[peer][k] * work[peer]), 3) for k in found}
+            equal[name] = {"multiply_adds_g": round(work[name], 3), **found, "of_smp": ratio}
+            beside = f"{ratio['train']:.2f} / {ratio['predict']:.2f}"
+            print(
+                f"{name:<24}{work[name]:>13.2f} G{found['train']:>10.3g}/s{found['predict']:>10.3g}/s{beside:>16}"
+            )
     figures = {
         **machine("raremap", "torch", "segmentation-models-pytorch", "timm"),
         "device": str(device),
         "threads": torch.get_num_threads(),
         "quick": args.quick,
         "models": table.to_dict(),
-        "equal_work": {n: {"multiply_adds_g": round(work[n], 3), **speed[n]} for n in nets},
-        "of_smp": ratios,
+        "equal_work": equal,
     }
     print(json.dumps(figures))
 

@@ -106,7 +106,7 @@ def measure(folder: Path, steps: int, margin: float) -> None:
                     profile = file.profile
                 with rasterio.open(work / "april.tif", "w", **profile) as file:
                     file.write(np.where(true == 255, 255, 0).astype(np.uint8), 1)
-                    file.update_tags(class_0="background", class_1="landslide")
+                    file.update_tags(class_0="background", class_1="landslide", raremap_date="2024-04-12")
                 scene = folder / "august" / name
                 if model == "oracle":
                     scene = work / "scar.tif"

@@ -14,17 +14,6 @@ from typing import Any
 
 from raremap.errors import BundleError, OutputError
 
-RASTERS = frozenset({".tif", ".tiff"})
-"""Suffixes of the rasters that are written here."""
-
-
-def raster_name(path: str | Path) -> Path:
-    """The path of a map to write; raises `OutputError` where its name says that it is something else."""
-    path = Path(path)
-    if path.suffix.lower() not in RASTERS:
-        raise OutputError(f"{path} is no name for a map; give one that ends in .tif")
-    return path
-
 
 @contextmanager
 def written(path: str | Path) -> Iterator[Path]:

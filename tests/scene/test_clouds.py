@@ -36,6 +36,11 @@ def make(folder, scl=SCL, in_image=False, name="SCL", **more):
         write(folder / "scl/a.tif", scl, names=(name,), **more)
 
 
+def grid_of_file(path):
+    with rasterio.open(path) as file:
+        return grid_of(file)
+
+
 def catalog_of(folder, clouds, tiles=None, **more):
     scenes = ScenesOptions(root=str(folder), images="img/*.tif", masks="mask/*.tif", clouds=clouds, **more)
     return prepare(
@@ -99,6 +104,57 @@ def test_a_mask_on_another_grid_is_gdals_nearest_on_the_images(tmp_path, crs, pi
             assert np.array_equal(snow, expected[window.slices()] == 11)
     catalog = catalog_of(tmp_path, "scl/*.tif")
     assert catalog.table["cloud"].mean() == pytest.approx((expected == 8).mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "listed", "unknown"),
+    [
+        ("SCL", {}, None, [0, 1]),
+        ("SCL", {"nodata": 5}, None, [0, 1, 5]),
+        ("SCL", {}, (3, 8, 5), [0, 1]),
+        ("quality", {"nodata": 7}, (3,), [7]),
+        ("quality", {"nodata": 3}, (3,), []),
+    ],
+)
+def test_what_says_nothing_of_clouds_is_unknown(tmp_path, name, more, listed, unknown):
+    path = write(tmp_path / "a.tif", SCL, names=(name,), **more)
+    clouded = np.isin(SCL, listed or [3, 8, 9, 10])
+    with CloudRecord(files=(str(path),), cloud=listed).open(None, grid_of_file(path)) as clouds:
+        cloud, hidden = clouds.hidden(Window(0, 0, 32, 48))
+        assert np.array_equal(cloud, clouded)
+        assert np.array_equal(hidden, np.isin(SCL, unknown))
+        assert np.array_equal(clouds.read(Window(0, 0, 32, 48))[0], clouded)  # as training has it
+
+
+@pytest.mark.parametrize("more", [{}, {"nodata": 0}, {"nodata": 255}])
+def test_beyond_a_mask_of_clear_and_cloud_nothing_is_known(tmp_path, more):
+    image = write(tmp_path / "img.tif", IMAGE)
+    path = write(tmp_path / "part.tif", (SCL % 2)[:20, :30], **more)
+    with CloudRecord(files=(str(path),)).open(None, grid_of_file(image)) as clouds:
+        cloud, unknown = clouds.hidden(Window(0, 0, 32, 48))
+        inside = np.zeros((32, 48), bool)
+        inside[:20, :30] = True
+        assert np.array_equal(unknown, ~inside)
+        assert np.array_equal(cloud, (SCL % 2 == 1) & inside)
+
+
+def test_an_images_nodata_of_0_does_not_hide_the_clear_ground_of_its_cloud_band(tmp_path):
+    path = write(tmp_path / "a.tif", np.stack([IMAGE[0], SCL % 2]), names=("red", "cloud"), nodata=0)
+    image = open_image(path, bands=["cloud"])
+    with CloudRecord(bands=("cloud",)).open(image, image.grid) as clouds:
+        cloud, unknown = clouds.hidden(image.grid.window)
+        assert np.array_equal(cloud, SCL % 2 == 1)
+        assert not unknown.any()
+
+
+@pytest.mark.parametrize(("rule", "decide"), [("all", np.all), ("any", np.any)])
+def test_several_dates_hide_the_ground_by_the_rule_of_their_clouds(tmp_path, rule, decide):
+    dates = np.stack([SCL, np.roll(SCL, 7, axis=1)])
+    files = tuple(str(write(tmp_path / f"{i}.tif", d, names=("SCL",))) for i, d in enumerate(dates))
+    with CloudRecord(files=files, rule=rule).open(None, grid_of_file(files[0])) as clouds:
+        cloud, unknown = clouds.hidden(Window(0, 0, 32, 48))
+    assert np.array_equal(cloud, decide(np.isin(dates, [3, 8, 9, 10]), axis=0))
+    assert np.array_equal(cloud | unknown, decide(np.isin(dates, [0, 1, 3, 8, 9, 10]), axis=0))
 
 
 def test_clouded_pixels_are_ignored_in_training(tmp_path):

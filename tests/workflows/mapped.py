@@ -21,6 +21,16 @@ def write_map(path: Path, array: np.ndarray, names: dict[int, str] | None = None
     return path
 
 
+def dated_map(
+    path: Path, array: np.ndarray, names: dict[int, str], day: str = "2000-01-01", **tags: str
+) -> Path:
+    """A map that says of which day it is."""
+    write_map(path, array, names)
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(raremap_date=day, **tags)
+    return path
+
+
 def ground(seed: int = 0, size: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """True classes and a map of them with errors: slides are rare, some are missed at their edges."""
     rng = np.random.default_rng(seed)

@@ -84,6 +84,11 @@ def test_maps_that_do_not_fit_are_told(tmp_path: Path) -> None:
         change(one, renamed, tmp_path / "c.tif", quiet=True)
     with pytest.raises(SceneError, match="no legend"):
         change(one, write(tmp_path / "bare.tif", before), tmp_path / "c.tif", quiet=True)
+    bare = write_map(tmp_path / "bare.tif", before, NAMES, crs=None)
+    with pytest.raises(SceneError, match=r"bare\.tif has no CRS, .*a\.tif has one"):
+        change(one, bare, tmp_path / "c.tif", quiet=True)
+    with pytest.raises(OutputError, match=r"k\.png is no name for a map; give one that ends in \.tif"):
+        change(one, other, tmp_path / "k.png", quiet=True)
     with pytest.raises(OutputError, match="would overwrite the map"):
         change(one, other, one, quiet=True)
 

@@ -12,6 +12,7 @@ from tests.rasters import write
 
 from raremap.bundle import Bundle
 from raremap.config import Experiment
+from raremap.ensembles import Ensemble
 from raremap.errors import BundleError, OutputError
 from raremap.workflows.faults import faults
 from raremap.workflows.prepare import prepare
@@ -73,6 +74,8 @@ def test_only_labels_that_were_not_learned_are_judged(labelled, tmp_path: Path) 
     assert found.unseen == 4
     both = faults([one, other], labelled, tmp_path / "f.gpkg", quiet=True)
     assert (both.found, both.unseen) == (2, 0)
+    by_members = faults(Ensemble.of([one, other]), labelled, tmp_path / "f.gpkg", quiet=True)
+    assert by_members.to_dict() == both.to_dict()
     with pytest.raises(BundleError, match="every tile of the catalog was in the training"):
         faults(bundle(labelled, places), labelled, tmp_path / "f.gpkg", quiet=True)
 

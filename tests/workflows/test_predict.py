@@ -46,7 +46,8 @@ def classes(path: Path) -> np.ndarray:
 
 def test_given_shares_move_map_and_probabilities(scene: Path, tmp_path: Path) -> None:
     out = tmp_path / "map.tif"
-    predict(bundle(), scene, out, prior={"meadow": 0.5, "water": 0.5}, probabilities="float32", quiet=True)
+    shares = {"meadow": 0.5, "water": 0.5}
+    predict(bundle(), scene, out, prior=shares, probabilities="float32", precision="float32", quiet=True)
     odds = rasterio.open(scene).read(1).astype(np.float64) + np.log(9)  # from 1:9 to 1:1
     np.testing.assert_array_equal(classes(out), np.where(odds > 0, 2, 1))
     with rasterio.open(tmp_path / "map.probs.tif") as file:
@@ -57,7 +58,7 @@ def test_given_shares_move_map_and_probabilities(scene: Path, tmp_path: Path) ->
 
 def test_the_temperature_softens_what_is_written_and_not_the_map(scene: Path, tmp_path: Path) -> None:
     warm = bundle(decision=Decision((0.0, 0.0), temperature=2.0))
-    predict(warm, scene, tmp_path / "map.tif", probabilities="float32", quiet=True)
+    predict(warm, scene, tmp_path / "map.tif", probabilities="float32", precision="float32", quiet=True)
     odds = rasterio.open(scene).read(1)
     np.testing.assert_array_equal(classes(tmp_path / "map.tif"), np.where(odds > 0, 2, 1))
     with rasterio.open(tmp_path / "map.probs.tif") as file:

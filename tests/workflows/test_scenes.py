@@ -14,7 +14,7 @@ import yaml
 from pydantic import TypeAdapter
 from tests.command import raremap
 from tests.rasters import write
-from tests.workflows.mapped import write_map
+from tests.workflows.mapped import dated_map
 
 from raremap.bundle import Bundle
 from raremap.errors import BundleError, ConfigError, OutputError, RaremapError, RaremapWarning, SceneError
@@ -396,12 +396,13 @@ def test_a_renewal_takes_the_date_and_the_clouds_of_the_scenes_file(data: Path) 
     }
     file = told(data / "mine.yaml", scenes=section(data, "separate dates", **only_a))
     old = np.ones(SIZE, np.uint8)
-    map_ = write_map(data / "map.tif", old, {1: "land", 2: "slide"})
+    map_ = dated_map(data / "map.tif", old, {1: "land", 2: "slide"})
     steps = renew(bundle(), file, map_, data / "new.tif", margin=0, device="cpu", quiet=True).scenes
     assert [s.date for s in steps] == list(DATES)
     seen = pixels(data / "new.dates.tif")[0]
     dem = pixels(data / "dem/a.tif")[0]
-    expected = np.zeros(SIZE, np.int64)
+    unseen = (np.datetime64("2000-01-01") - np.datetime64("1970-01-01")).astype(int)
+    expected = np.full(SIZE, unseen, np.int64)
     for date in DATES:
         image = pixels(data / f"img/{date}/a.tif")
         looked = (image[:2] != 0).any(0) & (dem != -9999) & (image[2] == 4)
@@ -409,12 +410,12 @@ def test_a_renewal_takes_the_date_and_the_clouds_of_the_scenes_file(data: Path) 
         expected[looked] = day
     np.testing.assert_array_equal(seen, expected)
     assert len(np.unique(expected)) == 3
-    assert pixels(data / "new.tif")[0][expected == 0].tolist() == old[expected == 0].tolist()
+    assert pixels(data / "new.tif")[0][expected == unseen].tolist() == old[expected == unseen].tolist()
 
 
 def test_a_renewal_by_a_stack_is_of_its_last_date_and_a_month_is_no_day(data: Path) -> None:
     model = bundle("a stack of dates")
-    map_ = write_map(data / "map.tif", np.ones(SIZE), {1: "land", 2: "slide"})
+    map_ = dated_map(data / "map.tif", np.ones(SIZE), {1: "land", 2: "slide"})
     given = section(data, "a stack of dates", images="img/{date}/a.tif", layers={"dem": "dem/a.tif"})
     (step,) = renew(model, ScenesOptions(**given), map_, data / "new.tif", device="cpu", quiet=True).scenes
     assert step.date == AFTER

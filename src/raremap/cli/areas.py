@@ -119,7 +119,8 @@ def change(
 @app.command()
 def faults(
     bundles: Annotated[
-        list[Path], typer.Argument(metavar="BUNDLE...", help="one bundle, or those of all folds")
+        list[Path],
+        typer.Argument(metavar="BUNDLE...", help="one bundle, those of all folds, or their ensemble"),
     ],
     catalog: Annotated[Path, typer.Option("--catalog", "-c", help="catalog.parquet of the labels")],
     out: Annotated[Path, typer.Option("-o", "--out", help="GeoPackage to write")],

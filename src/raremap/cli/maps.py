@@ -70,7 +70,9 @@ def predict(
     update: Annotated[
         str | None, typer.Option(metavar="MAP", help="renew this map where the scenes are newer and clear")
     ] = None,
-    margin: Annotated[float, typer.Option(min=0, help="--update: log-odds that change a class")] = 0.5,
+    margin: Annotated[
+        float | None, typer.Option(min=0, help="--update: log-odds that change a class (default: 0.5)")
+    ] = None,
     date: Annotated[str | None, typer.Option(help="--update: day of the scene (2024-08-12)")] = None,
     clouds: Annotated[
         str | None, typer.Option(help="--update: cloud band, file, or folder of files of the scenes' names")
@@ -79,9 +81,15 @@ def predict(
         str, typer.Option(help="--clouds: its values that hide the ground, with commas between (1, or SCL's)")
     ] = "",
     watch: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="--update: by the scenes that come into this folder")
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="--update: by the scenes that come into this folder (as acquire --watch fetches them)",
+        ),
     ] = None,
-    every: Annotated[float, typer.Option(min=0.1, help="--watch: seconds between two looks")] = 60,
+    every: Annotated[
+        float | None, typer.Option(min=0.1, help="--watch: seconds between two looks (default: 60)")
+    ] = None,
     ray: RayOption = None,
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
@@ -96,6 +104,11 @@ def predict(
     """
     layers = _named_files(layer or ())
     found = _scenes(scenes or (), overrides, root)
+    _belong("--update MAP", update, margin=margin, date=date, clouds=clouds)
+    _belong("--clouds", clouds, cloud_values=cloud_values or None)
+    _belong("--watch FOLDER", watch, every=every)
+    if watch is not None and date is not None:
+        raise typer.BadParameter("one day cannot be that of all scenes that come", param_hint="--date")
     if update is not None or watch is not None:
         beside = probabilities is not None or confidence or entropy or level or ray is not None
         if update is None or beside or bool(scenes) == (watch is not None):
@@ -104,7 +117,7 @@ def predict(
                 "--entropy, --level and --ray"
             )
         given: dict[str, Any] = dict(
-            margin=margin, date=date, clouds=clouds, argmax=argmax,
+            margin=0.5 if margin is None else margin, date=date, clouds=clouds, argmax=argmax,
             cloud_values=numbers(cloud_values, "--cloud-values", int), window=window, overlap=overlap,
             device=device, prior=prior, nodata=nodata, quiet=quiet, layers=layers, **averaging(tta, flips, scales),
         )  # fmt: skip
@@ -113,7 +126,7 @@ def predict(
         if watch is None:
             show(renew.renew(bundle, found, update, out, **given), as_json)
         else:
-            for result in renew.watch(bundle, watch, update, out, every, **given):
+            for result in renew.watch(bundle, watch, update, out, every or 60, **given):
                 show(result, as_json)
         return
     if not scenes:
@@ -126,6 +139,13 @@ def predict(
         level=level, ray=ray, workers=workers, layers=layers, **averaging(tta, flips, scales),
     )  # fmt: skip
     show(result, as_json)
+
+
+def _belong(to: str, given: object, **options: object) -> None:
+    """Wrong usage where options are given without the one that they belong to."""
+    names = ["--" + name.replace("_", "-") for name, value in options.items() if value is not None]
+    if names and given is None:
+        raise typer.BadParameter(f"says nothing without {to}", param_hint=" and ".join(names))
 
 
 def _named_files(given: Sequence[str]) -> dict[str, str]:

@@ -37,7 +37,12 @@ class Differences:
 
 
 def check_alike(before: ClassMap, after: ClassMap) -> None:
-    """Raise `SceneError` where two maps have other grids or other classes."""
+    """Raise `SceneError` where two maps have other grids or other classes, or one alone has a CRS."""
+    if (before.grid.crs is None) != (after.grid.crs is None):
+        bare, other = (before, after) if before.grid.crs is None else (after, before)
+        raise SceneError(
+            f"map {bare.path} has no CRS, {other.path} has one; tell where it lies first (gdal_edit.py -a_srs)"
+        )
     if differs := after.grid.difference(before.grid):
         raise SceneError(
             f"map {after.path} has {differs} as {before.path} has; bring one to the other's grid first "

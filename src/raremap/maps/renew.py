@@ -15,18 +15,18 @@ from raremap.files import written
 from raremap.jobs import Progress
 from raremap.labels import LabelScheme
 from raremap.maps.classmap import NONE, ClassMap, blocks
+from raremap.maps.dates import DATE_BANDS, TAG, Dates, dates_path, iso
 from raremap.maps.options import PredictOptions
 from raremap.maps.stream import Network, Strip, stream
 from raremap.maps.style import qml
 from raremap.scene.clouds import CloudReader
 from raremap.scene.cog import CogWriter
-from raremap.scene.gdal import opened, read_window
 from raremap.scene.grid import Grid
 from raremap.scene.raster import Image
 from raremap.scene.window import Window
 
-DATE_BANDS = ("seen", "changed")
-"""Bands of the dates beside a map: the last day that showed a pixel, and the last that changed its class."""
+CLEANED = "raremap_clean"
+"""The tag of a map that `raremap clean` wrote."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,13 @@ class Counts:
     confirmed: int = 0
     unsure: int = 0
     clouded: int = 0
+    unknown: int = 0
     not_newer: int = 0
+
+    @property
+    def looked(self) -> bool:
+        """Whether the scene showed any pixel anew."""
+        return bool(self.confirmed or self.unsure or self.changed.any())
 
 
 def check_legend(before: ClassMap, scheme: LabelScheme) -> None:
@@ -99,10 +105,10 @@ def renew(
 ) -> Counts:
     """Write the renewed map, its dates and its style; every pixel that the scene has no news for is as it was.
 
-    News are where the scene is valid, free of clouds and newer than what the pixel rests upon. There a pixel
+    News are where the scene is valid, known to be free of clouds and newer than what the pixel rests upon. There a pixel
     without a class gets one, and another changes where the log-odds of the new class over its own exceed
-    `margin`. `out` may be the map itself. All files take their names together, at the end. Raises
-    `SceneError` where grids or classes do not fit, `OutputError`.
+    `margin`. A map without dates beside it begins with the day of its tag `TAG`. `out` may be the map itself. All
+    files take their names together, at the end. Raises `SceneError` where grids or classes do not fit, `OutputError`.
     """
     check_legend(before, scheme)
     row, col = offset(newer.image.grid, before.grid, newer.image.paths[0], before.path)
@@ -110,7 +116,8 @@ def renew(
     if here.empty:
         raise SceneError(f"{newer.image.paths[0]} does not meet map {before.path}; nothing was written")
     out = Path(out)
-    dates = Dates(dates_path(Path(before.path)), before.grid)
+    dates = Dates(before)
+    latest = dates.latest or 0
     counts = Counts(np.zeros((scheme.num_classes + 1, scheme.num_classes), np.int64))
     colors = dict(zip(scheme.values, map(tuple, scheme.rgb.tolist()), strict=True))
     with ExitStack() as files:
@@ -124,8 +131,10 @@ def renew(
             )
         )  # fmt: skip
         for window in blocks(before.grid):
+            day = dates.read(window)
+            latest = max(latest, int(day[0].max()))
             classes.write(window, before.raw(window))
-            days.write(window, dates.read(window))
+            days.write(window, day)
         wanted = [Window(here.row_off - row, here.col_off - col, here.height, here.width)]
         strips = stream(
             newer.image, newer.network, scheme.num_classes, newer.options, wanted=wanted, progress=progress
@@ -138,6 +147,13 @@ def renew(
                 _merge(raw, day, before.read(on_map), strip, newer, scheme, margin, counts)
                 classes.write(on_map, raw)
                 days.write(on_map, day)
+        if counts.looked:
+            latest = max(latest, newer.day)
+        if latest:
+            for writer in (days, classes):
+                writer.tag({TAG: iso(latest)})
+        if CLEANED in before.tags and not counts.changed.any():
+            classes.tag({CLEANED: before.tags[CLEANED]})
         for writer in (days, classes):
             writer.complete()
         style = files.enter_context(written(out.with_suffix(".qml")))
@@ -158,9 +174,10 @@ def _merge(
     """Put a strip's news into the map's values `raw` and dates `day` `[2, h, w]`."""
     look = strip.valid.copy()
     if newer.clouds is not None:
-        cloud = newer.clouds.read(strip.window)[0]
+        cloud, unknown = newer.clouds.hidden(strip.window)
         counts.clouded += int((look & cloud).sum())
-        look &= ~cloud
+        counts.unknown += int((look & unknown).sum())
+        look &= ~(cloud | unknown)
     late = day[0] >= newer.day
     counts.not_newer += int((look & late).sum())
     look &= ~late
@@ -182,33 +199,6 @@ def _merge(
     day[1, change] = newer.day
 
 
-class Dates:
-    """The dates beside a map, uint16 `[2, h, w]` by window; 0 (unknown) where there are none."""
-
-    def __init__(self, path: Path, grid: Grid) -> None:
-        self._path = path if path.exists() else None
-        if self._path is not None:
-            with opened(self._path) as file:
-                fits = file.descriptions == DATE_BANDS and (file.height, file.width) == (
-                    grid.height,
-                    grid.width,
-                )
-            if not fits:
-                raise SceneError(f"{path} does not hold the dates of its map; move it away to begin anew")
-
-    def read(self, window: Window) -> np.ndarray:
-        """Days of a window."""
-        if self._path is None:
-            return np.zeros((2, window.height, window.width), np.uint16)
-        with opened(self._path) as file:
-            return read_window(file, [1, 2], window)
-
-
-def dates_path(path: Path) -> Path:
-    """Where the dates of a map lie."""
-    return path.with_name(f"{path.stem}.dates.tif")
-
-
 def _kept(tags: dict[str, Any]) -> dict[str, str]:
-    """A map's own tags without those that the driver writes itself."""
-    return {k: str(v) for k, v in tags.items() if k not in ("AREA_OR_POINT",)}
+    """A map's own tags without those that the driver writes itself, and what is not true of its new pixels."""
+    return {k: str(v) for k, v in tags.items() if k not in ("AREA_OR_POINT", CLEANED)}

@@ -58,7 +58,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features `[B, out, H, W]`."""
-        return self.after(F.relu(self.branch(x) + self.project(x), inplace=True))
+        return self.after(F.relu(self.branch(x).add_(self.project(x)), inplace=True))
 
 
 class SqueezeExcite(nn.Module):

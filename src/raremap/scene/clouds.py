@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SCL = {"cloud": (3, 8, 9, 10), "snow": (11,), "clear": (0, 1, 2, 4, 5, 6, 7)}
 """Sentinel-2's scene classification: cloud shadow, cloud of medium and high probability, cirrus; snow."""
 _PLAIN = {"cloud": (1,), "snow": (), "clear": (0,)}
+_NO_VIEW = (0, 1)  # of Sentinel-2's scene classification: no data, saturated or defective
+_CLOUD, _SNOW, _UNKNOWN = 1, 2, 3
 
 
 class CloudOptions(Options):
@@ -78,10 +80,11 @@ class CloudRecord(Options):
         """The reader of a scene's clouds; `image` has the bands `bands`. Raises `SceneError`."""
         if image is not None and self.bands:
             return CloudReader([image], self)
-        return CloudReader([_open_file(path, grid) for path in self.files], self)
+        listed = self.cloud is not None
+        return CloudReader([_open_file(path, grid, listed) for path in self.files], self)
 
 
-def _open_file(path: str, grid: Grid) -> ImageReader:
+def _open_file(path: str, grid: Grid, listed: bool) -> ImageReader:
     """A cloud mask; where it lies on another grid than the image's, by nearest pixel on that."""
     from raremap.scene.ongrid import OnGrid
     from raremap.scene.raster import open_image
@@ -93,11 +96,19 @@ def _open_file(path: str, grid: Grid) -> ImageReader:
                 f"cloud mask {path} has the bands {', '.join(file.bands)}, expected one band or one called SCL"
             )
     reader = open_image(path, bands=named or None)
+    if reader.nodata == 0 and not listed and not _holds_scl(reader.bands[0], path):
+        reader.nodata = None  # 0 says clear, whatever the tag: else the mask would know of no clear pixel
     return OnGrid(reader, grid) if reader.grid.difference(grid) else reader
 
 
 def _is_scl(name: str) -> bool:
     return "SCL" in re.split(r"[^A-Z]+", name.upper())
+
+
+def _holds_scl(band: str, path: str) -> bool:
+    """Whether a band is Sentinel-2's scene classification, by its own name, its file's or its folder's."""
+    *folders, file = re.split(r"[/\\]", path)
+    return _is_scl(band) or _is_scl(file) or folders[-1:] in (["scl"], ["SCL"])
 
 
 class CloudReader:
@@ -119,36 +130,51 @@ class CloudReader:
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Whether each pixel of a window is clouded, and whether it is snow, bool `[h, w]` both."""
+        codes = self._codes(window)
+        return self._decided(codes == _CLOUD), self._decided(codes == _SNOW)
+
+    def hidden(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Where each pixel is no view of the ground for sure: clouded, or of unknown cloudiness, bool `[h, w]` both.
+
+        Unknown is what the mask does not cover, its own nodata, and 0 and 1 of Sentinel-2's scene classification
+        (no data, defective). Snow is a view.
+        """
+        codes = self._codes(window)
+        cloud = self._decided(codes == _CLOUD)
+        return cloud, self._decided((codes == _CLOUD) | (codes == _UNKNOWN)) & ~cloud
+
+    def _codes(self, window: Window) -> np.ndarray:
         import numpy as np
 
-        layers = [self._classes(reader, window) for reader in self._readers]
-        codes = np.concatenate(layers)
-        cloud, snow = codes == 1, codes == 2
+        return np.concatenate([self._classes(reader, window) for reader in self._readers])
+
+    def _decided(self, layers: np.ndarray) -> np.ndarray:
+        """What is so of the pixels, from what is so of each date `[dates, h, w]`."""
+        import numpy as np
+
         decide = np.any if self._record.rule == "any" else np.all
-        cloud = cloud[0] if len(cloud) == 1 else decide(cloud, axis=0)
-        snow = snow[0] if len(snow) == 1 else decide(snow, axis=0)
-        return cloud, snow
+        return layers[0] if len(layers) == 1 else decide(layers, axis=0)
 
     def _classes(self, reader: ImageReader, window: Window) -> np.ndarray:
-        """0 (clear), 1 (cloud) or 2 (snow), uint8 `[bands, h, w]`."""
+        """0 (clear), `_CLOUD`, `_SNOW` or `_UNKNOWN`, uint8 `[bands, h, w]`."""
         import numpy as np
 
         image, valid = reader.read(window)
         record, path = self._record, reader.paths[0]
-        *folders, file = re.split(r"[/\\]", path)
-        called_scl = _is_scl(file) or folders[-1:] in (["scl"], ["SCL"])
         out = np.zeros(image.shape, np.uint8)
-        if record.cloud is not None:
-            out[np.isin(image, record.cloud)] = 1
-            out[np.isin(image, record.snow)] = 2
-            return out
         for band, name, codes in zip(image, reader.bands, out, strict=True):
-            scl = called_scl or _is_scl(name)
+            scl = _holds_scl(name, path)
             known = SCL if scl else _PLAIN
-            codes[np.isin(band, known["cloud"])] = 1
-            codes[np.isin(band, known["snow"])] = 2
+            # A band of the image has the image's nodata value, of which 0 says nothing about clouds.
+            codes[~valid & (band != 0) if record.bands else ~valid] = _UNKNOWN
+            if scl:
+                codes[np.isin(band, _NO_VIEW)] = _UNKNOWN
+            if record.cloud is not None:
+                known = {"cloud": record.cloud, "snow": record.snow}
+            codes[np.isin(band, known["cloud"])] = _CLOUD
+            codes[np.isin(band, known["snow"])] = _SNOW
             odd = valid & ~np.isin(band, [v for values in known.values() for v in values])
-            if odd.any():
+            if record.cloud is None and odd.any():
                 what = "which Sentinel-2's scene classification has not" if scl else "expected 0 or 1"
                 raise SceneError(
                     f"cloud mask {path} has value {band[odd][0]:g} in band {name}, {what}; "

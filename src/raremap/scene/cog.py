@@ -30,6 +30,12 @@ _HELD_BYTES = 48 << 20
 _FAULTS = (RasterioError, CPLE_BaseError, OSError)
 
 
+def check_name(path: str | Path) -> None:
+    """Raise `OutputError` where a file is not called as a GeoTIFF."""
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(f"{path} is no name for a map; give one that ends in .tif")
+
+
 class CogWriter:
     """A COG written window by window, in any order: tiles of 512², DEFLATE, overviews, BigTIFF when needed.
 

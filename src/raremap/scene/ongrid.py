@@ -19,7 +19,7 @@ from raremap.scene.raster import ImageReader
 class OnGrid(ImageReader):
     """The image of `reader` on a `grid`: each pixel is the one that holds its centre, whatever CRS or ratio.
 
-    What lies beyond the file is its nodata value, or 0. Raises `SceneError` where one of the two has no CRS, or
+    What lies beyond the file is not valid; it holds its nodata value, or 0. Raises `SceneError` where one of the two has no CRS, or
     where they do not overlap.
     """
 
@@ -27,6 +27,10 @@ class OnGrid(ImageReader):
         super().__init__(
             reader.paths, grid, reader.bands, reader._where, reader.dtype, reader.nodata, reader._masks, reader.named
         )  # fmt: skip
+        # Where nothing marks gaps an alpha band of GDAL's own tells what the file covers.
+        self._covers = reader.nodata is None and not reader._masks
+        if self._covers:
+            self._masks = tuple((i, reader._file(i).count + 1) for i in range(len(reader.paths)))
         self._sources: dict[int, rasterio.DatasetReader] = {}
         path = reader.paths[0]
         if reader.grid.crs is None or grid.crs is None:
@@ -56,9 +60,11 @@ class OnGrid(ImageReader):
     def _file(self, i: int) -> rasterio.DatasetReader:
         if i not in self._files:
             file = self._sources[i] = open_file(self.paths[i])
+            # Also where the file's own tag is left aside.
+            alpha = {"src_nodata": None, "nodata": None, "add_alpha": True} if self._covers else {}
             # Every place exactly, so that windows and the whole agree. (rasterio 1.4 fails with 0 itself.)
             self._files[i] = WarpedVRT(
                 file, crs=self.grid.crs, transform=self.grid.transform, height=self.grid.height,
-                width=self.grid.width, resampling=Resampling.nearest, tolerance=1e-6,
+                width=self.grid.width, resampling=Resampling.nearest, tolerance=1e-6, **alpha,
             )  # fmt: skip
         return self._files[i]

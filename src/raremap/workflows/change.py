@@ -94,12 +94,15 @@ def change(
     either map has no class for is nodata. These are differences of maps. With `sample`, the labelled points that
     `raremap sample OUT` drew, areas of change are estimated, with intervals, as `raremap area` does.
 
-    Raises `SceneError` where the maps have no legend, other grids or other classes.
+    Raises `SceneError` where the maps have no legend, other grids or other classes, `OutputError` where `out` is no
+    name of a GeoTIFF, or one of the maps.
     """
     from raremap.maps.change import check_alike, differences, write_change
     from raremap.maps.classmap import open_classmap
+    from raremap.scene.cog import check_name
     from raremap.workflows.area import area
 
+    check_name(out)
     out = Path(out)
     table = out.with_suffix(".csv")
     for given in (before, after):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raremap.errors import ConfigError, OutputError
-from raremap.files import raster_name
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
@@ -89,9 +88,11 @@ def clean(
     from raremap.maps.clean import clean_map
     from raremap.maps.levelmap import at_level
     from raremap.maps.probabilities import open_probabilities
+    from raremap.scene.cog import check_name
 
     started = time.perf_counter()
-    chosen, out = read_options(options, more), raster_name(out)
+    chosen, out = read_options(options, more), Path(out)
+    check_name(out)
     if chosen.idle:
         raise ConfigError(
             "nothing is to be cleaned; give mmu, open, close, majority, level, or small with min_confidence"

@@ -20,7 +20,10 @@ from raremap.measure.faults import Suspect, stored, suspects
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
+    from raremap.ensembles import Ensemble
     from raremap.tiles.catalog import Catalog
+
+    Given = Bundle | Ensemble | str | Path
 
 _UNSEEN = ("test", "calibration", "monitor")
 """Uses whose labels the network was not trained on, the least touched first."""
@@ -67,7 +70,7 @@ class Faults:
 
 
 def faults(
-    bundles: Bundle | str | Path | Sequence[Bundle | str | Path],
+    bundles: Given | Sequence[Given],
     catalog: Catalog | str | Path,
     out: str | Path,
     confidence: float = 0.5,
@@ -81,20 +84,18 @@ def faults(
     Each tile is judged by the first of `bundles` that has it in the use test, else calibration or monitor; the bundles of
     all folds so judge every tile by a model that has not learned its labels (cross-fitting). A patch is of
     pixels where another class has at least `confidence`, and `min_pixels` or larger; the `most` with the highest
-    score are kept. Patches end at the border of their tile.
+    score are kept. Patches end at the border of their tile. An ensemble gives its members, each by itself.
 
     The layer `faults` has rank, score, class given and suspected, mean confidence and margin (log-odds), thickness,
     area and place. Raises `BundleError` where no tile is unseen or the classes differ, `CatalogError` where
     sources changed, `OutputError` where the file cannot be written.
     """
-    from raremap.bundle import Bundle
     from raremap.tiles.catalog import Catalog
     from raremap.workflows.scoring import WholeTiles, check_fits, scored
 
     if Path(out).suffix.lower() != ".gpkg":
         raise OutputError(f"{out} is not a GeoPackage; give a name that ends in .gpkg")
-    several = [bundles] if isinstance(bundles, (Bundle, str, Path)) else list(bundles)
-    loaded = [b if isinstance(b, Bundle) else Bundle.load(b) for b in several]
+    loaded = _single(bundles)
     if isinstance(catalog, (str, Path)):
         catalog = Catalog.load(catalog)
     catalog.check_sources()
@@ -137,6 +138,16 @@ def faults(
         len(set(places[rows])),
         int((judge < 0).sum()),
     )
+
+
+def _single(bundles: Given | Sequence[Given]) -> list[Bundle]:
+    """Every bundle by itself: each judges what it has not seen, which an ensemble's mean has."""
+    from raremap.bundle import Bundle
+    from raremap.ensembles import Ensemble, load_bundle
+
+    one = isinstance(bundles, (Bundle, Ensemble, str, Path))
+    models = [load_bundle(b) if isinstance(b, (str, Path)) else b for b in ([bundles] if one else bundles)]
+    return [b for m in models for b in (m.members if isinstance(m, Ensemble) else (m,))]
 
 
 def _judges(bundles: Sequence[Bundle], catalog: Catalog) -> np.ndarray:

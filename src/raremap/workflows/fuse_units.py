@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raremap.errors import TableError, nearest
-from raremap.files import RASTERS
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
     from raremap.maps.zonal import Units
     from raremap.tabular.read import Source
+
+_RASTERS = frozenset({".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def lay(
     for path in scenes:
         with open_image(path) as reader:
             grids.append(reader.grid)
-    if all(Path(p).suffix.lower() in RASTERS for p in units):
+    if all(Path(p).suffix.lower() in _RASTERS for p in units):
         return _lay_rasters(scenes, grids, units, rows, key, scene_column, layer)
     if len(units) > 1:
         raise TableError(

@@ -92,6 +92,7 @@ def predict(
     from raremap.exported import load_model
     from raremap.maps.export import write_map
     from raremap.ways import predicting, unfitted
+    from raremap.workflows.days import date_tag
     from raremap.workflows.scenes import scenes_to_map
 
     own = load_model(bundle) if isinstance(bundle, (str, Path)) else bundle
@@ -125,7 +126,7 @@ def predict(
                 done.append(
                     write_map(
                         reader, network, target, scheme, bundle.predict, decide=decide, soften=soften,
-                        probabilities=probabilities, tags=tags, progress=bar,
+                        probabilities=probabilities, tags={**tags, **date_tag(scene)}, progress=bar,
                         quantities=quantities, network_classes=bundle.scheme.num_classes,
                     )
                 )  # fmt: skip

@@ -22,6 +22,7 @@ from raremap.maps.parcel import packed, unpacked
 from raremap.maps.stream import batch_of, parts_of, stream
 from raremap.scene.gdal import fingerprint
 from raremap.scene.window import Window
+from raremap.workflows.days import date_tag
 from raremap.workflows.uses import members_of
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def map_on(
                 ).hexdigest()
                 about = (reader.paths[0], reader.nodata)
                 batch = batch_of(reader, given.bundle.predict)
-                files = MapFiles(target, reader.grid, given.drawing, tags)
+                files = MapFiles(target, reader.grid, given.drawing, {**tags, **date_tag(scene)})
             jobs.append(_Scene(scene, cut, PartFiles(folder), made[:24], files, about, len(cut), batch))
         team = stack.enter_context(cluster.team(given, on_gpu=on_gpu))
         if precision == "auto" or on_gpu:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raremap.errors import ConfigError, OutputError, RaremapWarning, SceneError, TableError, nearest
-from raremap.files import raster_name
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
@@ -84,6 +83,7 @@ def table_predict(
     `prior` is the share of positives to expect; an alarm needs the same evidence whatever it is. Raises `TableError` or
     `SceneError` where an attribute is missing.
     """
+    from raremap.scene.cog import check_name
     from raremap.tabular.columns import Faults
     from raremap.tabular.model import TableModel
 
@@ -101,7 +101,7 @@ def table_predict(
     else:
         if dtype not in ("float32", "uint8"):
             raise ConfigError(f"a map's type is float32 or uint8, not '{dtype}'")
-        raster_name(out)
+        check_name(out)
         _apart(out, paths)
         done = _map(model, paths, out, prior, dtype, bands, faults, quiet)
     for line in faults.lines():
