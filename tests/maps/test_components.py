@@ -7,7 +7,9 @@ import pytest
 from scipy import ndimage
 from tests.maps.whole import EIGHT, components, filled
 
-from raremap.maps.components import NONE, Limits, Relabelling, SmallComponents
+from raremap.maps.components import Limits, Relabelling, SmallComponents
+
+NONE = 255
 
 
 def cleaned(index, areas, limits, eight, rows, probs=None):

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from raremap.errors import ConfigError
-from raremap.maps.filters import NONE, closing, disc, majority, opening
+from raremap.maps import strips
+from raremap.maps.filters import closing, disc, majority, opening
+from raremap.scene.grid import Grid
+
+NONE = 255
 
 
 def scene(seed, classes=4):
@@ -68,16 +74,47 @@ def test_the_majority_is_that_of_the_window_around_each_pixel(side):
     assert np.array_equal(got == NONE, index == NONE)
 
 
-@pytest.mark.parametrize(
-    "step", [majority(5, 4), opening(1, disc(40, (10, 10), "")), closing(2, disc(30, (10, 20), ""))]
+SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
+STEPS = st.one_of(
+    st.sampled_from([3, 5, 7]).map(lambda side: majority(side, 4)),
+    st.builds(lambda k, s: opening(k, disc(10, (10 / s[0], 10 / s[1]), "")), st.integers(0, 3), SIDES),
+    st.builds(lambda k, s: closing(k, disc(10, (10 / s[0], 10 / s[1]), "")), st.integers(0, 3), SIDES),
 )
-def test_a_piece_with_what_is_around_it_agrees_with_the_whole(step):
-    index = scene(2)
-    whole = step(index)
-    for top in range(0, len(index), 5):
-        above = max(0, top - step.reach)
-        piece = step(index[above : top + 5 + step.reach])
-        assert np.array_equal(piece[top - above :][:5], whole[top : top + 5])
+
+
+@given(st.lists(STEPS, min_size=1, max_size=3), st.integers(0, 9), st.data())
+def test_a_piece_with_what_is_around_it_agrees_with_the_whole(steps, seed, data):
+    index = whole = scene(seed)
+    reach = sum(step.reach for step in steps)
+    top, left = (data.draw(st.integers(0, n - 1)) for n in index.shape)
+    above, before = max(0, top - reach), max(0, left - reach)
+    piece = index[above : top + 3 + reach, before : left + 2 + reach]
+    for step in steps:
+        whole, piece = step(whole), step(piece)
+    got = piece[top - above :, left - before :][:3, :2]
+    assert np.array_equal(got, whole[top : top + 3, left : left + 2])
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 20), st.integers(1, 4000))
+def test_tiles_cover_each_pixel_once_and_are_bounded_with_what_is_around(height, width, reach, most):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strips, "_TILE", most)
+        found = strips.tiles(Grid(height, width), reach)
+    count = np.zeros((height, width), int)
+    for window in found:
+        count[window.slices()] += 1
+        rows = min(height, window.row_end + reach) - max(0, window.row_off - reach)
+        cols = min(width, window.col_end + reach) - max(0, window.col_off - reach)
+        assert rows * cols <= max(most, 16 * reach**2)
+    assert (count == 1).all()
+    assert found[0].height >= min(height, 2 * reach)
+    assert found[0].width >= min(width, 2 * reach)
+
+
+def test_a_wide_scene_is_filtered_in_a_few_times_its_pixels():
+    grid, reach = Grid(20_000, 100_000), 300
+    seen = sum((w.height + 2 * reach) * (w.width + 2 * reach) for w in strips.tiles(grid, reach))
+    assert seen < 2 * grid.height * grid.width  # in strips of 64 MB it was 38 times
 
 
 def test_a_disc_is_as_wide_as_its_size_and_no_wider_than_bearable():

@@ -7,8 +7,10 @@ import pytest
 import shapely
 from rasterio.features import shapes as gdal_shapes
 
-from raremap.maps.outlines import NONE, Tracer, joined
+from raremap.maps.outlines import Tracer, joined
 from raremap.maps.rings import polygons
+
+NONE = 255
 
 
 def traced(index, wanted, rows, areas=None, probs=None):

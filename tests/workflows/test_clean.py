@@ -12,9 +12,10 @@ import rasterio
 from tests.command import raremap
 from tests.maps.whole import filled
 from tests.rasters import write
+from tests.workflows.mapped import write_map
 
 import raremap as rm
-from raremap.errors import ConfigError, LabelError, OutputError, SceneError
+from raremap.errors import ConfigError, LabelError, OutputError, RaremapWarning, SceneError
 from raremap.maps import strips
 from raremap.maps.exact import ExactAreas
 from raremap.scene.raster import open_image
@@ -154,6 +155,35 @@ def test_the_order_is_majority_opening_closing_components(tmp_path):
     assert read(out)[35, 35] == 0
 
 
+def test_filters_by_tiles_are_those_of_the_whole_scene(tmp_path, monkeypatch):
+    path = make(tmp_path, np.kron(noise(6, 30, 20), np.ones((4, 4), np.uint8)))
+    how = {"majority": 3, "open": {"house": 70, "forest": 30}, "close": {"water": 50}, "quiet": True}
+    rm.clean(path, tmp_path / "whole.tif", **how)
+    monkeypatch.setattr(strips, "_TILE", 1)  # so that a tile is of 32 pixels a side
+    rm.clean(path, tmp_path / "tiles.tif", **how)
+    whole = read(tmp_path / "whole.tif")
+    assert np.array_equal(read(tmp_path / "tiles.tif"), whole)
+    assert not np.array_equal(whole, read(path))
+
+
+def test_classes_above_a_byte_are_cleaned_and_kept(tmp_path):
+    index = noise(7)
+    path = make(tmp_path, index)
+    how = {"mmu": 400, "open": {"house": 30}, "majority": 3, "quiet": True}
+    rm.clean(path, tmp_path / "bytes.tif", **how)
+    expected = read(tmp_path / "bytes.tif")
+    few = {301: "forest", 302: "house", 990: "water"}
+    many = {**few, **{v: f"class {v}" for v in range(400, 700)}}
+    for names in (few, many):
+        values = np.array([301, 302, 990, 65535], np.uint16)
+        stored = values[np.minimum(index, 3)]
+        wide = write_map(tmp_path / "wide.tif", stored, names, dtype=np.uint16, nodata=65535)
+        rm.clean(wide, tmp_path / "c.tif", **how)
+        with rasterio.open(tmp_path / "c.tif") as file:
+            assert (file.dtypes[0], file.nodata, file.tags()["class_990"]) == ("uint16", 65535, "water")
+            assert np.array_equal(file.read(1), values[np.minimum(expected, 3)])
+
+
 def test_options_come_from_a_file_and_the_command_line_goes_before(tmp_path, capsys):
     path = make(tmp_path, noise(3))
     (tmp_path / "o.yaml").write_text("mmu: {house: 900}\nconnectivity: 4\n")
@@ -169,6 +199,13 @@ def test_all_no_data_and_one_class_pass_unchanged(tmp_path):
         index = np.full((20, 9), value, np.uint8)
         rm.clean(make(tmp_path, index), tmp_path / "c.tif", mmu=1e6, majority=3, quiet=True)
         assert np.array_equal(read(tmp_path / "c.tif"), index)
+
+
+def test_a_size_below_a_pixel_is_said_to_do_nothing(tmp_path):
+    path = make(tmp_path, noise(5))
+    with pytest.warns(RaremapWarning, match=r"open house of 5 m does nothing: it is one pixel, of 10 x 10 m"):
+        done = rm.clean(path, tmp_path / "c.tif", open={"house": 5}, quiet=True)
+    assert done.changed_pixels == 0
 
 
 def test_wrong_input_is_told_in_one_line(tmp_path):
@@ -187,11 +224,17 @@ def test_wrong_input_is_told_in_one_line(tmp_path):
         rm.clean(path, out, mmu=-1, quiet=True)
     with pytest.raises(OutputError, match="would overwrite"):
         rm.clean(path, path, mmu=1, quiet=True)
+    with pytest.raises(ConfigError, match="nothing is to be cleaned; give mmu"):
+        rm.clean(path, out, mmu={"house": 0}, connectivity=4, quiet=True)
+    with pytest.raises(OutputError, match=r"c\.png is no name for a map; give one that ends in \.tif"):
+        rm.clean(path, tmp_path / "c.png", mmu=1, quiet=True)
     with pytest.raises(SceneError, match="does not exist"):
         rm.clean(tmp_path / "no.tif", out, mmu=1, quiet=True)
     other = write(tmp_path / "p.tif", np.zeros((3, 61, 46), np.float32), names=list(NAMES.values()))
     with pytest.raises(SceneError, match="has size 46x61, expected 47x61"):
         rm.clean(path, out, mmu=1, probabilities=other, quiet=True)
+    with pytest.raises(SceneError, match=r"p\.tif has 3 bands, expected one of class values"):
+        rm.clean(other, out, mmu=1, quiet=True)
     bare = write(tmp_path / "q.tif", np.zeros((3, 61, 47), np.float32))
     with pytest.raises(SceneError, match="no band 'forest'"):
         rm.clean(path, out, mmu=1, probabilities=bare, quiet=True)

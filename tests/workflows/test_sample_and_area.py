@@ -219,22 +219,77 @@ def test_points_that_cannot_be_used_are_counted(drawn: tuple[Path, Path]) -> Non
     frame = pyogrio.read_dataframe(points, layer="points")
     frame["reference"] = frame["reference"].astype("Int64")
     frame.loc[0, "reference"] = None
-    frame.loc[[1, 2], "reference"] = 99
+    frame.loc[1, "reference"] = 255  # the map's value of no data
+    frame.loc[2, "reference"] = -1
     frame.loc[3, "geometry"] = frame.geometry[3].__class__(0, 0)
     frame.loc[4, "id"] = 10_000
     pyogrio.write_dataframe(frame.drop(index=5), points, layer="points")
     with pytest.warns(
-        RaremapWarning, match=r"points left out: 1 without a reference, 2 with a reference.*\(99\)"
+        RaremapWarning, match=r"points left out: 1 without a reference, 2 that could not be told, 1 outside"
     ):
         found = area(map_, points)
     assert found.left_out == {
         "without a reference": 1,
-        "with a reference that is no class of the map": 2,
+        "that could not be told": 2,
         "outside the map": 1,
         "that the design does not know": 1,
         "of the design that are no longer in the file": 2,
     }
     assert found.points == 500 - 6
+
+
+def test_a_class_that_the_map_lacks_is_an_error_wherever_it_was_found(drawn: tuple[Path, Path]) -> None:
+    map_, points = drawn
+    frame = pyogrio.read_dataframe(points, layer="points")
+    names = np.array([*{1: "forest", 2: "water", 7: "slide"}.values()])[
+        np.searchsorted([1, 2, 7], frame["reference"])
+    ]
+    lost = (names == "forest") & (np.arange(len(names)) % 3 == 0)
+    names[lost] = "house"
+    frame["reference"] = names
+    pyogrio.write_dataframe(frame, points, layer="points")
+    with pytest.warns(RaremapWarning, match=rf"classes that the map does not have: 'house' \({lost.sum()}\)"):
+        found = area(map_, points)
+    # Stehman 2014, equations 3, 14 and 16, by hand: a stratum's ground times the share of its points.
+    strata = table(points, "SELECT stratum, area, points FROM sample_strata")
+    of = dict(table(points, "SELECT id, stratum FROM sample_points"))
+    weight = np.array([strata[of[i]][1] / strata[of[i]][2] for i in frame["id"]]) / 1e4
+    col, row = ((frame.geometry.x - 4e5) // 10).astype(int), ((4.6e6 - frame.geometry.y) // 10).astype(int)
+    called = np.array([{1: "forest", 2: "water", 7: "slide"}[v] for v in MAPPED[row, col]])
+    assert found.areas["house"].value == pytest.approx(weight[lost].sum())
+    assert found.areas["forest"].value == pytest.approx(weight[names == "forest"].sum())
+    assert found.found.overall.value == pytest.approx(weight[called == names].sum() / weight.sum())
+    user = weight[(called == "forest") & (names == "forest")].sum() / weight[called == "forest"].sum()
+    assert found.found.users[0].value == pytest.approx(user)
+    assert (found.found.mapped[3], found.found.producers[3].value, found.points) == (0, 0, 500)
+    house = found.to_dict()["classes"]["house"]
+    assert (house["reference_points"], house["users_accuracy"]["value"]) == (lost.sum(), None)
+
+
+def test_a_number_means_the_class_that_the_sample_offered(drawn: tuple[Path, Path], tmp_path: Path) -> None:
+    other = np.array([255, 2, 1])[np.searchsorted([1, 2, 7], TRUE)].astype(np.uint8)  # 1 is a slide here
+    map_ = write_map(tmp_path / "other.tif", other, {2: "water", 1: "slide", 255: "forest"}, nodata=None)
+    assert area(map_, drawn[1]).found.overall.value == 1
+
+
+@pytest.mark.parametrize("how", ["wider", "half", "beside", "empty"])
+def test_a_map_of_other_ground_than_the_samples_is_refused(
+    drawn: tuple[Path, Path], tmp_path: Path, how: str
+) -> None:
+    array = {"wider": np.hstack([MAPPED, MAPPED]), "half": MAPPED[:, :100], "beside": MAPPED}.get(
+        how, np.full_like(MAPPED, 255)
+    )
+    map_ = write_map(tmp_path / "o.tif", array, origin=(4e5 + 600 * (how == "beside"), 4.6e6))
+    told = r"o\.tif has classes on .* ha, .* was drawn from 400\.\d\d ha"
+    with pytest.raises(SampleError, match=r"\d+ of 500 points .* has no class" if how == "beside" else told):
+        area(map_, drawn[1])
+
+
+def test_a_map_of_coarser_pixels_that_ends_inside_the_last_is_of_the_same_ground(
+    drawn: tuple[Path, Path], tmp_path: Path
+) -> None:
+    coarse = write_map(tmp_path / "c.tif", MAPPED[1::3, 1::3], pixel=30.0)  # 67 x 30 m for 200 x 10 m
+    assert area(coarse, drawn[1]).points == 500
 
 
 def test_a_stratum_without_points_stops_it(drawn: tuple[Path, Path]) -> None:
@@ -258,8 +313,10 @@ def test_points_without_a_design_count_as_drawn_within_classes(tmp_path: Path) -
         crs="EPSG:25831",
     )
     frame.to_file(tmp_path / "own.gpkg")
-    with pytest.warns(RaremapWarning, match="does not say how its points were drawn"):
-        found = area(map_, tmp_path / "own.gpkg")
+    with pytest.raises(SampleError, match=r"does not say how its points were drawn, which a sample loses"):
+        area(map_, tmp_path / "own.gpkg")
+    with pytest.warns(RaremapWarning, match="does not say how its points were drawn; as was said"):
+        found = area(map_, tmp_path / "own.gpkg", random_within_classes=True)
     assert abs(found.areas["water"].value - (TRUE == 2).sum() / 100) < 3 * found.areas["water"].se + 0.5
 
 
@@ -327,6 +384,13 @@ def test_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "jeffreys" in out
     code, out, _ = raremap(capsys, "area", map_, points, "--interval", "normal", "--json")
     assert (code, json.loads(out)["interval"]) == (0, "normal")
+    pyogrio.write_dataframe(pyogrio.read_dataframe(points, layer="points"), tmp_path / "p.geojson")
+    code, _, err = raremap(capsys, "area", map_, tmp_path / "p.geojson")
+    assert (code, err.count("\n")) == (2, 1)
+    code, out, _ = raremap(capsys, "area", map_, tmp_path / "p.geojson", "--random-within-classes", "--json")
+    assert (code, json.loads(out)["points"]) == (0, 300)
+    code, _, err = raremap(capsys, "area", map_, points, "--random-within-classes")
+    assert (code, "leave out --random-within-classes" in err) == (2, True)
     code, _, err = raremap(capsys, "area", map_, tmp_path / "none.gpkg")
     assert code == 2
     assert err.count("\n") == 1

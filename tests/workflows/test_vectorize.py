@@ -17,6 +17,7 @@ from rasterio.features import rasterize
 from scipy import ndimage
 from tests.command import raremap
 from tests.rasters import write
+from tests.workflows.mapped import write_map
 
 import raremap as rm
 from raremap.errors import ConfigError, LabelError, OutputError, RaremapWarning
@@ -108,6 +109,45 @@ def test_the_background_is_written_when_asked_and_classes_can_be_chosen(tmp_path
     frame = gpd.read_file(out)
     assert set(frame["class"]) == {4}
     assert frame["confidence"].isna().all()
+
+
+def test_polygons_of_a_map_of_many_changes_keep_its_codes(tmp_path):
+    rng = np.random.default_rng(0)
+    names = {v: f"c{v}" for v in range(1, 18)}
+    before, after = (np.kron(rng.integers(1, 18, (20, 25)), np.ones((2, 3), int)) for _ in "ab")
+    after[:20] = before[:20]
+    one, two = (write_map(tmp_path / f"{n}.tif", a, names) for n, a in (("a", before), ("b", after)))
+    rm.change(one, two, tmp_path / "c.tif", quiet=True)
+    codes = 17 * (before - 1) + after - 1
+    for background in (False, True):
+        done = rm.vectorize(tmp_path / "c.tif", tmp_path / "p.gpkg", background=background, quiet=True)
+        frame = gpd.read_file(tmp_path / "p.gpkg")
+        with rasterio.open(tmp_path / "c.tif") as file:
+            where = {"out_shape": file.shape, "transform": file.transform, "fill": 999, "dtype": "int32"}
+        burnt = rasterize(zip(frame.geometry, frame["class"], strict=True), **where)
+        assert np.array_equal(burnt, np.where((before == after) & (not background), 999, codes))
+    assert codes.max() > 255
+    assert set(frame["name"]) == {f"c{a} → c{b}" for a, b in zip(before.flat, after.flat, strict=True)}
+    style = ET.parse(tmp_path / "p.qml").getroot()
+    assert {c.get("value") for c in style.findall(".//category")} == set(frame["name"])
+    assert len(str(done).splitlines()) == 1 + frame["name"].nunique()
+    assert "and " not in str(done)
+
+
+def test_components_that_hold_together_by_corners_are_warned_of(tmp_path):
+    path = make(tmp_path, ground())
+    for connectivity in (8, 4):
+        rm.clean(path, tmp_path / "c.tif", mmu=300, connectivity=connectivity, quiet=True)
+        with (
+            nullcontext()
+            if connectivity == 4
+            else pytest.warns(
+                RaremapWarning, match="below the minimum mapping unit; clean with --connectivity 4"
+            )
+        ):
+            rm.vectorize(tmp_path / "c.tif", tmp_path / "p.gpkg", background=True, quiet=True)
+        least = gpd.read_file(tmp_path / "p.gpkg")["pixels"].min()
+        assert (least >= 3) == (connectivity == 4)
 
 
 def test_simplified_neighbours_keep_their_common_borders(tmp_path):

@@ -79,6 +79,12 @@ def area(
         Literal["jeffreys", "normal"],
         typer.Option(help="jeffreys: holds for rare classes too; normal: ± 1.96 standard errors"),
     ] = "jeffreys",
+    random_within_classes: Annotated[
+        bool,
+        typer.Option(
+            "--random-within-classes", help="points of another origin were drawn so: at random in each class"
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Accuracy and class areas of a map from a labelled sample, with 95 % intervals.
@@ -87,7 +93,7 @@ def area(
     """
     from raremap.workflows.area import area as run
 
-    show(run(map_, points, out, scheme=scheme, interval=interval), as_json)
+    show(run(map_, points, out, scheme, interval, random_within_classes), as_json)
 
 
 @app.command()

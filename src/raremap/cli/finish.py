@@ -60,7 +60,8 @@ def clean(
     ] = None,
     small: Annotated[str | None, typer.Option(help="m² under which --min-confidence counts")] = None,
     connectivity: Annotated[
-        int | None, typer.Option(help="8: pixels that touch by a corner are one component; 4: not")
+        int | None,
+        typer.Option(help="8: pixels that touch by a corner are one component; 4: not, as in polygons"),
     ] = None,
     probabilities: ProbabilitiesOption = None,
     options: Annotated[
@@ -97,7 +98,8 @@ def vectorize(
     source: Annotated[str, typer.Argument(metavar="MAP", help="map with its legend")],
     out: Annotated[Path, typer.Option("-o", "--out", help="file to write: .gpkg or .parquet")],
     background: Annotated[
-        bool, typer.Option("--background", help="write the class background (or other, rest) too")
+        bool,
+        typer.Option("--background", help="write background (or other, rest) too, and what did not change"),
     ] = False,
     classes: Annotated[
         str | None, typer.Option(help="classes to write, with commas between (default: all)")

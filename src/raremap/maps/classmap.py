@@ -19,7 +19,8 @@ NONE = -1
 """Class index of a pixel without one."""
 _ODD = -2
 _BLOCK = 1024
-_GREY = "#888888"
+GREY = "#888888"
+"""Colour of a class that has none."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def open_classmap(path: str | Path, scheme: LabelScheme | None = None) -> ClassM
         nodata, tags = raster.nodata, raster.tags()
     values = tuple(file.names)
     colors = tuple(
-        "#{:02X}{:02X}{:02X}".format(*file.colors[v]) if v in file.colors else _GREY for v in values
+        "#{:02X}{:02X}{:02X}".format(*file.colors[v]) if v in file.colors else GREY for v in values
     )
     return ClassMap(str(path), file, values, tuple(file.names.values()), colors, nodata, tags)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from raremap.errors import ConfigError, OutputError
+from raremap.errors import ConfigError, OutputError, RaremapWarning
 from raremap.files import written
 from raremap.jobs import Progress, in_order
 from raremap.maps.classmap import ClassMap
@@ -21,9 +22,10 @@ from raremap.maps.cleaning import BySize, CleanOptions
 from raremap.maps.components import Limits, Relabelling, SmallComponents
 from raremap.maps.exact import ExactAreas
 from raremap.maps.filters import Step, closing, disc, majority, opening
+from raremap.maps.index import index_type, none_of
 from raremap.maps.legend import Legend
 from raremap.maps.probabilities import UNIT, Probabilities
-from raremap.maps.strips import Filtered, read_index, strips
+from raremap.maps.strips import Filtered, read_index, strips, tiles
 from raremap.maps.style import paletted
 from raremap.scene.grid import Grid
 from raremap.scene.steps import Steps
@@ -57,7 +59,7 @@ def clean_map(
     """Write the cleaned map with its style beside it; the result depends on no strip.
 
     Memory is that of a strip and of the small components that are not settled yet, with 9 bytes for
-    each that was met. With a `cluster` its workers filter; small components, which reach from strip to strip, are
+    each that was met; that of the filters some 16 bytes for each pixel of a tile (`strips.tiles`). With a `cluster` its workers filter; small components, which reach from strip to strip, are
     settled here. Raises `ConfigError` or `LabelError` for options that do not fit the map.
     """
     grid, legend = source.grid, Legend.of(source)
@@ -76,11 +78,11 @@ def clean_map(
         UNIT * (options.min_confidence or 0.0),
     )
     windows = strips(grid, 40 + (8 * len(legend.names) if probabilities else 0))
-    eight = options.connectivity == 8
+    eight, none = options.connectivity == 8, none_of(index_type(len(legend.names)))
     result = Cleaned(len(legend.names))
     with ExitStack() as files:
         writer = files.enter_context(legend.writer(out, grid, {**source.tags, **tags}))
-        read = files.enter_context(_filtered(source, windows, _steps(options, legend, grid), out, cluster))
+        read = files.enter_context(_filtered(source, _steps(options, legend, grid), out, cluster))
         again: Callable[[np.ndarray], np.ndarray] | None = None
         if limits.any.any():
             small = SmallComponents(grid.width, limits, eight, probabilities is not None)
@@ -95,8 +97,8 @@ def clean_map(
             index = index if again is None else again(index)
             areas = exact.areas(window)
             for sums, these in ((result.before, before), (result.after, index)):
-                sums += _by_class(these, areas, len(sums)) / exact.scale
-            result.pixels += int((before != 255).sum())
+                sums += _by_class(these, areas, none, len(sums)) / exact.scale
+            result.pixels += int((before != none).sum())
             result.changed_pixels += int((before != index).sum())
             writer.write(window, legend.stored(index))
             progress.advance(window.height / (1 if again is None else 2))
@@ -106,20 +108,24 @@ def clean_map(
     return result
 
 
-def _each(strip: Filtered, windows: list[Window], cluster: Cluster | None) -> Iterator[np.ndarray]:
-    """The filtered strips in order, here or by the workers of a cluster."""
+def _each(tile: Filtered, windows: list[Window], cluster: Cluster | None) -> Iterator[np.ndarray]:
+    """The filtered tiles in order, here or by the workers of a cluster."""
     if cluster is None:
-        yield from map(strip, windows)
+        yield from map(tile, windows)
         return
+
+    def told(w: Window) -> str:
+        return f"clean, rows {w.row_off}-{w.row_end}, columns {w.col_off}-{w.col_end}"
+
     with (
         ThreadPoolExecutor(cluster.size(), "raremap-clean") as pool,
-        cluster.team(partial(_same, strip), lambda w: f"clean, rows {w.row_off}-{w.row_end}") as team,
+        cluster.team(partial(_same, tile), told) as team,
     ):
         yield from in_order(pool, team, windows, 2 * team.size)
 
 
-def _same(strip: Filtered) -> Filtered:
-    return strip
+def _same(tile: Filtered) -> Filtered:
+    return tile
 
 
 def _limits(exact: ExactAreas, sizes: BySize, legend: Legend) -> np.ndarray:
@@ -139,27 +145,36 @@ def _steps(options: CleanOptions, legend: Legend, grid: Grid) -> list[Step]:
             element = disc(size, (down, across), f"{what} {name}")
             if element.size > 1:
                 made.append(how(legend.index(name, what), element))
+            elif size:
+                warnings.warn(
+                    f"{what} {name} of {size:g} m does nothing: it is one pixel, of {across:.3g} x {down:.3g} m",
+                    RaremapWarning,
+                    stacklevel=4,
+                )
     return made
 
 
 @contextmanager
-def _filtered(
-    source: ClassMap, windows: list[Window], steps: list[Step], out: Path, cluster: Cluster | None
-) -> Iterator[Index]:
+def _filtered(source: ClassMap, steps: list[Step], out: Path, cluster: Cluster | None) -> Iterator[Index]:
     """How to read the map after the filters; they are done once, into a scratch file beside the result."""
     if not steps:
         yield lambda window: read_index(source, window)
         return
+    kind, width = index_type(len(source.names)), source.grid.width
     try:
         scratch = tempfile.TemporaryFile(dir=out.parent)  # noqa: SIM115 closed below
-        for index in _each(Filtered(source, tuple(steps)), windows, cluster):
-            scratch.write(index.tobytes())
+        tile = Filtered(source, tuple(steps))
+        windows = tiles(source.grid, tile.reach)
+        for window, index in zip(windows, _each(tile, windows, cluster), strict=True):
+            for row, line in enumerate(index, window.row_off):
+                scratch.seek(kind.itemsize * (row * width + window.col_off))
+                scratch.write(line.tobytes())
     except OSError as error:
         raise OutputError(f"{out} cannot be written ({error.strerror}); nothing was changed") from None
 
     def read(window: Window) -> np.ndarray:
-        scratch.seek(window.row_off * window.width)
-        raw = np.frombuffer(scratch.read(window.height * window.width), np.uint8)
+        scratch.seek(kind.itemsize * window.row_off * width)
+        raw = np.frombuffer(scratch.read(kind.itemsize * window.height * width), kind)
         return raw.reshape(window.height, window.width)
 
     with scratch:
@@ -167,10 +182,10 @@ def _filtered(
 
 
 @njit(nogil=True, cache=True)
-def _by_class(index, areas, classes):  # pragma: no cover
+def _by_class(index, areas, none, classes):  # pragma: no cover
     sums = np.zeros(classes)
     for y in range(index.shape[0]):
         for x in range(index.shape[1]):
-            if index[y, x] != 255:
+            if index[y, x] != none:
                 sums[index[y, x]] += areas[y, x if areas.shape[1] > 1 else 0]
     return sums

@@ -12,6 +12,10 @@ BySize = dict[str, float] | float
 """A number for all classes, or by class name."""
 
 
+def _any(sizes: BySize | None) -> bool:
+    return any(sizes.values()) if isinstance(sizes, dict) else bool(sizes)
+
+
 class CleanOptions(Options):
     """What `raremap clean` does, in this order: level, majority, opening, closing, then small components.
 
@@ -25,7 +29,7 @@ class CleanOptions(Options):
     the longest border), so that none is left. One that lacks less than half a percent stays, since the scale
     of a projection shall not decide. Components under `small` square metres whose mean probability of their class
     is below `min_confidence` go too. `connectivity` says whether pixels that touch by a corner are
-    one component (8) or not (4).
+    one component (8) or not (4), as in polygons.
     """
 
     mmu: BySize = Field(default_factory=dict)
@@ -54,9 +58,10 @@ class CleanOptions(Options):
         return self
 
     @property
-    def filters(self) -> bool:
-        """Whether it does anything before the small components."""
-        return self.majority > 1 or bool(self.open or self.close)
+    def idle(self) -> bool:
+        """Whether it leaves every map as it is."""
+        filters = self.majority > 1 or self.open or self.close
+        return not (self.level or filters or _any(self.mmu) or _any(self.small))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from raremap.maps.index import index_type, none_of
 from raremap.maps.settle import open_slots, settle
 from raremap.maps.tables import LABELS, Tables, absorb, begin, border, drop, find, full, sinks_of
-
-NONE = 255
-"""Class index of pixels without data."""
 
 
 @dataclass(frozen=True)
@@ -52,29 +50,32 @@ class SmallComponents:
         classes = len(limits.unit)
         self._width, self._limits, self._eight = width, limits, eight
         self._tables = Tables(classes, sums)
-        self._row = 0
-        self._above = np.full(width, NONE, np.uint8)
+        self._row, self._kind = 0, index_type(classes)
+        self._above = np.full(width, none_of(self._kind), self._kind)
         self._labels = np.full(width, -1, np.int32)
         self.filled, self.alone = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
 
     def add(self, index: np.ndarray, areas: np.ndarray, probs: np.ndarray | None = None) -> None:
-        """A strip of class index uint8 `[h, w]`, areas of its pixels int64 `[h, w]` or `[h, 1]`, and probs uint16 `[K, h, w]`."""
+        """A strip of class index `[h, w]`, areas of its pixels int64 `[h, w]` or `[h, 1]`, and probs uint16 `[K, h, w]`."""
         t, limit = self._tables, self._limits.any
+        none = none_of(self._kind)
         probs = np.empty((0, 0, 0), np.uint16) if probs is None else probs
         row = 0
         while row < len(index):
             t.make_room(self._width)
             row = _join(
-                index, areas, probs, row, self._row, self._above, self._labels, limit, self._eight, t.nodes, t.edges
+                index, areas, probs, row, self._row, self._above, self._labels, limit, self._eight, none, t.nodes, t.edges
             )  # fmt: skip
         self._row += len(index)
         self._settle(self._labels)
 
     def finish(self) -> np.ndarray:
-        """Class index uint8 of every provisional label, as `Relabelling` numbers them."""
+        """Class index of every provisional label, as `Relabelling` numbers them."""
         self._settle(np.empty(0, np.int32))
         t = self._tables
-        return sinks_of(t.parent[: t.counters[LABELS]])
+        out = np.empty(t.counters[LABELS], self._kind)
+        sinks_of(t.parent[: len(out)], out)
+        return out
 
     def _settle(self, frontier: np.ndarray) -> None:
         t, limits = self._tables, self._limits
@@ -89,15 +90,24 @@ class Relabelling:
 
     def __init__(self, width: int, final: np.ndarray, limits: Limits, eight: bool) -> None:
         self._final, self._limit, self._eight = final, limits.any, eight
-        self._above = np.full(width, NONE, np.uint8)
+        self._none = none_of(final.dtype)
+        self._above = np.full(width, self._none, final.dtype)
         self._labels = np.full(width, -1, np.int32)
         self._next = len(limits.unit)
 
     def __call__(self, index: np.ndarray) -> np.ndarray:
-        """The classes uint8 `[h, w]` of a strip, once its small components have gone."""
+        """The classes `[h, w]` of a strip, once its small components have gone."""
         out = np.empty_like(index)
         self._next = _look_up(
-            index, out, self._above, self._labels, self._limit, self._eight, self._final, self._next
+            index,
+            out,
+            self._above,
+            self._labels,
+            self._limit,
+            self._eight,
+            self._none,
+            self._final,
+            self._next,
         )
         return out
 
@@ -147,7 +157,7 @@ def _meet(label, other, corner, nodes, edges):  # pragma: no cover
 
 @njit(nogil=True, cache=True)
 def _join(
-    index, areas, probs, start, offset, above, labels_above, limit, eight, nodes, edges
+    index, areas, probs, start, offset, above, labels_above, limit, eight, none, nodes, edges
 ):  # pragma: no cover
     """Take rows in from `start` on, until the tables may have no room for one more; gives the row to go on with."""
     parent, slot, area, sums = nodes[1], nodes[2], nodes[4], nodes[9]
@@ -160,7 +170,7 @@ def _join(
         here = index[y]
         for x in range(width):
             k = here[x]
-            if k == 255:
+            if k == none:
                 labels[x] = -1
                 continue
             left = x > 0
@@ -189,13 +199,13 @@ def _join(
                     if area[s] >= limit[k]:
                         drop(root, k, nodes, edges)
             labels[x] = label
-            if left and here[x - 1] != k and here[x - 1] != 255:
+            if left and here[x - 1] != k and here[x - 1] != none:
                 _meet(label, labels[x - 1], False, nodes, edges)
-            if above[x] != k and above[x] != 255:
+            if above[x] != k and above[x] != none:
                 _meet(label, labels_above[x], False, nodes, edges)
-            if eight and left and above[x - 1] != k and above[x - 1] != 255:
+            if eight and left and above[x - 1] != k and above[x - 1] != none:
                 _meet(label, labels_above[x - 1], True, nodes, edges)
-            if eight and right and above[x + 1] != k and above[x + 1] != 255:
+            if eight and right and above[x + 1] != k and above[x + 1] != none:
                 _meet(label, labels_above[x + 1], True, nodes, edges)
         above[:] = here
         labels_above[:] = labels
@@ -203,16 +213,16 @@ def _join(
 
 
 @njit(nogil=True, cache=True)
-def _look_up(index, out, above, labels_above, limit, eight, final, following):  # pragma: no cover
+def _look_up(index, out, above, labels_above, limit, eight, none, final, following):  # pragma: no cover
     height, width = index.shape
     labels = np.empty(width, np.int32)
     for y in range(height):
         here = index[y]
         for x in range(width):
             k = here[x]
-            if k == 255:
+            if k == none:
                 labels[x] = -1
-                out[y, x] = 255
+                out[y, x] = none
                 continue
             label = np.int32(k)
             if limit[k] > 0:

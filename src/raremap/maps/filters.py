@@ -10,15 +10,15 @@ import numpy as np
 from numba import njit
 
 from raremap.errors import ConfigError
+from raremap.maps.index import none_of
 
-NONE = 255
 MOST_PIXELS = 101
 """Side in pixels of the largest element."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A filter of class index uint8 `[h, w]`, exact where `reach` rows more are known above and below."""
+    """A filter of class index `[h, w]`, exact where `reach` pixels more are known on every side."""
 
     reach: int
     apply: Callable[[np.ndarray], np.ndarray]
@@ -47,7 +47,8 @@ def majority(side: int, classes: int) -> Step:
                 else:
                     more = count > best
                     out[more], best[more] = k, count[more]
-        out[index == NONE] = NONE
+        empty = index == none_of(index.dtype)
+        out[empty] = index[empty]
         return out
 
     return Step(side // 2, apply)
@@ -63,24 +64,24 @@ def opening(k: int, element: np.ndarray) -> Step:
     offsets = _by_distance(height, width)
 
     def apply(index: np.ndarray) -> np.ndarray:
-        here = index == k
-        left = _dilated(_eroded(here | (index == NONE), element), element)
+        here, none = index == k, none_of(index.dtype)
+        left = _dilated(_eroded(here | (index == none), element), element)
         gone = here & ~left
-        return _nearest_other(index, gone, k, offsets) if gone.any() else index
+        return _nearest_other(index, gone, k, none, offsets) if gone.any() else index
 
-    # Erosion and dilation look a whole element up or down between them, the search one more.
-    return Step(3 * height, apply)
+    # Erosion and dilation look half an element far each; the search a whole one, at what was there before.
+    return Step(max(height, width), apply)
 
 
 def closing(k: int, element: np.ndarray) -> Step:
     """Gaps of class k that the element does not fit into become class k."""
 
     def apply(index: np.ndarray) -> np.ndarray:
-        grown = _dilated(index == k, element)
-        filled = _eroded(grown | (index == NONE), element)
-        return np.where(filled & (index != NONE), np.uint8(k), index)
+        grown, empty = _dilated(index == k, element), index == none_of(index.dtype)
+        filled = _eroded(grown | empty, element)
+        return np.where(filled & ~empty, index.dtype.type(k), index)
 
-    return Step(2 * element.shape[0], apply)
+    return Step(max(element.shape), apply)  # half an element twice
 
 
 def disc(size_m: float, pixel_m: tuple[float, float], what: str) -> np.ndarray:
@@ -119,7 +120,7 @@ def _by_distance(height: int, width: int) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _nearest_other(index, gone, k, offsets):  # pragma: no cover
+def _nearest_other(index, gone, k, none, offsets):  # pragma: no cover
     out = index.copy()
     height, width = index.shape
     for y in range(height):
@@ -128,7 +129,7 @@ def _nearest_other(index, gone, k, offsets):  # pragma: no cover
                 continue
             for i in range(len(offsets)):
                 v, u = y + offsets[i, 0], x + offsets[i, 1]
-                if 0 <= v < height and 0 <= u < width and index[v, u] != k and index[v, u] != 255:
+                if 0 <= v < height and 0 <= u < width and index[v, u] != k and index[v, u] != none:
                     out[y, x] = index[v, u]
                     break
     return out

@@ -16,24 +16,28 @@ from raremap.scene.grid import Grid
 
 @dataclass(frozen=True)
 class Legend:
-    """Stored values, names and colours `#RRGGBB` by class index, and the value of no data."""
+    """Stored values, names and colours `#RRGGBB` by class index, the value of no data, and the type that holds them."""
 
     values: tuple[int, ...]
     names: tuple[str, ...]
     colors: tuple[str, ...]
     nodata: int
+    dtype: str = "uint8"
 
     @classmethod
     def of(cls, source: ClassMap) -> Legend:
-        """That of a map; raises `LabelError` where its values do not fit a byte beside a nodata value."""
-        if max(source.values) > 255 or len(source.values) > 254:
-            raise LabelError(
-                f"{source.path} has class value {max(source.values)}, and {len(source.values)} classes; a map holds 254 classes of values below 256"
-            )
-        nodata = source.nodata
-        if nodata is None or not (0 <= nodata <= 255) or int(nodata) in source.values:
-            nodata = next(v for v in range(255, -1, -1) if v not in source.values)
-        return cls(source.values, source.names, source.colors, int(nodata))
+        """That of a map: bytes where it has them or they hold its classes and a nodata value, else numbers of 16 bits.
+
+        Raises `LabelError` where those have no room for a nodata value either.
+        """
+        taken = set(source.values)
+        wide = source.file.dtype == np.uint16 or max(taken) > 255 or len(taken) > 255
+        most, nodata = 65535 if wide else 255, source.nodata
+        if len(taken) > most:
+            raise LabelError(f"{source.path} has {len(taken)} classes, which leave no value for no data")
+        if nodata is None or not (0 <= nodata <= most) or int(nodata) in taken:
+            nodata = next(v for v in range(most, -1, -1) if v not in taken)
+        return cls(source.values, source.names, source.colors, int(nodata), "uint16" if wide else "uint8")
 
     def index(self, name: str, what: str) -> int:
         """The index of a class; raises `LabelError` with the nearest known name, `what` saying who asks."""
@@ -44,8 +48,8 @@ class Legend:
         return self.names.index(name)
 
     def stored(self, index: np.ndarray) -> np.ndarray:
-        """The values uint8 of class index uint8; 255 becomes nodata."""
-        table = np.full(256, self.nodata, np.uint8)
+        """The values of class index in its `index_type`, whose last one becomes nodata."""
+        table = np.full(np.iinfo(index.dtype).max + 1, self.nodata, self.dtype)
         table[: len(self.values)] = self.values
         return table[index]
 
@@ -55,6 +59,6 @@ class Legend:
         named = {f"class_{v}": name for v, name in zip(self.values, self.names, strict=True)}
         kept = {k: v for k, v in tags.items() if not k.startswith("class_") and k != "AREA_OR_POINT"}
         return CogWriter(
-            path, grid, "uint8", bands=("class",), nodata=self.nodata,
+            path, grid, self.dtype, bands=("class",), nodata=self.nodata,
             colors=dict(zip(self.values, rgb, strict=True)), tags={**kept, **named},  # type: ignore[arg-type]
         )  # fmt: skip

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from raremap.maps.index import index_type, none_of
 from raremap.maps.tables import find
 
-NONE = 255
 # Bits of a corner's directions; without them its edges leave to the left and upwards.
 RIGHT, DOWN = 1, 2
 # Places in `counters`.
 _LABELS, _CORNERS, _FREE, _FREES = range(4)
 _RECORD = {
-    "parent": np.int32, "cls": np.uint8, "area": np.int64, "pixels": np.int64, "prob": np.int64,
+    "parent": np.int32, "cls": np.uint16, "area": np.int64, "pixels": np.int64, "prob": np.int64,
     "head": np.int32, "tail": np.int32,
 }  # fmt: skip
 _CORNER = {"x": np.int32, "y": np.int32, "way": np.uint8, "next": np.int32}
@@ -49,8 +49,9 @@ class Tracer:
 
     def __init__(self, width: int, wanted: np.ndarray) -> None:
         self._width, self._wanted = width, wanted
-        self._row = 0
-        self._above = np.full(width, NONE, np.uint8)
+        self._row, self._kind = 0, index_type(len(wanted))
+        self._none = none_of(self._kind)
+        self._above = np.full(width, self._none, self._kind)
         self._labels = np.full(width, -1, np.int32)
         self._counters = np.array([0, 0, -1, 0], np.int64)
         self._records = {k: np.empty(0, t) for k, t in _RECORD.items()}
@@ -65,7 +66,7 @@ class Tracer:
             _make_room(self._records, c[_LABELS] + self._width)
             _make_room(self._corners, c[_CORNERS] + max(0, 4 * (self._width + 1) - c[_FREES]))
             row = _trace(
-                index, areas, probs, row, self._row, self._above, self._labels, self._wanted, self._counters,
+                index, areas, probs, row, self._row, self._above, self._labels, self._wanted, self._none, self._counters,
                 *self._records.values(), *self._corners.values(),
             )  # fmt: skip
         self._row += len(index)
@@ -73,7 +74,7 @@ class Tracer:
 
     def finish(self) -> Outlines:
         """What the end of the scene finishes."""
-        return self.add(np.full((1, self._width), NONE, np.uint8), np.zeros((1, 1), np.int64))
+        return self.add(np.full((1, self._width), self._none, self._kind), np.zeros((1, 1), np.int64))
 
     def _finished(self) -> Outlines:
         """Take out what has no pixel in the last row, and number the rest from 0."""
@@ -141,7 +142,7 @@ def _corner(label, cx, cy, direction, counters, parent, head, tail, x, y, way, f
 
 @njit(nogil=True, cache=True)
 def _trace(
-    index, areas, probs, start, offset, above, labels_above, wanted, counters,
+    index, areas, probs, start, offset, above, labels_above, wanted, none, counters,
     parent, cls, area, pixels, prob, head, tail, x_of, y_of, way, following,
 ):  # fmt: skip # pragma: no cover
     height, width = index.shape
@@ -152,7 +153,7 @@ def _trace(
         here = index[y]
         for x in range(width):
             k = here[x]
-            if k == 255 or not wanted[k]:
+            if k == none or not wanted[k]:
                 labels[x] = -1
                 continue
             if x > 0 and here[x - 1] == k:
@@ -187,8 +188,8 @@ def _trace(
         # The four pixels around each point between the two rows.
         for x in range(width + 1):
             left, right = x > 0, x < width
-            a, b = above[x - 1] if left else np.uint8(255), above[x] if right else np.uint8(255)
-            c, d = here[x - 1] if left else np.uint8(255), here[x] if right else np.uint8(255)
+            a, b = above[x - 1] if left else none, above[x] if right else none
+            c, d = here[x - 1] if left else none, here[x] if right else none
             if (a == c and b == d) or (a == b and c == d):
                 continue
             label_a, label_b = labels_above[x - 1] if left else -1, labels_above[x] if right else -1

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numba import njit
 
+from raremap.maps.index import index_type
+
 # Places in `counters`: how many are in use or free, then the first of the free ones, and their number.
 LABELS, EDGES, FREE_EDGE, FREE_EDGES, SLOTS, FREE_SLOT, FREE_SLOTS = range(7)
 
@@ -32,7 +34,7 @@ class Tables:
         self.root = np.empty(0, np.int32)  # by slot; -1: free
         self.area = np.empty(0, np.int64)
         self.first = np.empty(0, np.int64)
-        self.cls = np.empty(0, np.uint8)
+        self.cls = np.empty(0, index_type(k))
         self.head, self.tail = np.empty(0, np.int32), np.empty(0, np.int32)
         self.sums = np.empty((0, k + 1 if self.sums_too else 0), np.int64)  # the last: pixels
         self.other = np.empty(0, np.int32)  # by border: the component on its far side
@@ -184,9 +186,7 @@ def border(a, b, corner, nodes, edges):  # pragma: no cover
 
 
 @njit(nogil=True, cache=True)
-def sinks_of(parent):  # pragma: no cover
-    """The sink uint8 of every label, once all is settled."""
-    out = np.empty(len(parent), np.uint8)
+def sinks_of(parent, out):  # pragma: no cover
+    """The sink of every label, once all is settled, into `out`."""
     for label in range(len(parent)):
         out[label] = find(parent, label)
-    return out

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".gpkg", ".parquet", ".geoparquet")
 
 
+_MANY = 40  # classes; of more, as a map of changes has, the style shows those that occur
+
+
 class Vectors:
     """What was written: polygons and square metres by class index `[K]`."""
 
@@ -75,7 +78,8 @@ def write_vectors(
                 result.area_m2 += np.bincount(
                     outlines.cls, outlines.area / exact.scale, minlength=len(legend.names)
                 )
-        shown = [i for i, keep in enumerate(wanted) if keep]
+        many = len(wanted) > _MANY
+        shown = [i for i, keep in enumerate(wanted) if keep and (result.polygons[i] or not many)]
         sink.style(categorized("name", [legend.names[i] for i in shown], [legend.colors[i] for i in shown]))
     return result
 

@@ -162,10 +162,10 @@ def open_labels(
     """
     path = str(path)
     if scheme is not None and scheme.is_colored:
-        raise LabelError(f"{path} cannot be rescaled by classes that are colours; give classes as values")
+        raise LabelError(f"{path} cannot be read by classes that are colours; give classes as values")
     with opened(path) as file:
         if file.count != 1:
-            raise SceneError(f"{path} has {file.count} bands; rescale reads one band of class values")
+            raise SceneError(f"{path} has {file.count} bands, expected one of class values")
         dtype = np.dtype(file.dtypes[0])
         if dtype.kind not in "iu":
             raise LabelError(

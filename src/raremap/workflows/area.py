@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FEW = 5
 """A normal interval that rests on fewer points than this is marked."""
+_SAME_GROUND = 0.001  # by how much the ground of two maps may differ, besides a row and a column of pixels
+_OFF = 0.01  # of the points may lie where the map has no class
 
 
 @dataclass(frozen=True)
@@ -111,20 +113,22 @@ def area(
     out: str | Path | None = None,
     scheme: LabelScheme | str | None = None,
     interval: IntervalKind = "jeffreys",
+    random_within_classes: bool = False,
 ) -> AreaEstimate:
     """Estimate accuracy and areas from the points of `raremap sample` that were labelled.
 
     The general estimator of stratified samples (Stehman 2014), which is that of Olofsson et al. 2014 where the
-    strata are the map's classes; so another map than the one that the sample was drawn from may be judged by it.
-    Points of a file without a design count as drawn at random within each class of the map, with a warning. With
-    `out` writes area.json and area.html there. Ground is measured on the ellipsoid, in any CRS.
+    strata are the map's classes; so another map of the same ground than the one that the sample was drawn from may be judged by it.
+    Points of a file without a design are refused unless `random_within_classes` says that they were drawn at random within each
+    class of the map. A reference class that the map does not have is an error of the map wherever it was found, and gets
+    an area. With `out` writes area.json and area.html there. Ground is measured on the ellipsoid, in any CRS.
 
     `interval` is how the 95 % are found: "jeffreys" from a posterior that knows of omissions no point has met, and
     holds for classes below 1 % of the ground too; "normal" as ± 1.96 standard errors, as Olofsson et al. 2014 print them.
     The estimates and standard errors are the same.
 
     Raises `SceneError` for a map without a legend, `SampleError` where the points cannot be read or a stratum
-    has fewer than two that can be used, `ConfigError` for another interval. What is left out is counted and warned of.
+    has fewer than two that can be used, or where map and sample are not of the same ground, `ConfigError` for another interval. What is left out is counted and warned of.
     """
     from raremap.labels import LabelScheme
     from raremap.maps.atpoints import answers_of
@@ -137,6 +141,8 @@ def area(
     sample = read_reference(points)
     scheme = LabelScheme.named(scheme) if isinstance(scheme, str) else scheme
     with open_classmap(map, scheme) as source:
+        if (sample.design is None) != random_within_classes:
+            raise SampleError(_unlike(sample))
         answers = answers_of(source, sample)
         counted = survey(Strata.of(source))
         by_hectare = source.grid.crs is not None
@@ -158,12 +164,15 @@ def _estimate(
     unit: str,
     interval: IntervalKind,
 ) -> AreaEstimate:
+    from raremap.maps.classmap import GREY
+
     design, left_out = sample.design, dict(answers.left_out)
     remarks = []
     if design is None:
         names, areas, stratum, known = source.names, mapped, answers.mapped, np.ones(len(answers.ids), bool)
         remarks.append(
-            f"{sample.path} does not say how its points were drawn; they count as drawn at random within each class of the map"
+            f"{sample.path} does not say how its points were drawn; as was said, they count as drawn at random within each "
+            "class of the map"
         )
     else:
         if (design.facts.get("unit") == "pixels") != (unit == "pixels"):
@@ -174,6 +183,7 @@ def _estimate(
         names = tuple(s.name for s in design.strata)
         pixels = np.array([s.pixels for s in design.strata], np.int64)
         areas = np.array([s.area for s in design.strata]) / (1e4 if unit == "ha" else 1.0)
+        _check_ground(source, sample, answers, mapped.sum(), areas.sum(), unit)
         stratum = np.array([design.stratum_of.get(i, -1) for i in answers.ids.tolist()], np.int64)
         # A point counts once, whatever was copied in QGIS.
         first = np.zeros(len(stratum), bool)
@@ -190,11 +200,19 @@ def _estimate(
             "fill in the field 'reference'"
         )
     drawn = Stratified(stratum, ground, areas, pixels, names)
-    found = accuracy(drawn, answers.mapped[known], answers.reference[known], source.names, mapped, interval)
-    if left_out:
-        odd = f" ({', '.join(answers.unknown[:3])})" if answers.unknown else ""
+    foreign = answers.foreign
+    found = accuracy(
+        drawn, answers.mapped[known], answers.reference[known], (*source.names, *foreign),
+        np.append(mapped, np.zeros(len(foreign))), interval,
+    )  # fmt: skip
+    if foreign:
         remarks.append(
-            f"points left out: {_said(left_out)}{odd}; the others stand for them, as if they were like the rest of their stratum"
+            f"references of classes that the map does not have: {', '.join(f'{n!r} ({c:,})' for n, c in foreign.items())}; "
+            "each is an error of the map (mend those that are misspelt, leave empty what nobody can tell)"
+        )
+    if left_out:
+        remarks.append(
+            f"points left out: {_said(left_out)}; the others stand for them, as if they were like the rest of their stratum"
         )
     if interval == "normal" and (few := _few(found)):
         remarks.append(
@@ -206,13 +224,42 @@ def _estimate(
         sample=sample.path,
         unit=unit,
         found=found,
-        colors=source.colors,
+        colors=(*source.colors, *[GREY] * len(foreign)),
         points=len(stratum),
         left_out=left_out,
         strata={n: int(c) for n, c in zip(names, drawn.points, strict=True)},
         interval=interval,
         remarks=tuple(remarks),
     )
+
+
+def _unlike(sample: Reference) -> str:
+    """What is wrong where design and the word about it disagree."""
+    if sample.design is not None:
+        return f"{sample.path} says itself how its points were drawn; leave out --random-within-classes"
+    return (
+        f"{sample.path} does not say how its points were drawn, which a sample loses when it is exported: give the GeoPackage "
+        "that `raremap sample` wrote; or, if they were drawn at random within each class of the map, say so to `raremap area` with --random-within-classes"
+    )
+
+
+def _check_ground(
+    source: ClassMap, sample: Reference, answers: Answers, mapped: float, drawn: float, unit: str
+) -> None:
+    """Raise `SampleError` where a map does not show the ground that a sample was drawn from."""
+    grid = source.grid
+    # Maps of other pixels end elsewhere inside the last ones.
+    if abs(mapped - drawn) > (_SAME_GROUND + 1 / grid.height + 1 / grid.width) * drawn:
+        raise SampleError(
+            f"{source.path} has classes on {mapped:,.2f} {unit}, {sample.path} was drawn from {drawn:,.2f} {unit}; "
+            "a sample tells of its own ground, give a map of it"
+        )
+    labelled = answers.off + len(answers.ids)
+    if answers.off > max(1, _OFF * labelled):
+        raise SampleError(
+            f"{answers.off:,} of {labelled:,} points of {sample.path} lie where {source.path} has no class; "
+            "a sample tells of its own ground, give a map of it"
+        )
 
 
 def _said(left_out: dict[str, int]) -> str:

@@ -88,10 +88,15 @@ def clean(
     from raremap.maps.clean import clean_map
     from raremap.maps.levelmap import at_level
     from raremap.maps.probabilities import open_probabilities
+    from raremap.scene.cog import check_name
 
     started = time.perf_counter()
-    chosen = read_options(options, more)
-    out = Path(out)
+    chosen, out = read_options(options, more), Path(out)
+    check_name(out)
+    if chosen.idle:
+        raise ConfigError(
+            "nothing is to be cleaned; give mmu, open, close, majority, level, or small with min_confidence"
+        )
     scheme = LabelScheme.named(scheme) if isinstance(scheme, str) else scheme
     with open_classmap(source, scheme) as opened:
         if chosen.level:
