@@ -13,6 +13,8 @@ THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 os.environ.setdefault("OMP_NUM_THREADS", THREADS)
 os.environ.setdefault("NUMBA_NUM_THREADS", THREADS)
 os.environ.setdefault("MPLBACKEND", "Agg")
+# No bf16 where only some processors have it: what "auto" computes in would differ between machines, processes started here included.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 # Compiling and busy machines take their time; a slow example is no fault.
 settings.register_profile("raremap", deadline=None)

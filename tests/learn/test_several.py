@@ -46,7 +46,7 @@ def state(out: Path) -> dict:
 
 
 def test_each_of_several_processes_is_asked_what_one_would_be(monkeypatch) -> None:
-    asked = {name: object() for name in signature(fit).parameters if name not in ("watch", "team")}
+    asked = {name: object() for name in signature(fit).parameters if name not in ("watch", "team", "module")}
     asked["train"] = SimpleNamespace(devices=2)
 
     class Given(Exception):
