@@ -322,7 +322,9 @@ def test_a_catalog_counted_on_two_workers_is_the_same(two: None, tmp_path: Path)
     assert not (tmp_path / "two/catalog.counts").exists()
 
 
-def test_a_map_filtered_on_two_workers_is_the_same(two: None, tmp_path: Path) -> None:
+def test_a_map_filtered_on_two_workers_is_the_same(
+    two: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from raremap.workflows.clean import clean
 
     array = np.random.default_rng(6).choice(np.array([1, 2, 255], np.uint8), (1100, 60), p=(0.6, 0.38, 0.02))
@@ -331,6 +333,7 @@ def test_a_map_filtered_on_two_workers_is_the_same(two: None, tmp_path: Path) ->
         file.update_tags(class_1="meadow", class_2="water")
     how = {"majority": 5, "open": {"water": 40}, "mmu": 900, "quiet": True}
     one = clean(source, tmp_path / "one.tif", **how)
+    monkeypatch.setattr("raremap.maps.strips._TILE", 20_000)  # so that there is work for both
     more = clean(source, tmp_path / "two.tif", ray="auto", workers=2, **how)
     assert pixels(tmp_path / "one.tif").tobytes() == pixels(tmp_path / "two.tif").tobytes()
     assert (one.area_m2, one.filled) == (more.area_m2, more.filled)
