@@ -117,16 +117,18 @@ def predict(
                 "--entropy, --level and --ray"
             )
         given: dict[str, Any] = dict(
-            margin=0.5 if margin is None else margin, date=date, clouds=clouds, argmax=argmax,
+            date=date, clouds=clouds, argmax=argmax,
             cloud_values=numbers(cloud_values, "--cloud-values", int), window=window, overlap=overlap,
             device=device, prior=prior, nodata=nodata, quiet=quiet, layers=layers, **averaging(tta, flips, scales),
+            **({} if margin is None else {"margin": margin}),
         )  # fmt: skip
         from raremap.workflows import renew
 
         if watch is None:
             show(renew.renew(bundle, found, update, out, **given), as_json)
         else:
-            for result in renew.watch(bundle, watch, update, out, every or 60, **given):
+            pause = {} if every is None else {"every_s": every}
+            for result in renew.watch(bundle, watch, update, out, **pause, **given):
                 show(result, as_json)
         return
     if not scenes:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from raremap.errors import ConfigError, MissingExtra, nearest
+from raremap.errors import ConfigError, MissingExtra, nearest, reason
 from raremap.models.forward import AnySize
-from raremap.models.pretrained import first_line, tell_filters
+from raremap.models.pretrained import tell_filters
 from raremap.models.stems import same_bands
 from raremap.models.zoo import refused
 
@@ -74,11 +74,11 @@ def terratorch_network(
         )
     except OSError as error:
         raise ConfigError(
-            f"model.weights of '{options.backbone}' could not be fetched ({first_line(error)}); "
+            f"model.weights of '{options.backbone}' could not be fetched ({reason(error)}); "
             "connect to the network once, or set model.weights to null"
         ) from None
     except Exception as error:  # of terratorch, which raises bare ones too
-        raise _cannot(options, first_line(error)) from None
+        raise _cannot(options, reason(error)) from None
     if side is not None:
         return AnySize(_Squares(_Logits(net), side), side)
     network, stride = _Logits(net), options.stride or 2 * levels.patch
@@ -97,10 +97,10 @@ def _require(name: str, what: str, registry: Any) -> None:
     raise ConfigError(f"model.{what} '{name}' is not known to terratorch; {hint}")
 
 
-def _cannot(options: Terratorch, reason: str) -> ConfigError:
+def _cannot(options: Terratorch, why: str) -> ConfigError:
     return ConfigError(
         f"terratorch does not make '{options.backbone}' with '{options.decoder}' of these bands and options "
-        f"({reason}); choose another model.backbone or model.decoder"
+        f"({why}); choose another model.backbone or model.decoder"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from raremap.errors import ConfigError, MissingExtra
+from raremap.errors import ConfigError, MissingExtra, reason
 from raremap.models.stems import RGB, same_bands, widened_state
 from raremap.scene.bandnames import landsat_colour
 
@@ -51,7 +51,7 @@ def fill(encoder: nn.Module, name: str, weights: str, bands: Sequence[str] | Non
         encoder.load_state_dict(wide, strict=False)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"model.weights '{weights}' do not fit encoder '{name}' ({first_line(error)})"
+            f"model.weights '{weights}' do not fit encoder '{name}' ({reason(error)})"
         ) from None
     if bands is not None:
         tell_filters(weights, bands, same_bands(bands, source), source)
@@ -80,11 +80,6 @@ def tell_filters(
     )  # fmt: skip
 
 
-def first_line(error: Exception) -> str:
-    """The first line of another library's error, as far as one of ours has room for it."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
-
-
 def _stems(make: Make, bands: int) -> list[str]:
     """Tensors of an encoder whose second axis is the bands: those that differ with one band more."""
     with torch.random.fork_rng(devices=[]):
@@ -102,7 +97,7 @@ def _state_of_library(name: str, weights: str, make: Make) -> dict[str, Tensor]:
         ) from None
     except (OSError, RuntimeError) as error:
         raise ConfigError(
-            f"model.weights '{weights}' of '{name}' could not be fetched ({first_line(error)}); "
+            f"model.weights '{weights}' of '{name}' could not be fetched ({reason(error)}); "
             "connect to the network once, or set model.weights to null"
         ) from None
 
@@ -117,7 +112,7 @@ def _state_of_file(path: Path) -> tuple[dict[str, Tensor], Sequence[str]]:
             return {k: file.get_tensor(k) for k in file.keys()}, named.split(",") if named else RGB  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ConfigError(
-            f"model.weights {path} cannot be read ({first_line(error)}); give a safetensors file of an encoder"
+            f"model.weights {path} cannot be read ({reason(error)}); give a safetensors file of an encoder"
         ) from None
 
 
@@ -137,7 +132,7 @@ def _state_of_torchgeo(weights: str) -> tuple[dict[str, Tensor], Sequence[str]]:
         state = found.get_state_dict(progress=False)
     except (OSError, RuntimeError) as error:
         raise ConfigError(
-            f"model.weights '{weights}' could not be fetched ({first_line(error)}); connect to the network once"
+            f"model.weights '{weights}' could not be fetched ({reason(error)}); connect to the network once"
         ) from None
     count = int(found.meta["in_chans"])
     bands = [str(b) for b in found.meta.get("bands", [f"source {i}" for i in range(count)])]

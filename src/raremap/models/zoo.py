@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from raremap.errors import ConfigError, MissingExtra, nearest
+from raremap.errors import ConfigError, MissingExtra, nearest, reason
 from raremap.models.forward import AnySize
 from raremap.models.heads import Features, headed
-from raremap.models.pretrained import fill, first_line
+from raremap.models.pretrained import fill
 
 if TYPE_CHECKING:
     from raremap.models.options import Hrnet, Smp
@@ -65,7 +65,7 @@ def smp_network(
     except FOREIGN_ERRORS as error:
         raise ConfigError(
             f"decoder '{options.decoder}' cannot be made with encoder '{options.encoder}' and these options "
-            f"({first_line(error)}); choose another pair, or leave out model.decoder_channels"
+            f"({reason(error)}); choose another pair, or leave out model.decoder_channels"
         ) from None
     stride = _stride(options, encoder, net, make, in_channels)
     if options.weights is not None:
@@ -153,7 +153,7 @@ def refused(net: Any, in_channels: int, stride: int) -> str | None:
         with torch.no_grad():
             found = tuple(net.eval()(image).shape[2:])
     except FOREIGN_ERRORS as error:
-        return first_line(error)
+        return reason(error)
     finally:
         net.train(was)
     return None if found == size else f"an image of {size[0]}×{size[1]} becomes {found[0]}×{found[1]}"
