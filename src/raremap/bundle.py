@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from raremap.ensembles import Ensemble
     from raremap.maps.stream import Network
+    from raremap.models.forward import TorchNetwork
     from raremap.scene.raster import Image, ImageReader
 
 FORMAT = 1
@@ -105,10 +106,22 @@ class Bundle:
         Where `predict` averages over turns or resolutions it gives their mean.
         """
         from raremap.maps.average import Voice, averaged
-        from raremap.models.forward import TorchNetwork
 
-        network = TorchNetwork(self.module, self.normalization, device=device, precision=precision)
-        return averaged([Voice(network, self.features)], self.bands, self.predict)
+        return averaged(
+            [Voice(self.torch_network(device, precision), self.features)], self.bands, self.predict
+        )
+
+    def torch_network(self, device: str = "auto", precision: str = "auto") -> TorchNetwork:
+        """The network without averages; "auto" computes in the precision that was settled when the bundle was made.
+
+        So a map is computed as its score was. A device without native bf16 computes in float32, and a bundle that
+        says nothing settles on the first windows.
+        """
+        from raremap.models.forward import TorchNetwork, best_device, has_bf16
+
+        if precision == "auto" and (settled := self.info.get("precision")) is not None:
+            precision = settled if settled == "float32" or has_bf16(best_device(device)) else "float32"
+        return TorchNetwork(self.module, self.normalization, device=device, precision=precision)
 
     def opened(self, image: ImageReader) -> Image:
         """An image of the bundle's bands with what else its `network` wants; raises `SceneError` where it has no such."""

@@ -122,14 +122,9 @@ class Ensemble:
         Each is on the device once.
         """
         from raremap.maps.average import Voice, averaged
-        from raremap.models.forward import TorchNetwork
 
         voices = [
-            Voice(
-                TorchNetwork(m.module, m.normalization, device=device, precision=precision),
-                m.features,
-                moving(m.prior, self.prior),
-            )
+            Voice(m.torch_network(device, precision), m.features, moving(m.prior, self.prior))
             for m in self.members
         ]
         return averaged(voices, self.bands, self.predict)

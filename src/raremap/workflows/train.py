@@ -242,6 +242,7 @@ def run(
 
     from raremap.bundle import Bundle
     from raremap.workflows.calibrate import fit_decision_for
+    from raremap.workflows.precision import with_precision
     from raremap.workflows.shares import with_true_shares
 
     started = time.perf_counter()
@@ -260,6 +261,7 @@ def run(
         nodata=experiment.scenes.nodata,
         info=_info(out, experiment, catalog, uses, result),
     )
+    bundle = with_precision(bundle, catalog, uses, experiment.train.device)
     if experiment.points is not None and experiment.points.estimates:
         bundle = with_true_shares(
             bundle, seen, uses, experiment.loss.tau, experiment.train.device, seed, quiet
