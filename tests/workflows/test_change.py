@@ -15,7 +15,7 @@ from tests.command import raremap
 from tests.rasters import write
 from tests.workflows.mapped import write_map
 
-from raremap.errors import OutputError, SceneError
+from raremap.errors import OutputError, RaremapWarning, SampleError, SceneError
 from raremap.workflows.change import change
 from raremap.workflows.sample import sample
 
@@ -123,3 +123,24 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = raremap(capsys, "change", one, other, "-o", tmp_path / "c.tif", "--json", "-q")
     assert code == 0
     assert json.loads(out)["what"] == "differences of maps, not estimated change"
+
+
+def test_points_of_another_origin_tell_of_change_where_one_says_how_they_were_drawn(tmp_path: Path) -> None:
+    import geopandas as gpd
+
+    one, other, before, after = maps(tmp_path)
+    there = (before != 255) & (after != 255)
+    row, col = np.nonzero(there)  # every pixel: the estimate is the count
+    code = 3 * np.searchsorted(VALUES, before[there]) + np.searchsorted(VALUES, after[there])
+    with rasterio.open(one) as file:
+        x, y = file.xy(row, col)
+    frame = gpd.GeoDataFrame({"reference": code}, geometry=gpd.points_from_xy(x, y), crs="EPSG:25831")
+    frame.to_file(tmp_path / "own.gpkg")
+    with pytest.raises(SampleError, match="does not say how its points were drawn"):
+        change(one, other, tmp_path / "c.tif", tmp_path / "own.gpkg", quiet=True)
+    with pytest.warns(RaremapWarning, match="as was said"):
+        found = change(
+            one, other, tmp_path / "c.tif", tmp_path / "own.gpkg", random_within_classes=True, quiet=True
+        )
+    assert found.estimated is not None
+    assert found.estimated.found.overall.value == pytest.approx(1.0)

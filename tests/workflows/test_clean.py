@@ -208,6 +208,14 @@ def test_a_size_below_a_pixel_is_said_to_do_nothing(tmp_path):
     assert done.changed_pixels == 0
 
 
+def test_a_mapping_unit_of_a_pixel_is_said_to_do_nothing(tmp_path, recwarn):
+    map_ = make(tmp_path, noise(5))  # pixels of 100 m²
+    for size, told in ((100.0, True), (100.1, False)):
+        recwarn.clear()
+        rm.clean(map_, tmp_path / "c.tif", mmu=size, quiet=True)
+        assert any("mmu 100 m² is at most one pixel" in str(w.message) for w in recwarn) == told
+
+
 def test_wrong_input_is_told_in_one_line(tmp_path):
     path, out = make(tmp_path, noise(4)), tmp_path / "c.tif"
     with pytest.raises(LabelError, match="names 'hous', which is not a class; did you mean 'house'"):

@@ -15,6 +15,14 @@ SchemeOption = Annotated[
 ]
 
 
+WithinClassesOption = Annotated[
+    bool,
+    typer.Option(
+        "--random-within-classes", help="points of another origin were drawn so: at random in each class"
+    ),
+]
+
+
 @app.command()
 def sample(
     map_: MapArg,
@@ -79,12 +87,7 @@ def area(
         Literal["jeffreys", "normal"],
         typer.Option(help="jeffreys: holds for rare classes too; normal: ± 1.96 standard errors"),
     ] = "jeffreys",
-    random_within_classes: Annotated[
-        bool,
-        typer.Option(
-            "--random-within-classes", help="points of another origin were drawn so: at random in each class"
-        ),
-    ] = False,
+    random_within_classes: WithinClassesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Accuracy and class areas of a map from a labelled sample, with 95 % intervals.
@@ -104,6 +107,7 @@ def change(
     points: Annotated[
         Path | None, typer.Option("--sample", metavar="POINTS", help="labelled sample of the change map")
     ] = None,
+    random_within_classes: WithinClassesOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -113,7 +117,7 @@ def change(
     """
     from raremap.workflows.change import change as run
 
-    show(run(before, after, out, points, quiet=quiet), as_json)
+    show(run(before, after, out, points, random_within_classes, quiet), as_json)
 
 
 @app.command()

@@ -72,6 +72,7 @@ def clean_map(
     if options.min_confidence is not None and probabilities is None:
         raise ConfigError("min_confidence needs the probabilities that were written with the map")
     exact = ExactAreas(grid)
+    _warn_of_none_smaller(exact, options)
     limits = Limits(
         _limits(exact, options.mmu, legend),
         _limits(exact, options.small or 0.0, legend),
@@ -132,6 +133,17 @@ def _limits(exact: ExactAreas, sizes: BySize, legend: Legend) -> np.ndarray:
     """Square metres by class as whole numbers `[K]`, a little less."""
     given = [sizes.get(name, 0.0) if isinstance(sizes, dict) else sizes for name in legend.names]
     return exact.whole(np.array(given) * _ENOUGH)
+
+
+def _warn_of_none_smaller(exact: ExactAreas, options: CleanOptions) -> None:
+    for key, sizes in (("mmu", options.mmu), ("small", options.small or 0.0)):
+        for size in set(sizes.values() if isinstance(sizes, dict) else [sizes]):
+            if 0 < size <= exact.least:
+                warnings.warn(
+                    f"{key} {size:g} m² is at most one pixel ({exact.least:.4g} m²), and no component is smaller: it changes nothing",
+                    RaremapWarning,
+                    stacklevel=3,
+                )
 
 
 def _steps(options: CleanOptions, legend: Legend, grid: Grid) -> list[Step]:

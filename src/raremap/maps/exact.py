@@ -14,11 +14,12 @@ class ExactAreas:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        most = 0.0
+        most, self.least = 0.0, np.inf
+        """Square metres of the smallest pixel."""
         for row in (0, grid.height // 2, grid.height - 1):
             areas = pixel_areas(grid, Window(row, 0, 1, grid.width))
             assert areas is not None, "the grid has a CRS"
-            most = max(most, float(areas.max()))
+            most, self.least = max(most, float(areas.max())), min(self.least, float(areas.min()))
         room = 2.0**60 / (grid.height * grid.width * max(most, 1e-9))
         self.scale = 2.0 ** np.floor(np.log2(room))
 

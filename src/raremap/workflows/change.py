@@ -86,13 +86,15 @@ def change(
     after: str | Path,
     out: str | Path,
     sample: str | Path | None = None,
+    random_within_classes: bool = False,
     quiet: bool = False,
 ) -> Change:
     """Write the raster from class to class of two maps, `OUT.csv` of its areas beside it, and a QGIS style.
 
     Codes are K · class before + class after (by order of the legend), with their names in the tags; ground that
     either map has no class for is nodata. These are differences of maps. With `sample`, the labelled points that
-    `raremap sample OUT` drew, areas of change are estimated, with intervals, as `raremap area` does.
+    `raremap sample OUT` drew, areas of change are estimated, with intervals, as `raremap area` does (which also says
+    what `random_within_classes` means).
 
     Raises `SceneError` where the maps have no legend, other grids or other classes, `OutputError` where `out` is no
     name of a GeoTIFF, or one of the maps.
@@ -119,4 +121,8 @@ def change(
         writer = csv.DictWriter(file, ["from", "to", "pixels", "hectares"])
         writer.writeheader()
         writer.writerows(result._rows)
-    return result if sample is None else Change(out, table, found, area(out, sample))
+    return (
+        result
+        if sample is None
+        else Change(out, table, found, area(out, sample, random_within_classes=random_within_classes))
+    )

@@ -56,7 +56,7 @@ def stac_api(source: str, collection: str | None = None) -> StacApi:
         api = StacApi(url=source)
     else:
         raise AcquireError(
-            f"source '{source}' is not known; {nearest(source, [*STAC_APIS, 'sentinelhub'])}, or give a STAC API's address"
+            f"source '{source}' is not known ({nearest(source, [*STAC_APIS, 'sentinelhub'])}); a STAC API's address works too"
         )
     return api if collection is None else api.model_copy(update={"collection": collection})
 

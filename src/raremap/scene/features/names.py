@@ -41,7 +41,7 @@ def require_band(name: str, bands: Sequence[str], of: str) -> str:
         also = _ALIASES.get(plain(name))
         known = f" (or {', '.join(also[:3])})" if also else ""
         raise SceneError(
-            f"the feature '{of}' needs the band '{name}'{known}, the scenes have {', '.join(bands)}; "
-            f"{nearest(name, bands)}, or name the bands with scenes.bands"
+            f"the feature '{of}' needs the band '{name}'{known}, the scenes have {', '.join(bands)} "
+            f"({nearest(name, bands)}); name the bands with scenes.bands"
         )
     return band
