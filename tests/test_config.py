@@ -55,8 +55,9 @@ def test_a_built_in_scheme_by_name(tmp_path):
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(tmp_path, extra, overrides, match):
+    start = "" if "preset" in extra else "preset: null\n"
     with pytest.raises(ConfigError, match=match) as caught:
-        load(tmp_path, BASE + extra, *overrides)
+        load(tmp_path, BASE + start + extra, *overrides)
     assert "\n" not in str(caught.value)
 
 
@@ -125,3 +126,51 @@ def test_a_preset_is_the_start_and_the_file_goes_before_it(tmp_path):
     first = load(tmp_path, BASE + "preset: baseline\n")
     assert (first.loss.kind, first.decision.kind) == ("ce", "argmax")
     assert load(tmp_path, BASE + "preset: baseline\nloss: {kind: ce_dice}\n").loss.kind == "ce_dice"
+
+
+def sections(e: Experiment) -> dict[str, dict]:
+    return {name: getattr(e, name).model_dump(mode="json") for name in ("balance", "loss", "decision")}
+
+
+def recipe(name: str) -> dict[str, dict]:
+    """The sections of a preset, filled up by nothing but the preset."""
+    data = {
+        "out": "run",
+        "scenes": {"images": "i/*.tif", "masks": "m/*.tif"},
+        "labels": "landslide",
+        "preset": name,
+    }
+    return sections(Experiment.from_dict(data))
+
+
+def test_a_file_that_names_no_preset_starts_from_the_default_recipe(tmp_path):
+    assert sections(load(tmp_path, BASE)) == recipe("raremap") != recipe("baseline")
+    plain = load(tmp_path, BASE + "preset: null\n")
+    assert (plain.loss.kind, plain.balance.kind) == ("ce", "uniform")
+    # Nested keys in Python say all themselves, and so does a resolved experiment.
+    bare = Experiment.from_dict(
+        {"out": "run", "scenes": {"images": "img/*.tif", "masks": "mask/*.tif"}, "labels": "landslide"}
+    )
+    assert (bare.loss.kind, bare.balance.kind) == ("ce", "uniform")
+    assert load(tmp_path, plain.to_yaml()) == plain
+
+
+def test_points_start_from_the_recipe_of_points(tmp_path):
+    points = load(tmp_path, BASE + "points: {kind: uniform, count: 20}\n")
+    assert sections(points) == recipe("points")
+    assert points.optimizer.kind == "adam"
+
+
+def test_what_the_file_says_goes_before_the_preset_and_overrides_before_both(tmp_path):
+    ours = recipe("raremap")
+    softer = load(tmp_path, BASE + "loss: {tau: 0.5}\n", "balance.max_repeats=2")
+    assert softer.loss.model_dump() == {**ours["loss"], "tau": 0.5}
+    assert softer.balance.model_dump(mode="json") == {**ours["balance"], "max_repeats": 2.0}
+    # Another kind, in the file or in an override, leaves nothing of the recipe's section.
+    assert load(tmp_path, BASE + "loss: {kind: ce}\n").loss.weights == "none"
+    assert load(tmp_path, BASE, "loss.kind=ce").loss.weights == "none"
+    assert load(tmp_path, BASE, "balance.kind=uniform").balance.model_dump() == {
+        "kind": "uniform",
+        "aim": 0.0,
+    }
+    assert load(tmp_path, BASE, "preset=baseline").decision.kind == "argmax"

@@ -162,20 +162,27 @@ class Experiment(Options):
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         """The experiment of a YAML file, with `a.b=c` overrides applied last.
 
-        Raises `ConfigError` naming the file, the key and the nearest known key.
+        A file without `preset` starts from the recipe `raremap` (with `points`: from that of points); `preset: null`
+        from each option's own default. Raises `ConfigError` naming the file, the key and the nearest known key.
         """
-        return cls.from_dict(read_keys(path), overrides, source=str(path))
+        data = read_keys(path)
+        return cls.from_dict({"preset": _first_preset(data), **data}, overrides, source=str(path))
 
     @classmethod
     def from_dict(
         cls, data: dict[str, Any], overrides: Sequence[str] = (), source: str = "experiment"
     ) -> Experiment:
-        """The experiment of nested keys; `source` names them in errors."""
+        """The experiment of nested keys; `source` names them in errors. What no key and no `preset` says is each option's default."""
         data = _written_out(data)
-        if "preset" in data:
-            data = merge(preset(str(data.pop("preset"))), data)
+        told = dict(data)
+        for text in overrides:
+            override(told, text)
+        data.pop("preset", None)
+        if (name := told.get("preset")) is not None:
+            data = merge(_without_other_kinds(preset(str(name)), told), data)
         for text in overrides:
             override(data, text)
+        data.pop("preset", None)
         data = laid_out(_written_out(data))
         try:
             return cls(**data)
@@ -212,6 +219,24 @@ class Experiment(Options):
 def _written_out(data: dict[str, Any]) -> dict[str, Any]:
     """Keys with every shorthand written out, so that sections can be laid over each other."""
     return {**data, "loss": written_out(data["loss"])} if "loss" in data else dict(data)
+
+
+def _first_preset(data: dict[str, Any]) -> str:
+    """The recipe that a file which names none starts from; points are no areas to cut, paste and compare."""
+    return "points" if data.get("points") is not None else "raremap"
+
+
+def _without_other_kinds(recipe: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without the sections for which the keys or an override choose another `kind`."""
+
+    def stays(section: str, keys: Any) -> bool:
+        over = told.get(section)
+        return not (isinstance(over, dict) and isinstance(keys, dict)) or over.get("kind") in (
+            None,
+            keys.get("kind"),
+        )
+
+    return {section: keys for section, keys in recipe.items() if stays(section, keys)}
 
 
 def preset_names() -> list[str]:
