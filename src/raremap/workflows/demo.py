@@ -109,7 +109,7 @@ def _experiment(out: Path, steps: int, seed: int) -> Any:
                 "calibration": 0.2,
             },
             "model": {"decoder": "unet", "encoder": "resnet18", "decoder_channels": [128, 64, 32, 16]},
-            "loss": {"kind": "ce_dice"},
+            "preset": "raremap",
             "optimizer": {"lr": 2.0e-3},
             "train": {"steps": steps, "batch_size": 8, "crop": 128, "seed": seed},
             "predict": {"window": 256, "overlap": 0.25},
