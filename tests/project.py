@@ -75,6 +75,6 @@ def ends(out: Path) -> list[dict[str, Any]]:
     return [checkpoint.load(p / "checkpoints/last.pt")["task"] for p in (out.with_name("whole"), out)]
 
 
-def train(folder: Path, out: Path, *overrides: str, resume: bool = False) -> Training:
+def train(folder: Path, out: Path, *overrides: str, resume: bool | None = False) -> Training:
     """A training on it, in the run folder `out`."""
     return train_experiment(experiment(folder, out, *overrides), resume, quiet=True)

@@ -105,7 +105,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, work, words, line):
     assert line in err
     assert len(err.strip().splitlines()) == 1
     assert err.startswith("raremap: ")
-    left = {p for p in work.rglob("*") if p.is_file()} - before
+    left = {p for p in work.rglob("*") if p.is_file() and p.name != ".lock"} - before
     assert not [p for p in left if p.suffix in (".tif", ".qml", ".safetensors") or p.name.startswith(".")]
 
 

@@ -116,7 +116,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise OutputError(
-                f"another process is at work in {folder}; wait for it, or choose another folder with -o"
+                f"another process is at work in {folder}; wait for it, or choose another folder"
             ) from None
         yield
 

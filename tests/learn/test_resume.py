@@ -11,8 +11,11 @@ import rasterio
 import torch
 from tests import project
 
-from raremap.errors import TrainingError
+from raremap.errors import OutputError, TrainingError
+from raremap.files import locked
 from raremap.learn import checkpoint
+from raremap.learn import fit as fitting
+from raremap.learn.run import TrainingRun
 
 STEPS = ("train.steps=12", "train.precision=float32")
 
@@ -159,3 +162,71 @@ def test_a_damaged_last_checkpoint_stops_a_resumed_training(folder, tmp_path):
         with pytest.raises(TrainingError, match=r"last\.pt cannot be read") as told:
             project.train(folder, tmp_path, *STEPS, "train.steps=2", resume=True)
         one_line(told)
+
+
+SHORT = ("train.steps=4", "train.precision=float32", "train.norm_tiles=2")
+
+
+@pytest.fixture
+def restored(monkeypatch):
+    """The steps from which trainings went on, as they do."""
+    steps, restore = [], TrainingRun.restore
+
+    def noted(run):
+        restore(run)
+        steps.append(run.task.step)
+
+    monkeypatch.setattr(TrainingRun, "restore", noted)
+    return steps
+
+
+def stopped_before_its_first_step(*given, **more):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "fit_normalization", stop)
+        with pytest.raises(KeyboardInterrupt):
+            project.train(*given, **more)
+
+
+def test_a_stopped_training_goes_on_by_itself_and_a_finished_one_begins_anew(
+    folder, tmp_path, restored, caplog
+):
+    out = tmp_path / "run"
+    with project.stopped_at(2, out):
+        whole = project.train(folder, out, *SHORT, resume=None)
+    shutil.copytree(out, tmp_path / "again")
+    # What comes after the steps, and how fast they are, may differ.
+    again = project.train(folder, out, *SHORT, "decision.kind=argmax", "train.cache=false", resume=None)
+    assert restored == [2]
+    assert f"{out} was stopped; it goes on from step 2 (--no-resume begins anew)" in caplog.messages
+    assert same(whole.bundle.module.state_dict(), again.bundle.module.state_dict())
+    stopped_before_its_first_step(folder, out, *SHORT, resume=None)  # it is finished
+    stopped_before_its_first_step(folder, tmp_path / "again", *SHORT, resume=False)
+    assert not [*out.glob("checkpoints/*"), *tmp_path.glob("again/checkpoints/*")]
+
+
+def test_what_another_experiment_left_is_not_taken_for_this_ones(folder, tmp_path, restored):
+    out = tmp_path / "run"
+    project.train(folder, out, *SHORT, "optimizer.lr=1e-5")
+    older = (out / "checkpoints/last.pt").read_bytes()
+    stopped_before_its_first_step(folder, out, *SHORT)
+    assert not (out / "metrics.csv").exists()
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        project.train(folder, out, *SHORT, resume=True)
+    (out / "checkpoints/last.pt").write_bytes(older)
+    for key in ("optimizer.lr=0.01", "loss={kind: ce_dice}", "augment.cutmix=0.5", "train.seed=1"):
+        with pytest.raises(TrainingError, match=r"last\.pt is of a training of another experiment") as told:
+            project.train(folder, out, *SHORT, key, resume=True)
+        one_line(told)
+    stopped_before_its_first_step(folder, out, *SHORT, resume=None)
+    assert not (out / "checkpoints/last.pt").exists()
+    assert not restored
+
+
+def test_one_process_trains_in_a_folder(folder, tmp_path):
+    with locked(tmp_path), pytest.raises(OutputError, match="another process is at work in") as told:
+        project.train(folder, tmp_path, *SHORT)
+    assert "-o" not in one_line(told).split()
+    assert not (tmp_path / "catalog.parquet").exists()

@@ -13,7 +13,7 @@ from tests import project
 from torch import nn
 
 import raremap as rm
-from raremap.errors import BundleError, ConfigError
+from raremap.errors import BundleError, ConfigError, TrainingError
 from raremap.models.given import check_network
 
 
@@ -72,8 +72,11 @@ def test_it_is_resumed_with_the_same_make_alone(folder, tmp_path):
     catalog = rm.prepare(experiment, quiet=True)
     with project.stopped_at(2, out):
         rm.train(catalog, None, experiment, quiet=True, module=own())
-    with pytest.raises(ConfigError, match=r"trained a module torch.*Sequential; go on with the same one$"):
-        rm.train(catalog, None, experiment, resume=True, quiet=True)
+    for other in (None, own().append(nn.Identity()).append(nn.Conv2d(3, 3, 1))):
+        with pytest.raises(
+            TrainingError, match=r"last\.pt is of a training of another experiment or network"
+        ):
+            rm.train(catalog, None, experiment, resume=True, quiet=True, module=other)
     rm.train(catalog, None, experiment, resume=True, quiet=True, module=own())
     whole, resumed = (end["network"] for end in project.ends(out))
     assert all(torch.equal(whole[k], v) for k, v in resumed.items())

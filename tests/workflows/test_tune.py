@@ -23,6 +23,8 @@ from raremap.files import locked
 from raremap.measure.scores import Scores
 from raremap.workflows import trials as trials_module
 from raremap.workflows import tune as module
+from raremap.workflows.prepare import catalog_of
+from raremap.workflows.resuming import goes_on
 from raremap.workflows.train import train_experiment
 from raremap.workflows.trials import Trial, TrialTable, Watching
 from raremap.workflows.tune import tune
@@ -342,6 +344,11 @@ def test_one_process_works_in_a_folder(data: Path, tmp_path: Path, fake) -> None
         ),
         ({"train": {"kind": "choice", "of": [{"steps": 9}]}}, "no trial may change 'train.steps'"),
         ({"out": {"kind": "choice", "of": ["elsewhere"]}}, "no trial may change 'out'"),
+        (
+            {"train.devices": {"kind": "choice", "of": [1, 2]}},
+            "'train.devices': a trial trains in one process",
+        ),
+        ({"train": {"kind": "choice", "of": [{"ray": "local"}]}}, "no trial may change 'train.steps'"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused_in_one_line(
@@ -352,6 +359,64 @@ def test_a_space_that_cannot_be_is_refused_in_one_line(
     assert "\n" not in str(told.value)
     assert not (tmp_path / "tune").exists()
     assert not fake
+
+
+def test_trials_in_several_processes_are_refused_before_there_is_a_folder(
+    data: Path, tmp_path: Path, fake
+) -> None:
+    exp = experiment(data, tmp_path).changed({"train": {"devices": 2, "ray": "local"}})
+    with pytest.raises(
+        ConfigError, match=r"train\.devices is 2, and a trial .* set it to 1 and leave train\.ray out"
+    ) as told:
+        tune(exp, SPACE, trials=2, quiet=True)
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "tune").exists()
+
+
+def test_a_trial_is_in_the_table_before_its_checkpoints_go(
+    data: Path, tmp_path: Path, fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"optimizer.lr": {"kind": "choice", "of": [0.01]}}
+    left = tmp_path / "tune/trials/000/checkpoints"
+    left.mkdir(parents=True)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "tidy", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(experiment(data, tmp_path), space, sampler="grid", quiet=True)
+    assert left.exists()
+    tune(experiment(data, tmp_path), space, sampler="grid", quiet=True)
+    assert [number for number, _ in fake] == [0]
+    assert not left.exists()
+    assert any((left.parent / "tensorboard").iterdir())
+
+
+def test_the_mark_of_a_run_that_goes_on_is_not_touched(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exp, folder = experiment(data, tmp_path / "run"), tmp_path / "run"
+    catalog = catalog_of(experiment(data, tmp_path), quiet=True)
+    assert not goes_on(folder, exp, catalog)
+    (folder / "checksum").chmod(0o444)
+    before = (folder / "checksum").stat()
+    (folder / "scores.json").write_text("{}")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", killed)
+        assert not goes_on(folder, exp, catalog)
+        assert (folder / "scores.json").exists()
+        after = (folder / "checksum").stat()
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+        with pytest.raises(KeyboardInterrupt):
+            goes_on(folder, exp.changed({"optimizer": {"lr": 0.5}}), catalog)
+    assert not goes_on(folder, exp, catalog)
+    assert [p.name for p in folder.iterdir()] == ["checksum"]
 
 
 @pytest.mark.parametrize(

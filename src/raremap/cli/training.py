@@ -49,13 +49,19 @@ def train(
     experiment: ExperimentArg,
     overrides: SetOption = None,
     root: RootOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume/--no-resume",
+            help="go on from the last checkpoint, or begin anew (default: go on where the same training was stopped)",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train a model; prepares the catalog first where there is none.
 
-    Example: raremap train examples/naip.yaml --set train.steps=700
+    Start it again to go on after a stop. Example: raremap train examples/naip.yaml --set train.steps=700
     """
     from raremap.workflows.train import train_experiment
 

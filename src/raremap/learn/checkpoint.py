@@ -45,6 +45,26 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def load_of(path: Path, of: dict[str, str]) -> dict[str, Any]:
+    """Read a checkpoint that is of these `tiles` and this `experiment`; raises `TrainingError` where it is of others."""
+    state = load(path)
+    if state.get("experiment") != of["experiment"]:
+        raise TrainingError(
+            f"{path} is of a training of another experiment or network; --resume goes on with the same one, "
+            "or choose another `out`"
+        )
+    if state.get("tiles") != of["tiles"]:
+        raise TrainingError(f"{path} is of a training on other tiles; train without --resume")
+    return state
+
+
+def clear(out: Path) -> None:
+    """Remove what an older training left in a run folder, which a new one's `--resume` would take for its own."""
+    for pattern in ("checkpoints/*.pt", "checkpoints/.*.pt", "tensorboard/events.*", "metrics.csv"):
+        for path in out.glob(pattern):
+            path.unlink()
+
+
 def restore_random(state: dict[str, Any]) -> None:
     """Put a `random_state` in force."""
     torch.set_rng_state(state["cpu"])

@@ -20,7 +20,7 @@ from raremap.batches.cache import keep_features, use_cache
 from raremap.batches.dataset import TrainSamples
 from raremap.batches.distance import BoundaryMaps
 from raremap.batches.options import AugmentOptions
-from raremap.errors import ConfigError, TrainingError
+from raremap.errors import ConfigError
 from raremap.learn import checkpoint, several
 from raremap.learn.crops import MonitorCrops, objects_in
 from raremap.learn.monitor import Monitor
@@ -61,6 +61,7 @@ def fit(
     train: TrainOptions,
     augment: AugmentOptions,
     out: Path,
+    of: str,
     rare: Sequence[int] = (),
     pseudo: PseudoOptions | None = None,
     festa: Festa | None = None,
@@ -75,8 +76,9 @@ def fit(
 
     `rare` are class numbers, for terms of the loss that are of the rare classes only. A copy of `module` is trained in
     the place of what `model` says, in one process.
-    Writes metrics.csv, tensorboard/ and checkpoints/ under `out`. With `resume` it goes on from the last
-    checkpoint and ends with the weights of an unbroken run. `watch` may end it after any score. With `train.devices`
+    Writes metrics.csv, tensorboard/ and checkpoints/ under `out`, where none of an older training are
+    (`checkpoint.clear`). With `resume` it goes on from the last checkpoint, which must be of the same `of`, a checksum
+    of all that the steps depend on but the tiles, and ends with the weights of an unbroken run. `watch` may end it after any score. With `train.devices`
     above 1 as many processes train; in each of them `team` says which it is. Raises `TrainingError`.
     """
     if train.devices > 1 and team.size == 1:
@@ -94,6 +96,7 @@ def fit(
             train=train,
             augment=augment,
             out=out,
+            of=of,
             rare=rare,
             pseudo=pseudo,
             festa=festa,
@@ -144,7 +147,6 @@ def fit(
             maps = BoundaryMaps(objective.num_classes, objective.maps, boundary.numbers, boundary.clip)
         samples = TrainSamples(reader, catalog, stream, normalization, train.crop, augment, train.seed, maps)
         monitor = Monitor(reader, monitor_rows, normalization, catalog.scheme.names, settled, team)
-        of = _identity(catalog, plan)
         extra = extra_of(pseudo, festa, network, objective.num_classes, train.seed)
         run = TrainingRun(
             network,
@@ -156,7 +158,7 @@ def fit(
             device,
             out,
             stream,
-            of,
+            _identity(catalog, plan, of),
             extra,
             watch,
             team,
@@ -175,8 +177,6 @@ def fit(
             run.learn_outside(outer, crops, objects_in(reader, monitor_rows, objective.num_classes))
         if resume:
             run.restore()
-        elif team.leads:
-            run.clear()
         if run.task.step < train.steps and not run.settled():
             reader.load(np.concatenate([rows, monitor_rows]))
             run.go(samples, quiet)
@@ -194,13 +194,13 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def check_resumable(catalog: Catalog, plan: SamplingPlan, out: Path) -> None:
-    """Raise `TrainingError` where the run folder holds no training that can go on with this plan."""
-    path = out / "checkpoints" / "last.pt"
-    if checkpoint.load(path).get("of") != _identity(catalog, plan):
-        raise TrainingError(f"{path} is of a training on other tiles; train without --resume")
+def stopped_at(catalog: Catalog, plan: SamplingPlan, out: Path, of: str) -> int:
+    """The step from which the training in a run folder goes on; raises `TrainingError` where none can with this plan."""
+    state = checkpoint.load_of(out / "checkpoints" / "last.pt", _identity(catalog, plan, of))
+    return int(state["task"]["step"])
 
 
-def _identity(catalog: Catalog, plan: SamplingPlan) -> str:
+def _identity(catalog: Catalog, plan: SamplingPlan, of: str) -> dict[str, str]:
     rows = plan.rows(catalog).tolist()
-    return hashlib.sha256(f"{catalog.fingerprint} {rows} {plan.weights.tolist()}".encode()).hexdigest()
+    text = f"{catalog.fingerprint} {rows} {plan.weights.tolist()}"
+    return {"experiment": of, "tiles": hashlib.sha256(text.encode()).hexdigest()}

@@ -19,7 +19,6 @@ from raremap.balance.make import target_of
 from raremap.balance.sampler import Stream
 from raremap.batches.dataset import TrainSamples
 from raremap.batches.loader import TrainBatches
-from raremap.errors import TrainingError
 from raremap.jobs import Progress, progress
 from raremap.learn import checkpoint
 from raremap.learn.crops import MonitorCrops
@@ -80,7 +79,7 @@ class TrainingRun:
         device: torch.device,
         out: Path,
         stream: Stream,
-        of: str = "",
+        of: dict[str, str],
         extra: Extra | None = None,
         watch: Watch | None = None,
         team: Team = ALONE,
@@ -129,19 +128,9 @@ class TrainingRun:
         if options.classes in ("stream", "both") and self._follower is None:
             self._follower = Follower(self._stream.plan, self._names)
 
-    def clear(self) -> None:
-        """Remove what an older training left here, which `--resume` would take for its own."""
-        for pattern in ("checkpoints/*.pt", "checkpoints/.*.pt", "tensorboard/events.*"):
-            for path in self._out.glob(pattern):
-                path.unlink()
-
     def restore(self) -> None:
         """Go back to the last checkpoint; the random state is put in force when training goes on."""
-        state = checkpoint.load(self._folder / "last.pt")
-        if state.get("of") != self._of:
-            raise TrainingError(
-                f"{self._folder / 'last.pt'} is of a training on other tiles; train without --resume"
-            )
+        state = checkpoint.load_of(self._folder / "last.pt", self._of)
         self.task.restore(state["task"])
         if self._follower is not None and state.get("follower"):
             self._follower.restore(state["follower"])
@@ -252,7 +241,7 @@ class TrainingRun:
             randoms = self._team.gathered(checkpoint.random_state())
             state = {
                 "task": self.task.progress_state(),
-                "of": self._of,
+                **self._of,
                 "follower": self._follower and {**self._follower.state(), "draw": self._followed},
                 "random": randoms[0],
                 "others": randoms[1:],

@@ -300,7 +300,7 @@ def _run(
     from raremap.workflows.train import run as train
 
     folder = Path(experiment.out)
-    resume = goes_on(folder, experiment, checksum)
+    resume = goes_on(folder, experiment, catalog)
     training = train(catalog, None, experiment, resume=resume, quiet=True)
     uses = uses_of(catalog, experiment.split, warn=False)
     rows, names, rare = rows_of(uses, "test"), catalog.scheme.names, rare_indices(catalog)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import warnings
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.errors import ConfigError, OutputError, RaremapWarning
-from raremap.files import written
+from raremap.errors import ConfigError, RaremapWarning, TrainingError
+from raremap.files import locked, written
 from raremap.tiles.holdout import held_out
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 RECORD = "versions.json"
 """The file that a training writes first: where it is, a run folder has been trained in."""
+
+log = logging.getLogger("raremap")
 
 # Below this share of labelled pixels a tile shows outlines that the labels chose, hardly any of the ground's own.
 _SPARSE = 0.1
@@ -69,7 +72,7 @@ def train(
     catalog: Catalog,
     plan: SamplingPlan | None,
     experiment: Experiment,
-    resume: bool = False,
+    resume: bool | None = None,
     quiet: bool = False,
     module: nn.Module | None = None,
 ) -> Bundle:
@@ -81,35 +84,40 @@ def train(
     be built again from options: `Bundle.load(folder, module=net)` fills a network of the same make.
 
     The run folder `experiment.out` gets the resolved experiment, versions, uses, plan, checkpoints,
-    metrics.csv, TensorBoard logs and the bundle. Raises `ConfigError` where the plan was made for other crops, draws a
+    metrics.csv, TensorBoard logs and the bundle. A training that was stopped in it goes on from its last checkpoint, where
+    all that its steps depend on is the same (what comes after them, such as the decision, may differ); a finished or
+    another one is begun anew, and what it had left goes. `resume` True goes on, and raises `TrainingError` where there is
+    nothing to go on with; False begins anew. Raises `ConfigError` where the plan was made for other crops, draws a
     tile that is not for training here, or counted other labels, and where `module` does not take the images or gives
-    something else than logits of the classes.
+    something else than logits of the classes; `OutputError` where another process trains in the folder.
     """
     return run(catalog, plan, experiment, resume, quiet, module).bundle
 
 
-def train_experiment(experiment: Experiment, resume: bool = False, quiet: bool = False) -> Training:
-    """Prepare the catalog where the run folder has none that fits, then train."""
+def train_experiment(experiment: Experiment, resume: bool | None = None, quiet: bool = False) -> Training:
+    """Prepare the catalog where the run folder has none that fits, then train; see `train`."""
     from raremap.workflows.prepare import catalog_of
 
-    return run(catalog_of(experiment, quiet=quiet), None, experiment, resume, quiet)
+    with locked(Path(experiment.out)):
+        return _run(catalog_of(experiment, quiet=quiet), None, experiment, resume, quiet)
 
 
 def fitted(
     catalog: Catalog,
     plan: SamplingPlan | None,
     experiment: Experiment,
-    resume: bool,
+    resume: bool | None,
     quiet: bool,
     watch: Watch | None = None,
     module: nn.Module | None = None,
 ) -> tuple[Fit, Catalog, np.ndarray]:
     """The trained network, the catalog as training saw it, and the uses; what `train` does before the bundle."""
     from raremap.balance.make import make_plan
-    from raremap.learn.fit import check_resumable, fit
+    from raremap.learn.fit import fit
     from raremap.scene.features.channels import Channels
     from raremap.workflows.plan import seen_by_training
     from raremap.workflows.rare import rare_in
+    from raremap.workflows.resuming import training_of
 
     out = Path(experiment.out)
     # Before anything takes time.
@@ -118,7 +126,6 @@ def fitted(
     )
     if module is not None:
         _check_module(module, channels.names, catalog, experiment)
-    before = _seconds_before(out) if resume else 0.0
     seen, uses = seen_by_training(catalog, experiment, quiet)
     crop, seed = experiment.train.crop, experiment.train.seed
     for told in (sparse_labels(seen, uses == "train", experiment), taken_back(experiment)):
@@ -128,9 +135,9 @@ def fitted(
         plan = make_plan(seen, uses == "train", experiment.balance, crop, seed, quiet)
     else:
         _check_plan(plan, seen, uses, crop)
-    if resume:
-        check_resumable(seen, plan, out)
-    _start(out, experiment, catalog, uses, resume, before, module)
+    of = training_of(experiment, catalog, module)
+    resume = _goes_on(seen, plan, out, of, resume)
+    _start(out, experiment, catalog, uses, resume, module)
     plan.save(out / "plan.parquet")
     result = fit(
         seen,
@@ -144,6 +151,7 @@ def fitted(
         train=experiment.train,
         augment=experiment.augment,
         out=out,
+        of=of,
         pseudo=experiment.pseudo,
         festa=experiment.festa,
         outer=experiment.outer,
@@ -233,11 +241,23 @@ def run(
     catalog: Catalog,
     plan: SamplingPlan | None,
     experiment: Experiment,
-    resume: bool,
+    resume: bool | None,
     quiet: bool,
     module: nn.Module | None = None,
 ) -> Training:
     """Train and say how it went; see `train`."""
+    with locked(Path(experiment.out)):
+        return _run(catalog, plan, experiment, resume, quiet, module)
+
+
+def _run(
+    catalog: Catalog,
+    plan: SamplingPlan | None,
+    experiment: Experiment,
+    resume: bool | None,
+    quiet: bool,
+    module: nn.Module | None = None,
+) -> Training:
     import time
 
     from raremap.bundle import Bundle
@@ -247,7 +267,6 @@ def run(
 
     started = time.perf_counter()
     out, seed = Path(experiment.out), experiment.train.seed
-    before = _seconds_before(out) if resume else 0.0
     result, seen, uses = fitted(catalog, plan, experiment, resume, quiet, module=module)
     bundle = Bundle(
         module=result.module,
@@ -277,17 +296,46 @@ def run(
     )
     bundle = bundle.with_decision(decision)
     path = bundle.save(out / "bundle")
-    seconds = before + time.perf_counter() - started
+    record = _record(out)
+    _write_record(out, {**record, "finished": True})
+    seconds = record["seconds_before"] + time.perf_counter() - started
     return Training(bundle, path, result.steps, result.best_step, result.best_macro_f1, seconds)
+
+
+def _record(out: Path) -> dict[str, Any]:
+    """What the latest training in a run folder wrote of itself; nothing where there was none."""
+    path = out / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _write_record(out: Path, record: dict[str, Any]) -> None:
+    with written(out / RECORD) as path:
+        path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def _goes_on(catalog: Catalog, plan: SamplingPlan, out: Path, of: str, resume: bool | None) -> bool:
+    """Whether training goes on from the last checkpoint: as asked, else where one of the same was stopped."""
+    from raremap.learn.fit import stopped_at
+
+    if resume is False or (resume is None and _record(out).get("finished", False)):
+        return False
+    try:
+        step = stopped_at(catalog, plan, out, of)
+    except TrainingError:
+        if resume:
+            raise
+        return False
+    if resume is None:
+        log.warning("%s was stopped; it goes on from step %d (--no-resume begins anew)", out, step)
+    return True
 
 
 def _seconds_before(out: Path) -> float:
     """How long the parts of a stopped training took, up to its last checkpoint."""
     started, last = out / RECORD, out / "checkpoints" / "last.pt"
-    if not started.exists() or not last.exists():
+    if not started.exists():
         return 0.0
-    earlier = json.loads(started.read_text(encoding="utf-8")).get("seconds_before", 0.0)
-    return earlier + max(0.0, last.stat().st_mtime - started.stat().st_mtime)
+    return _record(out).get("seconds_before", 0.0) + max(0.0, last.stat().st_mtime - started.stat().st_mtime)
 
 
 def _start(
@@ -296,43 +344,28 @@ def _start(
     catalog: Catalog,
     uses: np.ndarray,
     resume: bool,
-    before: float,
     module: nn.Module | None = None,
 ) -> None:
-    """Write down what is trained on what; refuse to resume another experiment's run, or one of another network."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"run folder {out} cannot be made ({error.strerror}); set `out` to a writable folder"
-        ) from None
-    resolved = experiment.to_yaml()
-    older = out / "experiment.yaml"
-    if resume and older.exists() and older.read_text(encoding="utf-8") != resolved:
-        raise ConfigError(
-            f"{older} differs from this experiment; --resume goes on with the same one, or choose another `out`"
-        )
-    make = f"{type(module).__module__}.{type(module).__qualname__}" if module is not None else None
-    if resume and (out / RECORD).exists():
-        was = json.loads((out / RECORD).read_text(encoding="utf-8")).get("module")
-        if was != make:
-            raise ConfigError(
-                f"{out} trained {f'a module {was}' if was else 'the network of its experiment'}; go on with the same one"
-            )
-    with written(older) as path:
-        path.write_text(resolved, encoding="utf-8")
+    """Write down what is trained on what; what an older training left goes first, so that nothing is taken for another's."""
+    from raremap.learn import checkpoint
+    from raremap.workflows.resuming import make_of
+
+    before = _seconds_before(out) if resume else 0.0
+    if not resume:
+        checkpoint.clear(out)
+    with written(out / "experiment.yaml") as path:
+        path.write_text(experiment.to_yaml(), encoding="utf-8")
     versions = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("raremap", "torch", "lightning", "segmentation-models-pytorch", "timm", "rasterio", "numpy"):
         versions[name] = metadata.version(name)
     provenance = {
         "versions": versions,
         "seconds_before": before,
-        **({"module": make} if make else {}),
+        **({"module": make_of(module)} if module is not None else {}),
         "catalog": catalog.fingerprint,
         "sources": {name: scene.fingerprint for name, scene in catalog.scenes.items()},
     }
-    with written(out / RECORD) as path:
-        path.write_text(json.dumps(provenance, indent=1), encoding="utf-8")
+    _write_record(out, provenance)
     frame = catalog.table[["tile_id", "place", "fold"]].copy()
     frame["use"] = uses
     with written(out / "uses.csv") as path:

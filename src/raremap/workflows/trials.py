@@ -202,12 +202,12 @@ def run_trial(
 ) -> Trial:
     """Train one trial in the folder `experiment.out`, or go on with it, and say what it scored."""
     from raremap.workflows.rare import rare_indices
-    from raremap.workflows.resuming import checksum_of, goes_on
+    from raremap.workflows.resuming import goes_on
     from raremap.workflows.train import fitted
 
     folder = Path(experiment.out)
     try:
-        resume = goes_on(folder, experiment, checksum_of(experiment, catalog))
+        resume = goes_on(folder, experiment, catalog)
         watching = Watching(folder, metric_of(metric, catalog.scheme.names, rare_indices(catalog)), judge)
         if not watching.called_off:
             fitted(catalog, None, experiment, resume, True, watching)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _GROUND = "it says what training and its judges know of the ground"
 _AFTER = "it comes after the scores that trials are judged by"
 _PACE = "trials are judged at the same steps, on the same machine"
+_ALONE = "a trial trains in one process"
 # What no trial may change, and why.
 _FIXED = {
     "out": "it is where results are written",
@@ -40,6 +41,7 @@ _FIXED = {
         f"train.{key}": _PACE
         for key in ("steps", "monitor_every", "checkpoint_every", "device", "workers", "threads")
     },
+    **dict.fromkeys(("train.devices", "train.ray"), _ALONE),
 }
 # Of the scenes only what is made of their bands.
 _OF_SCENES = ("features", "normalize")
@@ -118,6 +120,9 @@ class Job:
         # Those of another space are of no use; the table refuses what was trained with them.
         self._values: dict[str, dict[str, Any]] = kept["values"] if kept.get("of") == self.table.of else {}
         self.left = [n for n in range(options.count) if n not in self.table.trials]
+        for trial in self.table.trials.values():
+            if (self.folder_of(trial.number) / "checkpoints").exists():  # stopped before it was tidied
+                tidy(self.folder_of(trial.number), trial, options.metric)
 
     @property
     def _proposed(self) -> Path:
@@ -142,9 +147,9 @@ class Job:
         return self.folder / "trials" / f"{number:03d}"
 
     def ended(self, trial: Trial) -> None:
-        """Keep what a trial has scored."""
-        tidy(self.folder_of(trial.number), trial, self.options.metric)
+        """Keep what a trial has scored; its folder is tidied after that: a trial without checkpoints must be in the table."""
         self.table.add(trial)
+        tidy(self.folder_of(trial.number), trial, self.options.metric)
 
     def begin(self, number: int) -> None:
         """Let the scores of a trial that was under way before count for others."""
@@ -194,7 +199,15 @@ class Job:
 
 
 def _check_space(experiment: Experiment, options: TuneOptions) -> None:
-    """Raise `ConfigError` where an option is not known, not to be tuned, or cannot have a value of its range."""
+    """Raise `ConfigError` where an option is not known, not to be tuned, or cannot have a value of its range.
+
+    So it does where the trials cannot be trained.
+    """
+    if experiment.train.devices > 1:
+        more = "" if experiment.train.ray is None else " and leave train.ray out"
+        raise ConfigError(
+            f"train.devices is {experiment.train.devices}, and {_ALONE}; set it to 1{more} (--ray makes several at once)"
+        )
     if not options.space:
         raise ConfigError(
             "no option to tune; name some in tune.space, or --space optimizer.lr=log(1e-4,1e-2)"
