@@ -3,7 +3,7 @@ and comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,7 +62,7 @@ def scored(
     catalog: Catalog,
     rows: np.ndarray,
     progress: Progress | None = None,
-) -> Iterator[Scored]:
+) -> Generator[Scored]:
     """Every labelled pixel of the tiles once, predicted in the scene's own windows with their surroundings.
 
     `probs` are views that the next part may overwrite. Where tiles of a scene overlap the first one in
