@@ -38,7 +38,7 @@ def test_a_preset_says_where_it_is_from_and_leaves_the_data_alone(name: str) -> 
 
 
 def test_the_landslide_recipe_augments_as_its_document_says() -> None:
-    """"Data Augmentation: only random rotation + cutmix", in every one of its settings."""
+    """ "Data Augmentation: only random rotation + cutmix", in every one of its settings."""
     augment = preset("landslide")["augment"]
     assert augment["dihedral"]
     assert augment["cutmix"] > 0
