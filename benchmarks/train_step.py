@@ -70,7 +70,7 @@ def catalog_of(folder: Path) -> Catalog:
 
 def plain(network: torch.nn.Module, options: OptimizerOptions, steps: int) -> Any:
     """One plain training step a call."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=options.decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=options.lr, total_steps=steps + 1)
 
     def step(image: torch.Tensor, mask: torch.Tensor) -> float:

@@ -37,6 +37,14 @@ def test_a_preset_says_where_it_is_from_and_leaves_the_data_alone(name: str) -> 
         assert any(word in head for word in ("Deviations: ", "ours", "Ours", "Our reconstruction"))
 
 
+def test_the_landslide_recipe_augments_as_its_document_says() -> None:
+    """ "Data Augmentation: only random rotation + cutmix", in every one of its settings."""
+    augment = preset("landslide")["augment"]
+    assert augment["dihedral"]
+    assert augment["cutmix"] > 0
+    assert not any(augment[key] for key in ("gain", "offset", "scale"))
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_no_preset_learns_class_offsets_that_its_tau_takes_back(name: str) -> None:
     own = preset(name)

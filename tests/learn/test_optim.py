@@ -17,12 +17,12 @@ from raremap.workflows.train import run
 KINDS = ("adamw", "adam", "nadam", "adagrad", "rmsprop", "sgd")
 
 
-def rates(options, steps):
+def rates(options, steps, key="lr"):
     optimizer = make_optimizer(options, nn.Linear(2, 1), nn.Identity())
     schedule = Schedule(optimizer, options, steps)
     out = []
     for _ in range(steps):
-        out.append(optimizer.param_groups[0]["lr"])
+        out.append(optimizer.param_groups[0][key])
         optimizer.step()
         schedule.after_step()
     return out
@@ -82,6 +82,49 @@ def test_a_plateau_falls_when_it_has_risen():
         schedule.after_step()
         schedule.monitored(0.5)  # never better than the first that counts, after four steps
     assert found == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.05, 0.025, 0.0125])
+
+
+def test_one_cycle_moves_the_momentum_around_what_was_asked_for():
+    theirs = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1, momentum=0.9)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=0.1, total_steps=20)
+    expected = []
+    for _ in range(20):
+        expected.append(theirs.param_groups[0]["momentum"])
+        theirs.step()
+        if len(expected) < 20:
+            cycle.step()
+    asked = OptimizerOptions(kind="sgd", lr=0.1)
+    assert rates(asked, 20, "momentum") == pytest.approx(expected)  # of 0.9, unless told
+    half = rates(asked.model_copy(update={"momentum": 0.5}), 20, "momentum")
+    assert half == pytest.approx([m - 0.4 for m in expected])
+    assert rates(asked.model_copy(update={"momentum": 0.0}), 20, "momentum") == [0.0] * 20
+    for momentum, ends in ((0.02, (0.0, 0.07)), (0.97, (0.92, 0.99)), (0.995, (0.945, 0.995))):
+        for kind in ("sgd", "rmsprop"):
+            options = asked.model_copy(update={"kind": kind, "momentum": momentum})
+            found = rates(options, 41, "momentum")
+            assert (min(found), max(found)) == pytest.approx(ends, abs=2e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_said_is_torchs_own(kind):
+    """But for SGD's momentum, which is 0 there; a constant rate, so that nothing else moves."""
+    of = {"adamw": "AdamW", "adam": "Adam", "nadam": "NAdam", "adagrad": "Adagrad", "rmsprop": "RMSprop"}
+    own = {"momentum": 0.9} if kind == "sgd" else {}
+    options = OptimizerOptions(kind=kind, lr=0.01, schedule="constant")
+    ends = []
+    for make in (
+        lambda net: make_optimizer(options, net, nn.Identity()),
+        lambda net: getattr(torch.optim, of.get(kind, "SGD"))(net.parameters(), lr=0.01, **own),
+    ):
+        torch.manual_seed(0)
+        net = nn.Linear(3, 1)
+        optimizer = make(net)
+        for step in range(1, 6):
+            optimizer.zero_grad()
+            net(torch.tensor([[0.01, 0.01 * step, 0.02]])).square().mean().backward()  # small beside a decay
+            optimizer.step()
+        ends.append(net.weight.detach())
+    torch.testing.assert_close(ends[0], ends[1])
 
 
 def test_what_the_loss_learns_has_no_weight_decay():

@@ -63,9 +63,11 @@ def test_each_of_several_processes_is_asked_what_one_would_be(monkeypatch) -> No
 
 @pytest.fixture(scope="module")
 def pair(folder, tmp_path_factory):
-    """The run folder of a training in two processes."""
-    place = tmp_path_factory.mktemp("pair")
-    project.train(folder, place / "run", *HOW, "train.devices=2")
+    """The run folder of a training in two processes, and what they said."""
+    place, popen = tmp_path_factory.mktemp("pair"), subprocess.Popen
+    with pytest.MonkeyPatch.context() as patch, (place / "said").open("w") as said:
+        patch.setattr(several.subprocess, "Popen", lambda *args, **more: popen(*args, stderr=said, **more))
+        project.train(folder, place / "run", *HOW, "train.devices=2")
     (place / "run").rename(place / "whole")
     return place
 
@@ -85,6 +87,7 @@ def test_two_processes_give_the_losses_of_one_with_the_same_batches(folder, tmp_
     assert len(state(pair / "whole")["others"]) == 1
     boards = list((pair / "whole/tensorboard").iterdir())
     assert len(boards) == 1, "one process logs"
+    assert (pair / "said").read_text() == ""
 
 
 @pytest.mark.slow

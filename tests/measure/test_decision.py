@@ -49,6 +49,22 @@ def test_without_a_bias_it_is_numpys_argmax(seed: int, k: int, h: int, w: int) -
     np.testing.assert_array_equal(most_likely(probs), probs.argmax(0))
 
 
+@given(st.floats(-3, 3), st.floats(-3, 3), st.floats(0.25, 4))
+def test_of_two_classes_a_decision_is_a_threshold_on_the_probability_of_either(
+    first: float, second: float, temperature: float
+) -> None:
+    p = np.linspace(0, 1, 401, dtype=np.float32)
+    decision = Decision((first, second), temperature=temperature)
+    found = decided(decision, np.stack([1 - p, p], 1))
+    threshold = decision.threshold(1)
+    clear = np.abs(p - threshold) > 1e-5
+    np.testing.assert_array_equal(found[clear], (p > threshold)[clear])
+    assert decision.threshold(0) == pytest.approx(1 - threshold)
+    assert Decision((0.0, 0.0), temperature=temperature).threshold(1) == 0.5
+    with pytest.raises(ValueError, match="of 3 classes has no one threshold"):
+        Decision((0.0,) * 3).threshold(1)
+
+
 @given(st.integers(0, 999), st.integers(2, 6))
 def test_a_bias_is_added_to_log_probabilities(seed: int, k: int) -> None:
     rng = np.random.default_rng(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from raremap.config import Experiment
 from raremap.ensembles import Ensemble, load_bundle
 from raremap.errors import BundleError, CatalogError, ConfigError, RaremapWarning
 from raremap.measure.options import DecisionOptions
+from raremap.measure.tally import Tally
 from raremap.tiles.catalog import Catalog
 from raremap.tiles.splits import uses as uses_of
 from raremap.workflows import compare as machinery
@@ -25,6 +27,8 @@ from raremap.workflows.evaluate import evaluate
 from raremap.workflows.folds import KFold
 from raremap.workflows.kfold import kfold
 from raremap.workflows.predict import predict
+from raremap.workflows.prepare import catalog_of
+from raremap.workflows.runs import Run, RunTable
 from raremap.workflows.scoring import scored
 from raremap.workflows.uses import uses_for
 
@@ -113,6 +117,40 @@ def test_it_writes_a_page_and_numbers_and_says_the_same_again(made, data: Path) 
     assert again.pooled == result.pooled
     assert (folder / "ensemble" / "ensemble.json").read_bytes() == before  # nothing was made again
     assert "pooled, argmax" in str(again)
+
+
+def test_of_two_classes_it_says_each_folds_threshold_and_both_scores(data: Path, tmp_path: Path) -> None:
+    """Truth by hand: tables of 100 pixels, and a bias of -log 19 over the temperature, which is a threshold of 0.95."""
+    labels = {"classes": {1: "ground", 2: "slide"}, "ignore": [0, 3]}
+    exp = experiment(data, tmp_path, labels=labels)
+    catalog = catalog_of(exp, quiet=True)
+    table, runs = RunTable(tmp_path / "runs.parquet"), [Run("fold", 4, str(f)) for f in range(3)]
+    # Hits, false alarms and omissions of the slide in 100 pixels.
+    counted = {"argmax": [(8, 8, 0), (6, 2, 2), (5, 5, 5)], "decision": [(8, 0, 0), (6, 2, 2), (5, 0, 5)]}
+    for f, run in enumerate(runs):
+        ways = {}
+        for way, cases in counted.items():
+            hits, false, missed = cases[f]
+            tally = Tally.empty(1, 2)
+            tally.matrices[0] = [[100 - hits - false - missed, false], [missed, hits]]
+            ways[way] = tally
+        bias = [0.0, (-math.log(19) / 2, 0.0, -math.log(19))[f]]
+        told = {"steps": 2, "best_step": 2, "monitor_macro_f1": 0.5, "seconds": 1.0, "note": "", "bias": bias}
+        table.add(run, "x", np.array([f"p{f}"]), ways, {**told, "temperature": (2.0, 2.0, 1.0)[f]})
+    result = KFold.of(table, runs, catalog, exp, tmp_path).write(tmp_path)
+    data_of = json.loads((tmp_path / "kfold.json").read_text())
+    assert data_of["threshold_of"] == "slide"
+    assert [f["threshold"] for f in data_of["folds"]] == pytest.approx([0.95, 0.5, 0.95], abs=1e-6)
+    f1 = {"argmax": [2 / 3, 0.75, 0.5], "decision": [1.0, 0.75, 2 / 3]}
+    for way, each in f1.items():
+        assert data_of["mean_over_folds"][way]["f1/slide"] == pytest.approx(np.mean(each))
+        assert data_of["spread_over_folds"][way]["f1/slide"] == pytest.approx(np.std(each, ddof=1))
+    lines = [line.split() for line in str(result).splitlines()]
+    assert ["fold", "0", "0.950", "0.667", "1.000", "0.707", "1.000"] in lines  # IoU 8/16 and 84/92 at 0.5
+    assert "mean ± std 0.639 ± 0.127 0.806 ± 0.173" in " ".join(" ".join(line) for line in lines)
+    page = (tmp_path / "kfold.html").read_text()
+    assert "<h2>Thresholds</h2>" in page
+    assert "<td>0.950</td>" in page
 
 
 def test_the_ensemble_of_folds_maps_by_the_mean_of_all(made, data: Path, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from tests import project
@@ -26,8 +28,9 @@ from raremap.workflows import tune as module
 from raremap.workflows.prepare import catalog_of
 from raremap.workflows.resuming import goes_on
 from raremap.workflows.train import train_experiment
-from raremap.workflows.trials import Trial, TrialTable, Watching
+from raremap.workflows.trials import Trial, TrialTable, Watching, further_of
 from raremap.workflows.tune import tune
+from raremap.workflows.tune_ray import _whole
 
 SPACE: dict[str, Any] = {
     "optimizer.lr": {"kind": "log", "low": 1e-4, "high": 1e-1},
@@ -56,7 +59,8 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory):
 
 def table(out: Path) -> list[dict[str, Any]]:
     """Trials without how long they took."""
-    return pd.read_parquet(out / "tune/trials.parquet").drop(columns="seconds").to_dict("records")
+    frame = pd.read_parquet(out / "tune/trials.parquet").drop(columns=["seconds", "seconds_100"])
+    return frame.to_dict("records")
 
 
 @pytest.mark.slow
@@ -108,6 +112,16 @@ def test_its_page_has_a_row_for_each_trial_and_a_figure(finished) -> None:
     assert (out / "tune/tune.svg").read_text().startswith("<svg")
     told = json.loads((out / "tune/tune.json").read_text())
     assert told["best"]["score"] == result.best.score
+    head = "macro_f1 | mIoU | F1 rare | accuracy | training loss | s / 100 steps | best step |"
+    assert head in text
+    for trial in result.trials:
+        rows = pd.read_csv(out / f"tune/trials/{trial.number:03d}/metrics.csv").set_index("step")
+        kept, last = rows.loc[trial.best_step], rows.loc[trial.steps]
+        assert (trial.macro_f1, trial.miou) == pytest.approx((kept["macro_f1"], kept["miou"]))
+        assert trial.rare_f1 == pytest.approx(kept["f1/slide"])  # the only rare one
+        assert trial.loss == pytest.approx(last["loss"])
+        assert 0 < trial.seconds_100 / 100 * trial.steps <= trial.seconds + 0.1
+        assert f" {trial.miou:.3f} | " in text
     assert str(result).startswith("4 of 4 trials")
 
 
@@ -125,6 +139,7 @@ import sys, time
 from raremap.config import Experiment
 from raremap.learn.run import TrainingRun
 from raremap.workflows.tune import tune
+from raremap.workflows.tune_ray import _whole
 after = TrainingRun._after
 def slow(self, step):
     after(self, step)
@@ -175,6 +190,32 @@ def test_a_trial_scores_what_its_kept_weights_score(tmp_path: Path) -> None:
     assert watch.curve == ((1, 0.9), (2, 0.4), (3, 0.4), (4, 0.3))  # the first of equals is kept
     trial = watch.ended(3, {"a": 1})
     assert (trial.score, trial.best_step, trial.steps, trial.state) == (0.3, 4, 4, "done")
+
+
+def test_a_trial_keeps_the_further_scores_of_its_kept_weights_and_what_its_training_came_to(
+    tmp_path: Path,
+) -> None:
+    tables = ([[90, 0], [10, 0]], [[80, 10], [2, 8]], [[90, 0], [9, 1]])  # the second has the best macro-F1
+    watch = Watching(tmp_path, lambda s: s.miou, lambda *_: True, further_of([1]))
+    for step, each in enumerate(tables, 1):
+        watch(step, Scores(np.array(each), ("ground", "slide")))
+    (tmp_path / "metrics.csv").write_text("step,loss,seconds\n1,0.9,2\n2,0.8,3\n3,0.5,6\n")
+    trial = watch.ended(0, {"a": 1})
+    iou = [80 / 92, 8 / 20]
+    assert trial.score == trial.miou == pytest.approx(np.mean(iou))
+    assert trial.rare_f1 == pytest.approx(16 / 28)
+    assert trial.overall_accuracy == 0.88
+    assert (trial.best_step, trial.loss, trial.seconds_100) == (2, 0.5, 200.0)
+    # Another process, or a later one, reads the same of it.
+    again = watching(tmp_path).ended(0, {"a": 1})
+    assert replace(again, seconds=trial.seconds) == trial
+    failed = Trial(1, {}, "failed", error="the loss is nan")
+    table = TrialTable(tmp_path / "trials.parquet", "x")
+    for each in (trial, failed):
+        assert _whole(json.loads(json.dumps(each.to_dict()))).to_dict() == each.to_dict()
+        table.add(each)
+    kept = TrialTable(tmp_path / "trials.parquet", "x").trials
+    assert [kept[n].to_dict() for n in (0, 1)] == [trial.to_dict(), failed.to_dict()]
 
 
 def test_a_trial_killed_between_its_score_and_the_verdict_is_judged_when_it_goes_on(tmp_path: Path) -> None:

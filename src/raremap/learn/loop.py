@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from raremap.errors import RaremapError, TrainingError, reason
+from raremap.models.outputs import Outputs
 from raremap.models.room import no_room
 
 if TYPE_CHECKING:
@@ -55,21 +57,36 @@ def run_loop(lightning: Any, trainer: Any, task: SegmentationTask, loader: Any) 
             signal.signal(signal.SIGINT, on_stop)  # Lightning leaves it ignored
 
 
-def processes(team: Team, device: torch.device) -> dict[str, Any]:
-    """What Lightning's trainer is told of the processes that train together, which run already."""
+def processes(team: Team, device: torch.device, unused: bool = True) -> dict[str, Any]:
+    """What Lightning's trainer is told of the processes that train together, which run already.
+
+    With `unused` they look at every step for weights that no gradient comes to, and wait for none of them.
+    """
     if team.size == 1:
         return {"devices": 1 if device.index is None else [device.index]}
-    # An encoder that is not used to its depth has weights that no step moves.
     shared: dict[str, Any] = {"use_distributed_sampler": False}
-    unused: dict[str, Any] = {"find_unused_parameters": True}
+    told: dict[str, Any] = {"find_unused_parameters": unused}
     if team.ray:
         from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
 
-        strategy, plugins = RayDDPStrategy(**unused), [RayLightningEnvironment()]
+        strategy, plugins = RayDDPStrategy(**told), [RayLightningEnvironment()]
         return {"strategy": strategy, "plugins": plugins, "devices": "auto", **shared}
     from lightning.pytorch.strategies import DDPStrategy
 
-    return {"strategy": DDPStrategy(**unused), "devices": team.size, **shared}
+    return {"strategy": DDPStrategy(**told), "devices": team.size, **shared}
+
+
+def may_idle(network: nn.Module, loss: nn.Module, image: torch.Tensor) -> bool:
+    """Whether a step may leave weights without a gradient, by what the network makes of an image `[1, C, H, W]`.
+
+    An encoder that is not used to its depth has such weights. What a loss learns, and outputs of the training alone,
+    may go without in some batches: they count as such.
+    """
+    weights = [p for p in network.parameters() if p.requires_grad]
+    logits = Outputs.of(network.eval()(image)).logits
+    network.train()
+    idle = None in torch.autograd.grad(logits.sum(), weights, allow_unused=True)
+    return idle or next(loss.parameters(), None) is not None
 
 
 @contextmanager

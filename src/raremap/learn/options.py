@@ -14,13 +14,18 @@ class OptimizerOptions(Options):
 
     `schedule`: one-cycle (peak `lr`), `cosine` or `poly` (down to 0 by a cosine, or by a power), `plateau` (falls by
     `factor` where the monitor's macro-F1 no longer rises) or constant. Before that the rate goes up over the share
-    `warmup` of the steps: by a cosine in one-cycle, else in a straight line. `momentum` is of sgd and rmsprop. `clip` is the largest norm of a gradient, null: any.
+    `warmup` of the steps: by a cosine in one-cycle, else in a straight line. `clip` is the largest norm of a gradient,
+    null: any. AdamW takes the weight decay off the weights; the others add it to the gradient, as an L2 penalty.
     """
 
     kind: Literal["adamw", "adam", "nadam", "adagrad", "rmsprop", "sgd"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float | None = Field(
+        default=None, ge=0, description="null: 0.01 of adamw, 0 of the others, whose decay is an L2 penalty"
+    )
+    momentum: float | None = Field(
+        default=None, ge=0, lt=1, description="of sgd and rmsprop; null: 0.9 of sgd, 0 of rmsprop"
+    )
     clip: float | None = Field(default=None, gt=0)
     schedule: Literal["onecycle", "cosine", "poly", "plateau", "constant"] = "onecycle"
     warmup: float | None = Field(
@@ -31,6 +36,22 @@ class OptimizerOptions(Options):
         default=3, ge=0, description="monitor evaluations without gain before a plateau's rate falls"
     )
     factor: float = Field(default=0.3, gt=0, lt=1)
+
+    @property
+    def decay(self) -> float:
+        """The weight decay of this kind."""
+        if self.weight_decay is not None:
+            return self.weight_decay
+        return 1e-2 if self.kind == "adamw" else 0.0
+
+    @property
+    def inertia(self) -> float | None:
+        """The momentum of this kind; None of those that have none."""
+        if self.kind not in ("sgd", "rmsprop"):
+            return None
+        if self.momentum is not None:
+            return self.momentum
+        return 0.9 if self.kind == "sgd" else 0.0
 
     @property
     def rise(self) -> float:

@@ -23,7 +23,7 @@ from raremap.jobs import Progress, progress
 from raremap.learn import checkpoint
 from raremap.learn.crops import MonitorCrops
 from raremap.learn.history import History
-from raremap.learn.loop import processes, quiet_lightning, run_loop
+from raremap.learn.loop import may_idle, processes, quiet_lightning, run_loop
 from raremap.learn.monitor import Monitor
 from raremap.learn.options import OptimizerOptions, OuterOptions, TrainOptions
 from raremap.learn.outer import Outer
@@ -154,6 +154,7 @@ class TrainingRun:
         share = (team.rank, team.size)
         loader = TrainBatches(samples, first, t.steps, t.batch_size, workers, on_gpu, every, share)
         self._bf16 = self._choose_bf16(samples)
+        idle = team.size > 1 and may_idle(self.task.network, self._loss, self._first_image(samples))
         if self.task.outer is not None:
             self.task.outer.bf16 = self._bf16
         columns = [
@@ -177,7 +178,7 @@ class TrainingRun:
                 bar.advance(first)
                 trainer = lightning.Trainer(
                     accelerator={"cuda": "gpu"}.get(self._device.type, self._device.type),
-                    **processes(team, self._device),
+                    **processes(team, self._device, idle),
                     max_steps=t.steps - first,
                     precision="bf16-mixed" if self._bf16 else "32-true",
                     logger=False,
@@ -204,10 +205,7 @@ class TrainingRun:
             return wanted == "bf16-mixed"
         if wanted == "float32":
             return False
-        image = torch.from_numpy(samples[0]["image"])[None].to(
-            self._device, memory_format=torch.channels_last
-        )
-        network = self.task.network.eval()
+        image, network = self._first_image(samples), self.task.network.eval()
         with torch.inference_mode():
             exact = network(image)
             with torch.autocast(self._device.type, torch.bfloat16):
@@ -218,6 +216,10 @@ class TrainingRun:
             "bf16 training %s: mean difference of probabilities %.4f", "used" if off < 0.01 else "left", off
         )
         return off < 0.01
+
+    def _first_image(self, samples: TrainSamples) -> Tensor:
+        image = torch.from_numpy(samples[0]["image"])[None]
+        return image.to(self._device, memory_format=torch.channels_last)
 
     def settled(self) -> bool:
         """Whether it was called off, or as many scores in a row as `patience` allows were no better."""

@@ -56,7 +56,11 @@ def train_together(**given: Any) -> None:
 
 def _run(given: bytes, size: int, device: str, folder: Path) -> None:
     command = [sys.executable, "-m", "raremap.learn.worker"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    environment = {
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # its remarks on unused weights, once a process
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(size):

@@ -59,6 +59,14 @@ class Decision:
         """By what the network's probabilities are multiplied before the greatest is taken, `[K]`."""
         return tuple(self._factors.tolist())
 
+    def threshold(self, of: int) -> float:
+        """Of two classes: the network's probability of class `of` above which it is chosen; 0.5 with the plain argmax."""
+        if len(self.bias) != 2:
+            raise ValueError(f"a decision of {len(self.bias)} classes has no one threshold")
+        # p·f_of > (1 - p)·f_other
+        factors = self._factors.astype(np.float64)
+        return float(factors[1 - of] / factors.sum())
+
     def apply(self, probs: np.ndarray) -> np.ndarray:
         """Class index uint8 `[h, w]` of the network's probabilities float32 `[K, h, w]`."""
         self._check(probs)

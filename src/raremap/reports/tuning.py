@@ -9,6 +9,15 @@ from typing import Any
 from raremap.files import written
 from raremap.reports.figures import axes_of, svg_of
 
+# What is shown beside the score that trials are judged by: how it is called, and how written.
+_FURTHER = {
+    "macro_f1": ("macro-F1", ".3f"),
+    "miou": ("mIoU", ".3f"),
+    "rare_f1": ("F1 rare", ".3f"),
+    "overall_accuracy": ("accuracy", ".3f"),
+    "loss": ("training loss", ".4f"),
+    "seconds_100": ("s / 100 steps", ".1f"),
+}
 _STATES = (("stopped", "#B8B8B8", "o"), ("done", "#2C7FB8", "o"))
 _BEST = "#D95F0E"
 
@@ -16,19 +25,27 @@ _BEST = "#D95F0E"
 def write_markdown(path: Path, data: dict[str, Any], figure: Path | None) -> Path:
     """Write what was tuned, the best values, and a row for each trial, the best first."""
     keys = list(data["tune"]["space"])
-    head = ["trial", *keys, data["metric"], "best step", "steps", "ended", "minutes"]
+    trials = data["trials"]
+    further = {
+        key: how
+        for key, how in _FURTHER.items()
+        if key != data["metric"] and any(t[key] is not None for t in trials)
+    }
+    titles = [title for title, _ in further.values()]
+    head = ["trial", *keys, data["metric"], *titles, "best step", "steps", "ended", "minutes"]
     order = {"done": 0, "stopped": 1, "failed": 2}
     rows = [
         [
             f"**{t['number']}**" if t["number"] == data["best"]["number"] else str(t["number"]),
             *(text_of(t["values"][key]) for key in keys),
             "–" if t["score"] is None else f"{t['score']:.3f}",
+            *("–" if t[key] is None else format(t[key], how) for key, (_, how) in further.items()),
             str(t["best_step"]),
             str(t["steps"]),
             {"done": "", "stopped": "early", "failed": f"failed: {t['error']}"}[t["state"]],
             f"{t['seconds'] / 60:.1f}",
         ]
-        for t in sorted(data["trials"], key=lambda t: (order[t["state"]], -(t["score"] or 0), t["number"]))
+        for t in sorted(trials, key=lambda t: (order[t["state"]], -(t["score"] or 0), t["number"]))
     ]
     parts = [
         "# Tuning",
@@ -115,8 +132,8 @@ def _about(data: dict[str, Any]) -> str:
         f"{len(trials)} of {data['planned']} trials ({tune['sampler']}{early}{failed}) of {base['steps']} steps, "
         f"batches of {base['batch_size']}, crops of {base['crop']}², seed {base['seed']}, unless tuned. "
         f"Judged by {data['metric']} on {data['monitor_places']} monitor place"
-        f"{'s' * (data['monitor_places'] != 1)} with the plain argmax, of the weights with the best macro-F1 there; "
-        "the best of many is better than it will be elsewhere. "
+        f"{'s' * (data['monitor_places'] != 1)} with the plain argmax, of the weights with the best macro-F1 there, "
+        "and so are the scores beside it; the best of many is better than it will be elsewhere. "
         f"Best: trial {data['best']['number']}, {best}: {data['best']['score']:.3f} (`best.yaml`)."
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from raremap.errors import CatalogError
 from raremap.files import written
+from raremap.measure.decision import Decision
 from raremap.measure.interval import FEW_PLACES, interval
 from raremap.measure.scores import HEADLINES, Metric, f_beta, headline
 from raremap.measure.tally import FIELDS, Tally
@@ -34,7 +35,9 @@ class KFold:
 
     `pooled` are those of one confusion matrix over the test places of all folds, each predicted by the network that
     has not seen it; `intervals` are theirs, by a bootstrap over places. `folds` are those of each fold with what is
-    known of its training, `spread` the standard deviation over folds. `ensemble` says where all bundles lie as one.
+    known of its training, `mean` and `spread` their mean and standard deviation, of the scores over classes and of each
+    class's F1 ("f1/NAME"). Of two classes the decision is a threshold: each fold says its own, on the probability of the rarer
+    one, `threshold_of`. `ensemble` says where all bundles lie as one.
     """
 
     names: tuple[str, ...]
@@ -45,9 +48,11 @@ class KFold:
     pooled: dict[str, dict[str, Any]]
     intervals: dict[str, dict[str, Any]]
     folds: tuple[dict[str, Any], ...]
+    mean: dict[str, dict[str, float | None]]
     spread: dict[str, dict[str, float | None]]
     planned: int
     facts: dict[str, Any]
+    threshold_of: str | None = None
     failed: dict[str, str] = field(default_factory=dict)
     ensemble: dict[str, Any] | None = None
     files: tuple[Path, ...] = ()
@@ -94,6 +99,15 @@ class KFold:
             }
             for i, run in enumerate(runs)
         ]
+        threshold_of = None
+        if len(names) == 2:
+            support = pooled["argmax"].matrices.sum((0, 2))
+            k = 0 if support[0] < support[1] else 1
+            threshold_of = names[k]
+            for fold in folds:
+                decision = Decision(tuple(fold["bias"].values()), temperature=fold["temperature"])
+                fold["threshold"] = decision.threshold(k)
+        by_fold = {way: [_flat(f[way]) for f in folds] for way in WAYS}
         return cls(
             names=names,
             rare=rare,
@@ -103,9 +117,11 @@ class KFold:
             pooled={way: tally.to_dict(names, rare) for way, tally in pooled.items()},
             intervals={way: _intervals(tally.matrices, names, rare) for way, tally in pooled.items()},
             folds=tuple(folds),
-            spread={way: {k: _spread([f[way][k] for f in folds]) for k in HEADLINES} for way in WAYS},
+            mean={way: _over(each, _mean) for way, each in by_fold.items()},
+            spread={way: _over(each, _spread) for way, each in by_fold.items()},
             planned=experiment.split.folds,
             facts=_facts(catalog, experiment),
+            threshold_of=threshold_of,
             failed=told,
         )
 
@@ -126,7 +142,9 @@ class KFold:
             "folds_planned": self.planned,
             "pooled": self.pooled,
             "intervals": self.intervals,
+            "mean_over_folds": self.mean,
             "spread_over_folds": self.spread,
+            "threshold_of": self.threshold_of,
             "folds": list(self.folds),
             "failed": self.failed,
             "ensemble": self.ensemble,
@@ -151,6 +169,7 @@ class KFold:
             ("pooled, argmax", self.pooled["argmax"]),
         ):
             lines.append(f"{title:<16}" + "".join(shown(scores[k]) for k in heads))
+        lines += self._thresholds()
         lines += ["", f"{'class':<24}{'F1 pooled':>10}{'argmax':>10}   by fold"]
         by_class, argmax = (self.pooled[way]["by_class"] for way in ("decision", "argmax"))
         for name in sorted(self.names, key=lambda n: by_class[n]["support"]):
@@ -167,6 +186,29 @@ class KFold:
             lines.append(f"its decision: {decision['note'] if decision else 'argmax'}")
         return "\n".join([*lines, *map(str, self.files)])
 
+    def _thresholds(self) -> list[str]:
+        """Of two classes: each fold's threshold, and what it scores beside the argmax, which is 0.5."""
+        if self.threshold_of is None:
+            return []
+        keys = {f"f1/{self.threshold_of}": "F1", "miou": "mIoU"}
+        ways = {"argmax": "at 0.5", "decision": "fitted"}
+
+        def cells(of: Callable[[str, str], str]) -> str:
+            return "".join(f"{of(way, key):>16}" for key in keys for way in ways)
+
+        def mean(way: str, key: str) -> str:
+            value, spread = self.mean[way][key], self.spread[way][key]
+            text = "–" if value is None else f"{value:.3f}"
+            return text if spread is None else f"{text} ± {spread:.3f}"
+
+        lines = ["", f"threshold on the probability of {self.threshold_of}"]
+        lines.append(f"{'':<16}{'threshold':>10}" + cells(lambda way, key: f"{keys[key]} {ways[way]}"))
+        for fold in self.folds:
+            flat = {way: _flat(fold[way]) for way in ways}
+            told = cells(lambda way, key, of=flat: "–" if of[way][key] is None else f"{of[way][key]:.3f}")
+            lines.append(f"{'fold ' + fold['fold']:<16}{fold['threshold']:>10.3f}{told}")
+        return [*lines, f"{'mean ± std':<26}{cells(mean)}"]
+
     def write(self, folder: Path) -> KFold:
         """Write kfold.json and kfold.html; gives the same with its files."""
         from raremap.reports.kfold import write_page
@@ -177,6 +219,23 @@ class KFold:
             fresh.write_text(json.dumps(data, indent=1, allow_nan=False), encoding="utf-8")
         write_page(result.files[1], data)
         return result
+
+
+def _flat(scores: Mapping[str, Any]) -> dict[str, float | None]:
+    """The scores over classes and each class's F1, of `Tally.to_dict`."""
+    return {k: scores[k] for k in HEADLINES} | {f"f1/{n}": c["f1"] for n, c in scores["by_class"].items()}
+
+
+def _over(
+    folds: Sequence[Mapping[str, float | None]], of: Callable[[Sequence[float | None]], float | None]
+) -> dict[str, float | None]:
+    return {key: of([fold[key] for fold in folds]) for key in folds[0]}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Mean over the folds that have the score; None of none."""
+    there = [v for v in values if v is not None]
+    return float(np.mean(there)) if there else None
 
 
 def _spread(values: Sequence[float | None]) -> float | None:

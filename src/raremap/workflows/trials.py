@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from raremap.errors import CatalogError, ConfigError, TrainingError, reason
 from raremap.files import written
@@ -31,7 +34,10 @@ class Trial:
     """A trial that has come to its end.
 
     `score` is that of the weights that were kept, at `best_step`; `curve` what it would have been, had the
-    training ended at each step that was scored. A trial that ASHA ended early is "stopped".
+    training ended at each step that was scored. `macro_f1` to `overall_accuracy` are further scores of those weights on
+    the monitor places, `rare_f1` the mean F1 of the rare classes. `loss` is the training loss since the score before
+    the last, `seconds_100` what a hundred steps took, scores included; None where they are not known. A trial that ASHA
+    ended early is "stopped".
     """
 
     number: int
@@ -43,6 +49,12 @@ class Trial:
     seconds: float = 0.0
     curve: tuple[tuple[int, float], ...] = ()
     error: str = ""
+    macro_f1: float | None = None
+    miou: float | None = None
+    rare_f1: float | None = None
+    overall_accuracy: float | None = None
+    loss: float | None = None
+    seconds_100: float | None = None
 
     @property
     def told(self) -> Told:
@@ -54,6 +66,10 @@ class Trial:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; NaN is null."""
         return plain({**self.__dict__, "curve": [list(point) for point in self.curve]})
+
+
+FURTHER = ("macro_f1", "miou", "rare_f1", "overall_accuracy")
+"""What is kept of a trial beside the score that it is judged by."""
 
 
 class TrialTable:
@@ -99,21 +115,31 @@ def _trial(row: dict[str, Any]) -> Trial:
     curve = tuple((int(step), float(score)) for step, score in json.loads(row["curve"]))
     data = {**row, "values": json.loads(row["values"]), "curve": curve}
     del data["of"]
-    return Trial(**data)
+    # A column of numbers has no None.
+    return Trial(**{k: None if v != v and k != "score" else v for k, v in data.items()})
 
 
 class Watching:
     """Follows a trial's scores and keeps them in its folder, so that one that was killed goes on with them.
 
-    A judge is asked about each score; `called_off` once it said no.
+    A judge is asked about each score; `called_off` once it said no. `further` gives what else is kept, by the names of
+    `Trial`.
     """
 
-    def __init__(self, folder: Path, metric: Callable[[Scores], float], judge: Judge) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        metric: Callable[[Scores], float],
+        judge: Judge,
+        further: Callable[[Scores], dict[str, float | None]] | None = None,
+    ) -> None:
         self._path, self._metric, self._judge = folder / "scores.json", metric, judge
+        self._further = further or (lambda _: {})
         kept = read_json(self._path)
-        # By step: the macro-F1, which says what weights are kept, and the score that the trial is judged by.
-        self._scores: dict[int, tuple[float, float]] = {
-            int(step): (float(macro), float(value)) for step, macro, value in kept.get("scores", ())
+        # By step: the macro-F1, which says what weights are kept, the score that the trial is judged by, and what else is kept.
+        self._scores: dict[int, tuple[float, float, dict[str, float | None]]] = {
+            int(step): (float(macro), float(value), further)
+            for step, macro, value, further in kept.get("scores", ())
         }
         self.called_off = bool(kept.get("called_off", False))
         self._before, self._started = float(kept.get("seconds", 0.0)), time.perf_counter()
@@ -122,7 +148,7 @@ class Watching:
 
     def __call__(self, step: int, scores: Scores) -> bool:
         """Take in the scores at a step; whether the training goes on."""
-        self._scores[step] = (float(scores.macro_f1), self._metric(scores))
+        self._scores[step] = (float(scores.macro_f1), self._metric(scores), self._further(scores))
         here = dict(self.curve)[step]
         self._save()  # first: a judge elsewhere may end this process
         self.called_off = not self._judge(step, here)
@@ -145,8 +171,18 @@ class Watching:
         last = max(self._scores)
         best = self._kept(last)
         state = "stopped" if self.called_off else "done"
+        _, score, further = self._scores[best]
         return Trial(
-            number, values, state, self._scores[best][1], best, last, round(self.seconds, 1), self.curve
+            number,
+            values,
+            state,
+            score,
+            best,
+            last,
+            round(self.seconds, 1),
+            self.curve,
+            **further,
+            **_trained(self._path.parent / "metrics.csv", last),
         )
 
     def _kept(self, step: int) -> int:
@@ -161,6 +197,20 @@ class Watching:
         }
         with written(self._path) as path:
             path.write_text(json.dumps(data), encoding="utf-8")
+
+
+def _trained(path: Path, step: int) -> dict[str, float]:
+    """The training loss and the pace at a step, as metrics.csv has them."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["step"] == str(step):
+                return {
+                    "loss": float(row["loss"]),
+                    "seconds_100": round(100 * float(row["seconds"]) / step, 2),
+                }
+    return {}
 
 
 def curve_in(folder: Path) -> tuple[tuple[int, float], ...]:
@@ -178,8 +228,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def metric_of(name: str, names: tuple[str, ...], rare: list[int]) -> Callable[[Scores], float]:
     """A score of the monitor places by its name (see `TuneOptions.metric`)."""
-    import numpy as np
-
     from raremap.measure.scores import headline
 
     chosen = np.isin(np.arange(len(names)), rare)
@@ -190,6 +238,17 @@ def metric_of(name: str, names: tuple[str, ...], rare: list[int]) -> Callable[[S
         return float(headline(name, scores.matrix, chosen))
 
     return score
+
+
+def further_of(rare: Sequence[int]) -> Callable[[Scores], dict[str, float | None]]:
+    """The further scores of a trial; `rare` are class numbers."""
+    from raremap.measure.scores import headline
+
+    def scores_of(scores: Scores) -> dict[str, float | None]:
+        chosen = np.isin(np.arange(len(scores.names)), rare)
+        return {key: plain(headline(key, scores.matrix, chosen)) for key in FURTHER}
+
+    return scores_of
 
 
 def run_trial(
@@ -208,7 +267,8 @@ def run_trial(
     folder = Path(experiment.out)
     try:
         resume = goes_on(folder, experiment, catalog)
-        watching = Watching(folder, metric_of(metric, catalog.scheme.names, rare_indices(catalog)), judge)
+        rare = rare_indices(catalog)
+        watching = Watching(folder, metric_of(metric, catalog.scheme.names, rare), judge, further_of(rare))
         if not watching.called_off:
             fitted(catalog, None, experiment, resume, True, watching)
         return watching.ended(number, values)
