@@ -113,10 +113,11 @@ class TrialTable:
 
 def _trial(row: dict[str, Any]) -> Trial:
     curve = tuple((int(step), float(score)) for step, score in json.loads(row["curve"]))
-    data = {**row, "values": json.loads(row["values"]), "curve": curve}
+    data: dict[str, Any] = {**row, "values": json.loads(row["values"]), "curve": curve}
     del data["of"]
     # A column of numbers has no None.
-    return Trial(**{k: None if v != v and k != "score" else v for k, v in data.items()})
+    data = {k: None if v != v and k != "score" else v for k, v in data.items()}
+    return Trial(**data)
 
 
 class Watching:
@@ -171,7 +172,11 @@ class Watching:
         last = max(self._scores)
         best = self._kept(last)
         state = "stopped" if self.called_off else "done"
-        _, score, further = self._scores[best]
+        score = self._scores[best][1]
+        more: dict[str, Any] = {
+            **self._scores[best][2],
+            **_trained(self._path.parent / "metrics.csv", last),
+        }
         return Trial(
             number,
             values,
@@ -181,8 +186,7 @@ class Watching:
             last,
             round(self.seconds, 1),
             self.curve,
-            **further,
-            **_trained(self._path.parent / "metrics.csv", last),
+            **more,
         )
 
     def _kept(self, step: int) -> int:
