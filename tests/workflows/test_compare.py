@@ -105,6 +105,25 @@ def test_its_scores_are_scikit_learns_on_the_maps_of_its_bundles(finished, data:
     assert base.differences["macro_f1"].value == 0
 
 
+def test_differences_may_be_to_the_baseline_with_its_decision(finished, data: Path, tmp_path: Path) -> None:
+    _, out = finished
+    folder = tmp_path / "again"
+    shutil.copytree(out / "compare", folder)
+    again = compare(
+        experiment(data, out), ["baseline", "ins"], seeds=2, fitted_baseline=True, out=folder, quiet=True
+    )
+    assert len(again.entries) == 4  # read, not trained
+    entries = {(e.variant, e.way): e for e in again.entries}
+    base = entries["baseline", "decision"]
+    for e in entries.values():
+        assert e.differences["rare_f1"].value == pytest.approx(e.scores["rare_f1"] - base.scores["rare_f1"])
+    page = (folder / "comparison.md").read_text(encoding="utf-8")
+    assert "to baseline with its decision" in page
+    assert [
+        line for line in page.splitlines() if "| baseline | fitted |" in line and "| baseline |" in line[22:]
+    ]
+
+
 def test_killed_at_any_run_and_started_again_it_gives_the_same_table(
     finished, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

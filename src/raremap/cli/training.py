@@ -189,6 +189,12 @@ def compare(
     baseline: Annotated[
         str | None, typer.Option(help="variant that differences are to (default: the first)")
     ] = None,
+    fitted_baseline: Annotated[
+        bool,
+        typer.Option(
+            "--fitted-baseline", help="differences to it with its decision, not with the plain argmax"
+        ),
+    ] = False,
     final: Annotated[
         bool, typer.Option("--final", help="test on the held-out places; every use of them is counted")
     ] = False,
@@ -222,6 +228,7 @@ def compare(
         imbalance=numbers(imbalance, "--imbalance", float),
         points=points or None,
         baseline=baseline,
+        fitted_baseline=fitted_baseline,
         final=final,
         out=out,
         keep_bundles=keep_bundles,

@@ -131,7 +131,7 @@ def _about(data: dict[str, Any]) -> str:
         f"{folds} fold{'s' * (folds != 1)}, {places} test places. Every run: {d['steps']} steps, "
         f"{d['crops']:,} crops of {d['crop']}², {network}. "
         f"Scores are means over seeds of one pooled confusion matrix each. Differences are in points, to "
-        f"{data['baseline']} with the plain argmax, with 95 % intervals by a paired bootstrap over places and seeds. "
+        f"{data['baseline']} with {'its decision' if data['fitted_baseline'] else 'the plain argmax'}, with 95 % intervals by a paired bootstrap over places and seeds. "
         f"Rare: {', '.join(data['rare']) or 'no class'}."
         + (f" Fewer than {FEW_PLACES} places hold {', '.join(few)}: too few for an interval, of a mean over "
            "classes too." if few else "")
@@ -196,7 +196,8 @@ def _order(data: dict[str, Any]) -> list[str]:
 
 
 def _is_baseline(data: dict[str, Any], entry: dict[str, Any]) -> bool:
-    return entry["variant"] == data["baseline"] and entry["decision"] == "argmax"
+    way = "decision" if data["fitted_baseline"] else "argmax"
+    return entry["variant"] == data["baseline"] and entry["decision"] == way
 
 
 def _condition(entry: dict[str, Any]) -> str:

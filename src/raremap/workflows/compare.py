@@ -36,6 +36,7 @@ def compare(
     imbalance: Sequence[float] | None = None,
     points: Sequence[PointOptions | str | None] | None = None,
     baseline: str | None = None,
+    fitted_baseline: bool = False,
     final: bool = False,
     out: str | Path | None = None,
     keep_bundles: bool = False,
@@ -48,7 +49,7 @@ def compare(
     thin the training labels (see `ThinOptions`; default: as the experiment's `thin`): one curve each. All of
     that is done with each of `points` (options, their text such as "per_object count=5", "dense" or None;
     default: as the experiment's). A decision is fitted even where the experiment says argmax: both are judged. Differences are to `baseline` (default: the
-    first variant) with the plain argmax. Under `out` (default: `OUT/compare`) the runs are kept as
+    first variant) with the plain argmax, or with its own decision where `fitted_baseline`. Under `out` (default: `OUT/compare`) the runs are kept as
     runs.parquet; what is there already is not trained again. Also writes comparison.json, comparison.md
     and comparison.html.
 
@@ -63,7 +64,9 @@ def compare(
     fitted = experiment.decision.model_copy(update={"kind": "bias"})
     experiment = experiment.model_copy(update={"decision": fitted})
     conditions = conditions_of(experiment, keep, imbalance, points)
-    design = _design(experiment, presets, variants, seeds, folds, conditions, baseline, final)
+    design = _design(
+        experiment, presets, variants, seeds, folds, conditions, baseline, fitted_baseline, final
+    )
     for name, keys in design.variants.items():
         _check_fair(experiment, name, keys)
     catalog = catalog_of(experiment, quiet=quiet)
@@ -152,6 +155,7 @@ def _design(
     folds: Sequence[int] | None,
     conditions: tuple[Condition, ...],
     baseline: str | None,
+    fitted_baseline: bool,
     final: bool,
 ) -> Design:
     from raremap.config import preset
@@ -197,6 +201,7 @@ def _design(
         folds=tuple(dict.fromkeys(map(str, folds_))),
         conditions=conditions,
         baseline=baseline,
+        fitted_baseline=fitted_baseline,
     )
     runs = {run.folder: run for run in design.runs()}
     for run in design.runs():

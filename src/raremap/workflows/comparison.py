@@ -33,7 +33,7 @@ class Entry:
     """A variant with one way of deciding, under one thinning, on the seeds and folds that all variants share.
 
     `scores` are means over seeds of pooled scores, `spread` their standard deviations over seeds;
-    `differences` are to the baseline with the plain argmax, paired by place and seed. `imbalance` is the
+    `differences` are to the baseline with the plain argmax (or with its decision), paired by place and seed. `imbalance` is the
     ratio that training really had (see `imbalance_of`).
     """
 
@@ -78,6 +78,7 @@ class Comparison:
 
     entries: tuple[Entry, ...]
     baseline: str
+    fitted_baseline: bool
     names: tuple[str, ...]
     rare: tuple[str, ...]
     palette: dict[str, str]
@@ -109,7 +110,7 @@ class Comparison:
         for condition in design.conditions:
             shared = _shared(design, condition, set(done))
             stacks = _stacks(table, shared, len(names))
-            reference = stacks.get((design.baseline, "argmax"))
+            reference = stacks.get((design.baseline, "decision" if design.fitted_baseline else "argmax"))
             for (variant, way), stack in stacks.items():
                 runs_shown = shared[variant]
                 facts = {
@@ -122,6 +123,7 @@ class Comparison:
         return cls(
             entries=tuple(entries),
             baseline=design.baseline,
+            fitted_baseline=design.fitted_baseline,
             names=names,
             rare=rare,
             palette=dict(zip(names, catalog.scheme.palette, strict=True)),
@@ -136,6 +138,7 @@ class Comparison:
         """JSON-ready form."""
         return {
             "baseline": self.baseline,
+            "fitted_baseline": self.fitted_baseline,
             "classes": list(self.names),
             "rare": list(self.rare),
             "colors": self.palette,

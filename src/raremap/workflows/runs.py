@@ -65,6 +65,7 @@ class Design:
     folds: tuple[str, ...]
     conditions: tuple[Condition, ...]
     baseline: str
+    fitted_baseline: bool = False
 
     def runs(self) -> list[Run]:
         """Every run, in the order in which they are made: whole seeds first."""
