@@ -51,7 +51,7 @@ class Fit:
     """A trained network with the weights of its best step on the monitor places.
 
     `prior` are the class shares that the scores have learned: those of the labelled pixels that the loss
-    received, times its class weights. `features` have the numbers that were taken from the training tiles.
+    received, times its class weights; `natural` those of the ground of the training. `features` have the numbers that were taken from the training tiles.
     """
 
     module: nn.Module
@@ -60,6 +60,7 @@ class Fit:
     steps: int
     best_step: int
     best_macro_f1: float
+    natural: np.ndarray
     features: tuple[Feature, ...] = ()
 
 
@@ -327,6 +328,7 @@ class TrainingRun:
             self.task.step,
             self._best_step,
             self._best_f1,
+            self._stream.plan.natural,
         )
 
 

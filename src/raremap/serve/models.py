@@ -103,15 +103,15 @@ def joined_of(
 def described(bundle: Bundle | Ensemble, folder: Path, model_id: str) -> Model:
     """A loaded bundle in these words.
 
-    A class is rare where the scheme says so, else by its share of what the model has learned
-    (`balance.census.rare_classes`).
+    A class is rare where the scheme says so, else by its share of the ground of the training, which is not the prior of
+    its scores (`balance.census.rare_classes`); none is where the bundle does not know them.
     """
     import numpy as np
 
     from raremap.balance.census import rare_classes
 
     scheme = bundle.scheme
-    shares = np.array(bundle.prior) if bundle.prior else np.full(scheme.num_classes, np.nan)
+    shares = np.array(bundle.shares) if bundle.shares else np.full(scheme.num_classes, np.nan)
     rare = rare_classes(shares, scheme.names, scheme.rare)
     rows = zip(scheme.values, scheme.names, scheme.palette, strict=True)
     return Model(

@@ -24,21 +24,11 @@ def scale_of(
     Means of the bands (or middles of their ranges) below 3 are reflectance, above 255 ten thousand times it.
     Raises `AcquireError` between the two, which are numbers of some other scale.
     """
-    if normalization.kind == "none":
-        return None
-    middles = {}
-    for band, shift, factor in zip(bands, normalization.shift, normalization.scale, strict=False):
-        if band.lower() in TERRAIN:
-            continue
-        if normalization.kind == "standard":
-            middles[band] = shift
-        elif normalization.kind == "mean":
-            middles[band] = 1 / factor
-        else:
-            middles[band] = shift + 0.5 / factor
+    told = zip(bands, normalization.middles or (), strict=False)  # features follow the bands
+    middles = [middle for band, middle in told if band.lower() not in TERRAIN]
     if not middles:
         return None
-    middle = median(middles.values())
+    middle = median(middles)
     if middle < _REFLECTANCE:
         return "reflectance"
     if middle > _DN:
