@@ -29,7 +29,10 @@ class Class:
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle as the server needs it; the network itself is with the worker."""
+    """A bundle as the server needs it; the network itself is with the worker.
+
+    `unfit` is why no imagery of a place and a date can be fetched for it, None where it can.
+    """
 
     id: str
     folder: str
@@ -41,6 +44,7 @@ class Model:
     nodata: float | None
     resolution_m: float | None
     metrics: dict[str, Any]
+    unfit: str | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Model:
@@ -109,6 +113,7 @@ def described(bundle: Bundle | Ensemble, folder: Path, model_id: str) -> Model:
     import numpy as np
 
     from raremap.balance.census import rare_classes
+    from raremap.serve.place import unfit
 
     scheme = bundle.scheme
     shares = np.array(bundle.shares) if bundle.shares else np.full(scheme.num_classes, np.nan)
@@ -125,6 +130,7 @@ def described(bundle: Bundle | Ensemble, folder: Path, model_id: str) -> Model:
         nodata=bundle.nodata,
         resolution_m=bundle.info.get("resolution_m"),
         metrics=bundle.metrics,
+        unfit=unfit(bundle),
     )
 
 

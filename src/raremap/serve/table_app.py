@@ -20,7 +20,7 @@ from raremap.serve.intake import Intake
 from raremap.serve.jobs import new_id
 from raremap.serve.models import Joined, Table
 from raremap.serve.options import ServeOptions
-from raremap.serve.place import fetching
+from raremap.serve.place import can_fetch, missing_line, wanted
 from raremap.serve.runner import Runner
 from raremap.serve.units import apart, ingest_units
 from raremap.serve.uploads import Slot, Upload, received
@@ -166,8 +166,8 @@ def _ready(
     place = "date" in fields or "bbox" in fields
     if place == ("scene" in upload.called):
         raise Refused(422, "send either a scene, or a date (and a bbox) whose scene is fetched")
-    if place:
-        fetching()
+    if place and not can_fetch():
+        raise Refused(501, missing_line())
     called = upload.called["units"]
     key = fields.get("key", "") or "unit"
     sent = folder / "units.sent"
@@ -184,7 +184,7 @@ def _ready(
     if place:
         found = _ground(fields, bounds)
         where = found.bbox
-        task |= {"bbox": list(where), "date": found.date.isoformat(), "called": "the scene", "max_pixels": options.max_pixels}  # fmt: skip
+        task |= wanted(runner.models[joined.image], where, found.date, options)
     else:
         name = upload.called["scene"]
         where = checked(folder / results.UPLOAD, name, runner.models[joined.image]).bounds
