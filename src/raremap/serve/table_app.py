@@ -181,10 +181,9 @@ def _ready(
         "image": joined.image, "fusion": str(options.fusion), "landslide": joined.landslide, "key": key,
         "double_check": _yes(fields.get("double_check", "")), "units_called": called,
     }  # fmt: skip
-    if place:
-        found = _ground(fields, bounds)
+    found = _ground(fields, bounds) if place else None
+    if found is not None:
         where = found.bbox
-        task |= wanted(runner.models[joined.image], where, found.date, options)
     else:
         name = upload.called["scene"]
         where = checked(folder / results.UPLOAD, name, runner.models[joined.image]).bounds
@@ -193,6 +192,8 @@ def _ready(
         raise TableError(
             f"{called} lies at {_degrees(bounds)}, the scene at {_degrees(where)}: they share no ground"
         )
+    if found is not None:
+        task |= wanted(runner.models[joined.image], where, found.date, options)
     return task, where
 
 
