@@ -27,7 +27,8 @@ def bundle():
         bands=("red", "green", "blue"),
         normalization=Normalization("standard", (1.0, 2.0, 3.0), (0.1, 0.2, 0.3)),
         options=OPTIONS,
-        prior=(0.9, 0.1),
+        prior=(0.6, 0.4),
+        shares=(0.9, 0.1),
         decision=Decision((0.0, 0.7), gain=0.1, gain_se=0.02, places=9, way={"window": 64}),
         metrics={"use": "test", "by_class": {"slide": {"f1": 0.5, "iou": 0.33}}},
         info={"name": "m"},
@@ -42,6 +43,7 @@ def test_a_bundle_is_read_back_and_predicts_the_same(bundle, tmp_path):
         "normalization",
         "options",
         "prior",
+        "shares",
         "decision",
         "predict",
         "metrics",
@@ -61,7 +63,9 @@ def test_it_holds_no_pickle_and_describes_itself(bundle, tmp_path):
     assert item["properties"]["mlm:tasks"] == ["semantic-segmentation"]
     classes = item["properties"]["mlm:output"][0]["classification:classes"]
     assert [(c["value"], c["name"]) for c in classes] == [(1, "land"), (5, "slide")]
-    assert "| 5 | slide | 0.1000 | 0.500 | 0.330 |" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "| value | class | share in training | learned prior | F1 (test) | IoU |" in card
+    assert "| 5 | slide | 0.1000 | 0.4000 | 0.500 | 0.330 |" in card
 
 
 def test_an_exported_model_tells_what_a_bundle_tells_of_all_but_the_network(bundle):

@@ -82,6 +82,9 @@ def test_members_of_other_class_shares_are_moved_to_the_mean_of_them(tmp_path: P
 
     np.testing.assert_allclose(asked(both, tmp_path), (moved(one.prior) + moved(two.prior)) / 2, atol=1e-6)
     assert Ensemble.of([one, replace(two, prior=None)]).prior is None
+    seen = [replace(one, shares=(0.9, 0.1)), replace(two, shares=(0.8, 0.2))]
+    assert Ensemble.of(seen).shares == pytest.approx((0.85, 0.15))
+    assert both.shares is None
     assert moving((1.0, 0.0), (0.95, 0.05)).tolist() == pytest.approx([0.95, 1.0])
 
 

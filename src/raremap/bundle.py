@@ -46,7 +46,8 @@ ENSEMBLE = "ensemble.json"
 class Bundle:
     """A network with its labels, bands, normalisation, prior, decision, way of predicting and figures.
 
-    `prior` are the class shares that the scores have learned; `decision` belongs to the way of predicting
+    `shares` are the class shares of the ground of the training; `prior` those that the scores have learned, which the
+    stream and the loss may have moved away from them. `decision` belongs to the way of predicting
     that `predict` and its own record describe, `decisions` to others (`raremap.ways`). `options` rebuilds the network; None for a network of the
     user's. `features` are made of the bands and follow them; the network gets both. `nodata` marks no data in scenes, whatever their files say; None: what these say.
     """
@@ -64,6 +65,7 @@ class Bundle:
     info: dict[str, Any] = field(default_factory=dict)
     features: tuple[Feature, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    shares: tuple[float, ...] | None = None
 
     @classmethod
     def from_module(
@@ -208,13 +210,16 @@ class Bundle:
 
 def fields_of(own: dict[str, Any]) -> dict[str, Any]:
     """What a description tells of a model, by the names of a bundle's fields: all but the network."""
-    decision, prior, model = (own.get(f"raremap:{key}") for key in ("decision", "prior", "model"))
+    decision, prior, shares, model = (
+        own.get(f"raremap:{key}") for key in ("decision", "prior", "shares", "model")
+    )
     return {
         "scheme": LabelScheme(**own["raremap:labels"]),
         "bands": tuple(own["raremap:bands"]),
         "normalization": Normalization.from_dict(own["raremap:normalization"]),
         "options": model_options(model) if model else None,
         "prior": tuple(prior) if prior else None,
+        "shares": tuple(shares) if shares else None,
         "decision": Decision.from_dict(decision) if decision else None,
         "predict": PredictOptions(**own["raremap:predict"]),
         "nodata": own.get("raremap:nodata"),
@@ -281,6 +286,7 @@ def item_of(bundle: Bundle) -> dict[str, Any]:
             "raremap:model": bundle.options.model_dump(mode="json") if bundle.options else None,
             "raremap:normalization": bundle.normalization.to_dict(),
             "raremap:prior": list(bundle.prior) if bundle.prior else None,
+            "raremap:shares": list(bundle.shares) if bundle.shares else None,
             "raremap:decision": bundle.decision.to_dict() if bundle.decision else None,
             "raremap:decisions": [d.to_dict() for d in bundle.decisions],
             "raremap:nodata": bundle.nodata,
@@ -315,17 +321,18 @@ def _architecture(bundle: Bundle) -> str:
     return bundle.options.title
 
 
-def class_table(scheme: LabelScheme, prior: Sequence[float] | None, metrics: dict[str, Any]) -> list[str]:
+def class_table(bundle: Bundle | Ensemble) -> list[str]:
     """The classes of a model card with their shares and scores, as lines of a Markdown table."""
+    scheme, metrics = bundle.scheme, bundle.metrics
     by_class, where = metrics.get("by_class", {}), metrics.get("use", "")
     rows = []
     for i, name in enumerate(scheme.names):
         score = by_class.get(name, {})
-        share = f"{prior[i]:.4f}" if prior else ""
+        shares = " | ".join(f"{s[i]:.4f}" if s else "–" for s in (bundle.shares, bundle.prior))
         cells = [f"{score[m]:.3f}" if score.get(m) is not None else "–" for m in ("f1", "iou")]
-        rows.append(f"| {scheme.values[i]} | {name} | {share} | {cells[0]} | {cells[1]} |")
-    head = f"| value | class | share in training | F1{f' ({where})' if where else ''} | IoU |"
-    return [head, "|---|---|---|---|---|", *rows]
+        rows.append(f"| {scheme.values[i]} | {name} | {shares} | {cells[0]} | {cells[1]} |")
+    head = f"| value | class | share in training | learned prior | F1{f' ({where})' if where else ''} | IoU |"
+    return [head, "|---|---|---|---|---|---|", *rows]
 
 
 def _card(bundle: Bundle) -> str:
@@ -352,7 +359,7 @@ def _card(bundle: Bundle) -> str:
             f"{_architecture(bundle)}, {sum(p.numel() for p in bundle.module.parameters()) / 1e6:.1f} M parameters; "
             f"bands in order: {', '.join(bundle.bands)}.{made} Decision: {decision}.",
             "",
-            *class_table(bundle.scheme, bundle.prior, bundle.metrics),
+            *class_table(bundle),
             "",
             "```",
             "raremap predict THIS_FOLDER scene.tif -o map.tif",

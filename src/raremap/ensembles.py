@@ -80,9 +80,13 @@ class Ensemble:
             if k not in ("name", "members") and all(k in m.info and m.info[k] == v for m in members)
         }
         info = {"name": name or f"{first.name}-ensemble", **shared, "members": [m.name for m in members]}
-        priors = [m.prior for m in members if m.prior is not None]
-        prior = tuple(np.mean(priors, axis=0).tolist()) if len(priors) == len(members) else None
+        prior = _mean([m.prior for m in members])
         return cls(members, prior, predict=first.predict, info=info)
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """Class shares of the ground of the trainings, their mean; None where a member does not know them."""
+        return _mean([m.shares for m in self.members])
 
     def alone(self, member: int) -> Ensemble:
         """One member as the ensemble hears it: moved to the ensemble's class shares."""
@@ -221,6 +225,11 @@ def moving(old: Sequence[float] | None, new: Sequence[float] | None) -> np.ndarr
     return ratio.astype(np.float32)
 
 
+def _mean(shares: Sequence[Sequence[float] | None]) -> tuple[float, ...] | None:
+    known = [s for s in shares if s is not None]
+    return tuple(np.mean(known, axis=0).tolist()) if len(known) == len(shares) else None
+
+
 def _classes(bundle: Bundle) -> tuple[str, ...]:
     return tuple(f"{v} {n}" for v, n in zip(bundle.scheme.values, bundle.scheme.names, strict=True))
 
@@ -245,7 +254,7 @@ def _card(ensemble: Ensemble) -> str:
             f"The mean of {len(ensemble.members)} networks ({_listed([m.name for m in ensemble.members])}); "
             f"bands in order: {_listed(ensemble.bands)}. Decision: {told}.",
             "",
-            *class_table(ensemble.scheme, ensemble.prior, ensemble.metrics),
+            *class_table(ensemble),
             "",
             "```",
             "raremap predict THIS_FOLDER scene.tif -o map.tif",

@@ -55,6 +55,7 @@ class Exported:
     info: dict[str, Any] = field(default_factory=dict)
     features: tuple[Feature, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    shares: tuple[float, ...] | None = None
 
     @property
     def name(self) -> str:

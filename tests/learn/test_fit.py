@@ -12,6 +12,7 @@ import torch
 from tests import project
 
 from raremap.errors import TrainingError
+from raremap.workflows.prepare import catalog_of
 
 
 def weights(training):
@@ -46,6 +47,17 @@ def test_a_run_leaves_everything_that_it_should(whole):
     assert whole.best_step == int(best["step"])
     assert whole.monitor_macro_f1 == pytest.approx(float(best["macro_f1"]))
     assert sum(whole.bundle.prior) == pytest.approx(1)
+
+
+def test_a_bundle_knows_the_shares_and_the_pixels_of_its_training(folder, whole):
+    uses = {
+        r["tile_id"]: r["use"]
+        for r in csv.DictReader((whole.path.parent / "uses.csv").read_text().splitlines())
+    }
+    catalog = catalog_of(project.experiment(folder, whole.path.parent), quiet=True)
+    counts = catalog.counts[[uses[i] == "train" for i in catalog.table["tile_id"]]].sum(0)
+    assert whole.bundle.shares == pytest.approx(counts / counts.sum())
+    assert whole.bundle.info["resolution_m"] == 10
 
 
 @pytest.mark.slow

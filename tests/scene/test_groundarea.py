@@ -9,7 +9,7 @@ from pyproj import CRS, Geod, Transformer
 from rasterio.crs import CRS as RioCRS
 
 from raremap.scene.grid import Grid
-from raremap.scene.groundarea import pixel_areas
+from raremap.scene.groundarea import pixel_areas, pixel_m
 from raremap.scene.window import Window
 
 UTM31 = "EPSG:32631"
@@ -87,3 +87,19 @@ def test_across_the_date_line_the_area_is_no_larger():
 
 def test_without_a_crs_there_is_no_area():
     assert pixel_areas(Grid(3, 4)) is None
+
+
+@pytest.mark.parametrize(
+    ("crs", "x", "y", "step", "size"),
+    [
+        ("EPSG:32631", 5e5, 4.6e6, 10.0, 10.0),
+        # Web Mercator draws a metre of the ground 1 / cos(60°) = 2 metres long; the ellipsoid adds 0.17 %.
+        ("EPSG:3857", 0.0, 8_399_738, 20.0, 10.017),
+        # Half a minute of the equator is 927.66 m, of a meridian there 921.37.
+        ("EPSG:4326", 10.0, 0.02, 1 / 120, 925.0),
+    ],
+)
+def test_the_side_of_a_pixel_is_what_the_ground_has(crs, x, y, step, size):
+    grid = Grid(4, 4, RioCRS.from_user_input(crs), Affine(step, 0, x, 0, -step, y))
+    assert pixel_m(grid) == pytest.approx(size, rel=2e-3)
+    assert pixel_m(Grid(4, 4)) is None

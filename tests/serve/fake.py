@@ -30,6 +30,10 @@ AREAS = [
     {**CLASSES[0], "area_m2": 1_660_000.0, "share": 0.79},
     {**CLASSES[1], "area_m2": 431_600.0, "share": 0.206},
 ]
+SCENE: dict[str, Any] = {
+    "name": None, "date": "2024-07-12", "scenes": ["S2A_31TCG_20240712"], "source": "earth-search sentinel-2-c1-l2a",
+    "covered": 0.93, "cloud": 0.04,
+}  # fmt: skip
 MODEL: dict[str, Any] = {
     "id": "valleys",
     "name": "valleys",
@@ -38,6 +42,7 @@ MODEL: dict[str, Any] = {
     "bands": ["red", "green", "blue"],
     "classes": CLASSES,
     "resolution_m": 10.0,
+    "no_place": None,
     "metrics": {},
 }
 
@@ -102,6 +107,8 @@ def app(key: str | None = None, basemap: str = "") -> FastAPI:
             "error": "the scene has 1 band, valleys expects red, green, blue" if status == "failed" else None,
             "bounds": BOUNDS if done else None,
             "areas": AREAS if done else [],
+            "scene": SCENE if done else None,
+            "notes": ["the best of 3 tried"] if done else [],
             "files": {kind: f"{url}/{name}" for kind, name in names.items()} if done else {},
             "created": "2026-05-01T10:00:00Z",
             "expires": "2026-05-08T10:00:00Z",

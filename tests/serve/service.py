@@ -33,8 +33,9 @@ def save_bundle(folder: Path) -> Path:
         last.bias -= scores.mean((0, 2, 3))
     normalization = Normalization("standard", shift=(100.0,) * 4, scale=(0.02,) * 4)
     bundle = Bundle(
-        net, SCHEME, BANDS, normalization, options, prior=(0.7, 0.28, 0.02), info={"name": "Tiny, valleys"}
-    )
+        net, SCHEME, BANDS, normalization, options, prior=(0.02, 0.28, 0.7), shares=(0.7, 0.28, 0.02),
+        info={"name": "Tiny, valleys", "resolution_m": 10.0},
+    )  # fmt: skip
     return bundle.save(folder)
 
 

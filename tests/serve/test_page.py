@@ -84,6 +84,23 @@ def test_areas_come_with_rare_classes_first(visit: Any, scene: Path) -> None:
     assert rows == ["landslide RARE 8,400 m² 0.40 %", "forest 1.66 km² 79 %", "water 43.2 ha 21 %"]
 
 
+def test_a_map_says_of_which_day_it_is_and_what_is_doubtful(visit: Any, scene: Path) -> None:
+    page, _ = visit()
+    mapped(page, scene)
+    facts = page.find("#job-facts").text
+    assert "image of 2024-07-12 · 93 % covered · 4.0 % clouded · earth-search sentinel-2-c1-l2a" in facts
+    assert facts.endswith("Note: the best of 3 tried.")
+
+
+def test_a_place_is_not_offered_for_a_model_that_none_is_fetched_for(
+    visit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fake.MODEL, "no_place", "it needs imagery of its own kind")
+    page, _ = visit()
+    assert page.find("#no-place").text == "it needs imagery of its own kind"
+    assert not page.js("return document.getElementById('place').checkVisibility()")
+
+
 def test_a_click_shows_the_probabilities_of_a_pixel(visit: Any, scene: Path) -> None:
     page, _ = visit()
     mapped(page, scene)

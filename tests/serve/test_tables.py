@@ -214,14 +214,15 @@ def test_a_fetched_scene_brings_the_slopes_that_units_lack(
     from raremap.ensembles import load_bundle
     from raremap.serve import place
     from raremap.serve.fusing import fuse_scene
-    from raremap.serve.models import described
     from raremap.serve.units import ingest_units
 
-    def fetch(task: dict, *_: Any) -> Path:
+    told = {"name": None, "date": "2024-07-01", "scenes": [], "source": "s", "covered": 1.0, "cloud": 0.0}
+
+    def fetch(task: dict, *_: Any) -> tuple[Path, dict]:
         assert task["dem"]
         for name, value in (("dem", 300), ("slope", 45)):
             write(tmp_path / "fetched" / "terrain" / f"{name}.tif", np.full((90, 120), value, np.float32))
-        return service.scene(tmp_path / "fetched" / "day.tif")
+        return service.scene(tmp_path / "fetched" / "day.tif"), told
 
     monkeypatch.setattr(place, "fetch", fetch)
     path = tables.geopackage(
@@ -233,9 +234,8 @@ def test_a_fetched_scene_brings_the_slopes_that_units_lack(
         "double_check": True, "landslide": "slide", "fusion": str(tables.save_fusion(tmp_path / "f.json")),
     }  # fmt: skip
     bundle = load_bundle(bundle_folder)
-    made = fuse_scene(
-        bundle, described(bundle, bundle_folder, "m"), tables.model(), task, tmp_path, lambda _: None
-    )
+    made = fuse_scene(bundle, tables.model(), task, tmp_path, lambda _: None)
+    assert made["scene"] == told
     units = pd.read_csv(tmp_path / "units.csv")
     expected = [probability(log_odds(45, rock)) for rock in ("marl", "schist", "marl", "schist")]
     np.testing.assert_allclose(units["p_table"], expected, atol=1e-5)

@@ -80,6 +80,7 @@ def test_without_shares_they_are_estimated_and_put_into_the_scores(folder, tmp_p
     found = np.array(list(training.bundle.info["shares_estimated"].values()))
     points = seen.counts[uses == "train"].sum(0)
     assert np.abs(found - truth).max() < 0.3 * np.abs(points / points.sum() - truth).max()
+    assert training.bundle.shares == pytest.approx(found)
     assert training.bundle.prior == pytest.approx(found)  # tau 0: the scores have the shares of the ground
     saved = Bundle.load(training.path)
     assert saved.prior == pytest.approx(training.bundle.prior)

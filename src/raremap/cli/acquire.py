@@ -27,10 +27,14 @@ def acquire(
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option("--for", metavar="BUNDLE", help="bands, scale and nodata as it expects them"),
+        typer.Option(
+            "--for", metavar="BUNDLE", help="bands, scale, pixel size and nodata as it expects them"
+        ),
     ] = None,
     bands: Annotated[str, typer.Option(help="B04,B08 or red,nir; dem, slope (default: ten bands)")] = "",
-    resolution_m: Annotated[float, typer.Option(help="pixel size in metres")] = 10.0,
+    resolution_m: Annotated[
+        float | None, typer.Option(help="pixel size in metres (default: the bundle's, else 10)")
+    ] = None,
     clouds: Annotated[
         Literal["file", "band", "mask"],
         typer.Option(help="scene classes in scl/DATE.tif, as a band SCL, or clouded pixels as nodata"),

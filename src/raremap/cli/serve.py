@@ -46,6 +46,15 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="predictions that may wait")] = 32,
     rate: Annotated[float, typer.Option(min=0, help="requests a second from one address; 0: any")] = 50,
     job_minutes: Annotated[float, typer.Option(min=0.01, help="minutes a prediction may take")] = 120,
+    source: Annotated[
+        str,
+        typer.Option(
+            help="of scenes by place and date: earth-search, planetary-computer, cdse, sentinelhub, or a STAC API's address"
+        ),
+    ] = "earth-search",
+    collection: Annotated[
+        str | None, typer.Option(help="of the STAC API (default: its Sentinel-2 L2A)")
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Serve models: an HTTP API, and a page with a map for the browser.
@@ -61,5 +70,6 @@ def serve(
         host=host, port=port, data=data, api_key=api_key, max_pixels=max_pixels, max_upload_mb=max_upload_mb,
         max_decoded_mb=max_decoded_mb, keep_days=keep_days, queue=queue, rate=rate, job_minutes=job_minutes,
         device=device, fusion=fusion, landslide=landslide, max_table_mb=max_table_mb, max_rows=max_rows,
+        source=source, collection=collection,
     )  # fmt: skip
     run(bundles, options)

@@ -50,7 +50,7 @@ class Fit:
     """A trained network with the weights of its best step on the monitor places.
 
     `prior` are the class shares that the scores have learned: those of the labelled pixels that the loss
-    received, times its class weights. `features` have the numbers that were taken from the training tiles.
+    received, times its class weights; `natural` those of the ground of the training. `features` have the numbers that were taken from the training tiles.
     """
 
     module: nn.Module
@@ -59,6 +59,7 @@ class Fit:
     steps: int
     best_step: int
     best_macro_f1: float
+    natural: np.ndarray
     features: tuple[Feature, ...] = ()
 
 
@@ -318,6 +319,7 @@ class TrainingRun:
             self.task.step,
             self._best_step,
             self._best_f1,
+            self._stream.plan.natural,
         )
 
 

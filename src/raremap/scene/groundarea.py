@@ -13,6 +13,7 @@ _NODES_M = 20_000
 # Half the step at which a projection's scale is taken: (step / Earth's radius)² is lost, and 10⁻⁹ m of rounding.
 _STEP_M = 50
 _DEGREE_M = 111_320
+_NEARLY = 0.01  # UTM bends lengths by a thousandth
 
 
 def pixel_areas(grid: Grid, window: Window | None = None) -> np.ndarray | None:
@@ -39,6 +40,23 @@ def pixel_areas(grid: Grid, window: Window | None = None) -> np.ndarray | None:
     if (np.ptp(nodes, 1) <= 1e-9 * nodes[:, 0]).all():
         return row_weights @ nodes[:, :1]
     return row_weights @ nodes @ col_weights.T
+
+
+def pixel_m(grid: Grid) -> float | None:
+    """Metres of ground along a pixel's side in the middle of a grid, the root of its area; None without a CRS.
+
+    As the projection has it where that is nearly so (10 m of UTM are 10, not 9.998), else of three digits.
+    """
+    areas = pixel_areas(grid, Window(grid.height // 2, grid.width // 2, 1, 1))
+    if areas is None or not areas[0, 0] > 0:
+        return None
+    ground = float(np.sqrt(areas[0, 0]))
+    assert grid.crs is not None
+    if grid.crs.is_projected:
+        drawn = float(np.sqrt(abs(grid.transform.determinant))) * grid.crs.linear_units_factor[1]
+        if abs(ground / drawn - 1) < _NEARLY:
+            return drawn
+    return float(f"{ground:.3g}")
 
 
 def _node_spacing(grid: Grid) -> int:

@@ -50,6 +50,16 @@ class Normalization:
             out[:, ~valid] = 0
         return out
 
+    @property
+    def middles(self) -> tuple[float, ...] | None:
+        """Where each band was in the training: its mean, or the middle of its range; None for bands as they are stored."""
+        if self.kind == "none":
+            return None
+        pairs = zip(self.shift, self.scale, strict=True)
+        if self.kind == "standard":
+            return self.shift
+        return tuple(1 / scale if self.kind == "mean" else shift + 0.5 / scale for shift, scale in pairs)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return {"kind": self.kind, "shift": list(self.shift), "scale": list(self.scale)}

@@ -29,7 +29,7 @@ from raremap.serve.intake import Intake
 from raremap.serve.jobs import ID_PATTERN, Job, Jobs, new_id
 from raremap.serve.models import Model
 from raremap.serve.options import ServeOptions
-from raremap.serve.place import fetching
+from raremap.serve.place import no_place, wanted
 from raremap.serve.runner import Runner
 from raremap.serve.scenes import Scene, looked_at
 from raremap.serve.table_app import FAULTS, fused, fused_row, table_row, tables
@@ -155,7 +155,7 @@ def _predictions(app: FastAPI, runner: Runner, jobs: Jobs, intake: Intake, optio
         kind = request.headers.get("content-type", "")
         job_id = new_id()
         if kind.split(";")[0].strip().lower() == "application/json":
-            task, model, bounds = await _placed(request, runner, options.max_pixels)
+            task, model, bounds = await _placed(request, runner, options)
             return intake.queued(job_id, model.id, task, bounds)
         async with intake.folder(job_id) as folder:
             path = folder / results.UPLOAD
@@ -296,17 +296,16 @@ def _checked(path: FilePath, called: str, model: Model, options: ServeOptions) -
     return looked_at(path, called, model.bands, options.max_pixels, most)
 
 
-async def _placed(request: Request, runner: Runner, most_pixels: int) -> tuple[dict[str, Any], Model, Any]:
+async def _placed(
+    request: Request, runner: Runner, options: ServeOptions
+) -> tuple[dict[str, Any], Model, Any]:
     """What a place and a date ask for."""
     try:
         place = schemas.Place.model_validate_json(await request.body())
     except ValidationError as fault:
         raise Refused(422, first_of(fault.errors())) from None
     model = _known(runner, place.model, 422)
-    fetching()
-    task = {
-        "bbox": list(place.bbox), "date": place.date.isoformat(), "called": "the scene", "max_pixels": most_pixels,
-    }  # fmt: skip
+    task = await run_in_threadpool(wanted, model, place.bbox, place.date, options)
     return task, model, place.bbox
 
 
@@ -334,7 +333,9 @@ def _model_rows(runner: Runner) -> dict[str, schemas.ModelRow | schemas.TableRow
 
 def _model_row(model: Model) -> schemas.ModelRow:
     data = model.to_dict()
-    return schemas.ModelRow(card_markdown=data.pop("card"), **{k: data[k] for k in _MODEL_KEYS})
+    return schemas.ModelRow(
+        card_markdown=data.pop("card"), no_place=no_place(model), **{k: data[k] for k in _MODEL_KEYS}
+    )
 
 
 _MODEL_KEYS = ("id", "name", "bands", "classes", "resolution_m", "metrics")
@@ -347,6 +348,7 @@ def _prediction_row(job: Job, jobs: Jobs) -> schemas.Prediction:
         ahead=jobs.ahead(job) if job.status == "queued" else None,
         areas=(job.result or {}).get("areas", []),
         files={k: f"/api/predictions/{job.id}/{last}" for k, (last, *_) in results.files_of(job.task).items()} if done else {},
+        scene=(job.result or {}).get("scene"), notes=(job.result or {}).get("notes", []),
         fused=(job.result or {}).get("fused"),
         created=_when(job.created), expires=_when(job.expires),
     )  # fmt: skip

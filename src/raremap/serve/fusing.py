@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.errors import RaremapWarning
 from raremap.files import written
 from raremap.jobs import heard
 from raremap.serve import results
-from raremap.serve.mapping import FETCHED, about, scene_of
-from raremap.serve.models import Model
+from raremap.serve.mapping import FETCHED, about, noted, scene_of
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
@@ -25,7 +22,6 @@ _FUSED = 0.95
 
 def fuse_scene(
     bundle: Bundle | Ensemble,
-    model: Model,
     table: TableModel,
     task: dict[str, Any],
     folder: Path,
@@ -41,16 +37,18 @@ def fuse_scene(
 
     units, made = folder / results.UNITS_IN, folder / "fused"
     missing = lacking(table.columns.names, _names(units))
-    scene, begun = scene_of(bundle, model, task | {"dem": bool(missing)}, folder, tell)
+    with noted(folder, task) as before:
+        taken = scene_of(bundle, task | {"dem": bool(missing)}, folder, tell)
     if missing:
         _complete(units, missing, folder / FETCHED / "terrain")
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", RaremapWarning)
-        with heard(lambda share: tell(begun + share * (_FUSED - begun))):
-            done = table_fuse(
-                bundle, table, scene, units, made, key=task["key"], fusion=task["fusion"],
-                landslide=task["landslide"], double_check=task["double_check"], device=device, quiet=True,
-            )  # fmt: skip
+    with (
+        noted(folder, task) as notes,
+        heard(lambda share: tell(taken.begun + share * (_FUSED - taken.begun))),
+    ):
+        done = table_fuse(
+            bundle, table, taken.path, units, made, key=task["key"], fusion=task["fusion"],
+            landslide=task["landslide"], double_check=task["double_check"], device=device, quiet=True,
+        )  # fmt: skip
     for path, name in (
         (done.maps[0], results.MAP),
         (done.alarms, results.ALARMS),
@@ -60,14 +58,14 @@ def fuse_scene(
     shutil.rmtree(made)
     shutil.rmtree(folder / FETCHED, ignore_errors=True)
     results.draw_fused(folder)
-    notes = [str(w.message) for w in said if issubclass(w.category, RaremapWarning)]
     return {
         "fused": {
             "units": done.count, "known": done.known, "alarms": done.alarm_count, "double_check": done.double_check,
-            "notes": [n.replace(str(units), task["units_called"]).replace(f"{folder}/", "") for n in notes],
+            "notes": notes,
         },
         "least": done.fusion.least(done.double_check),
-        **about(scene),
+        "notes": [*before, *notes],
+        **about(taken),
     }  # fmt: skip
 
 

@@ -29,7 +29,10 @@ class Class:
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle as the server needs it; the network itself is with the worker."""
+    """A bundle as the server needs it; the network itself is with the worker.
+
+    `unfit` is why no imagery of a place and a date can be fetched for it, None where it can.
+    """
 
     id: str
     folder: str
@@ -41,6 +44,7 @@ class Model:
     nodata: float | None
     resolution_m: float | None
     metrics: dict[str, Any]
+    unfit: str | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Model:
@@ -103,15 +107,16 @@ def joined_of(
 def described(bundle: Bundle | Ensemble, folder: Path, model_id: str) -> Model:
     """A loaded bundle in these words.
 
-    A class is rare where the scheme says so, else by its share of what the model has learned
-    (`balance.census.rare_classes`).
+    A class is rare where the scheme says so, else by its share of the ground of the training, which is not the prior of
+    its scores (`balance.census.rare_classes`); none is where the bundle does not know them.
     """
     import numpy as np
 
     from raremap.balance.census import rare_classes
+    from raremap.serve.place import unfit
 
     scheme = bundle.scheme
-    shares = np.array(bundle.prior) if bundle.prior else np.full(scheme.num_classes, np.nan)
+    shares = np.array(bundle.shares) if bundle.shares else np.full(scheme.num_classes, np.nan)
     rare = rare_classes(shares, scheme.names, scheme.rare)
     rows = zip(scheme.values, scheme.names, scheme.palette, strict=True)
     return Model(
@@ -125,6 +130,7 @@ def described(bundle: Bundle | Ensemble, folder: Path, model_id: str) -> Model:
         nodata=bundle.nodata,
         resolution_m=bundle.info.get("resolution_m"),
         metrics=bundle.metrics,
+        unfit=unfit(bundle),
     )
 
 

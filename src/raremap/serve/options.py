@@ -15,7 +15,8 @@ class ServeOptions(Options):
     `max_pixels` are height times width of a scene, `max_decoded_mb` what its bands take unpacked; both are known from
     its header alone. `max_table_mb` and `max_rows` are of a table that is sent; `fusion` is a fusion.json that joins the one
     model of imagery and the one of tables, `landslide` its class where the former has more than two. `queue` is how many predictions may wait; `rate` how many requests one address may make a
-    second (0: any), with four seconds' worth at once.
+    second (0: any), with four seconds' worth at once. `source` and `collection` are where scenes of a place and a date
+    come from, as of `acquire`.
     """
 
     data: Path = Path("raremap-data")
@@ -34,6 +35,8 @@ class ServeOptions(Options):
     rate: float = Field(default=50, ge=0)
     job_minutes: float = Field(default=120, gt=0)
     device: str = "auto"
+    source: str = "earth-search"
+    collection: str | None = None
 
     @property
     def max_upload_bytes(self) -> int:

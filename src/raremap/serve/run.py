@@ -23,7 +23,7 @@ def run(bundles: Sequence[str | Path], options: ServeOptions | None = None) -> N
     """Serve bundles until the process is told to stop.
 
     Raises `BundleError` where one cannot be loaded, `ConfigError` where a fusion does not fit them, `OutputError` where the data folder or the port cannot be used,
-    `MissingExtra` where the extra `serve` is not installed.
+    `AcquireError` where the source of scenes is not known or asks for keys, `MissingExtra` where the extra `serve` is not installed.
     """
     try:
         import fastapi  # noqa: F401
@@ -33,8 +33,13 @@ def run(bundles: Sequence[str | Path], options: ServeOptions | None = None) -> N
     except ImportError as error:
         raise MissingExtra(str(error.name), "serve") from None
     from raremap.serve.app import create_app
+    from raremap.serve.place import can_fetch
 
     options = options or ServeOptions()
+    if can_fetch():
+        from raremap.workflows.acquire import source_of
+
+        source_of(options.source, options.collection)
     logging.getLogger("raremap.serve").setLevel(logging.INFO)
     if not options.loopback and options.api_key is None:
         warnings.warn(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from raremap.errors import AcquireError
+from raremap.workflows.nearest import check_date
 
 _Value = (
     bool | int | Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=1000)] | None
@@ -42,8 +46,11 @@ class ModelRow(_Told):
     card_markdown: str
     bands: list[str] = Field(examples=[["red", "green", "blue", "nir"]])
     classes: list[ClassRow]
-    resolution_m: float | None
+    resolution_m: float | None = Field(description="metres along a pixel of its training, null where unknown")
     metrics: dict[str, Any]
+    no_place: str | None = Field(
+        description="why no scenes of a place and a date are fetched for it, null where they are"
+    )
 
 
 class Attribute(_Told):
@@ -104,6 +111,17 @@ class FusedUnits(_Told):
     notes: list[str] = Field(description="what was met in the rows and treated as missing, and the like")
 
 
+class Scene(_Told):
+    """What was mapped: an upload, or what was fetched of a place."""
+
+    name: str | None = Field(description="of the upload")
+    date: str | None = Field(description="the day of the imagery, where it is known", examples=["2024-07-03"])
+    scenes: list[str] = Field(description="names of the scenes that were fetched")
+    source: str | None = Field(description="where from", examples=["earth-search sentinel-2-c1-l2a"])
+    covered: float | None = Field(description="share of the place with data, from 0 to 1")
+    cloud: float | None = Field(description="clouded share of that, mapped as no data")
+
+
 class Prediction(_Told):
     """A prediction: a job until it is done, then a map."""
 
@@ -122,6 +140,8 @@ class Prediction(_Told):
         description="addresses by kind: map, preview, and confidence, probabilities, polygons or, where it is fused, "
         "alarms, units",
     )
+    scene: Scene | None = Field(description="what was mapped, when it is done")
+    notes: list[str] = Field(description="doubts about the map, a line each", examples=[[]])
     fused: FusedUnits | None = Field(description="of a fused prediction that is done")
     created: str
     expires: str
@@ -213,6 +233,22 @@ class Ground(BaseModel):
         Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)],
     ] = Field(description="west, south, east, north in degrees", examples=[[2.1, 41.3, 2.2, 41.4]])
     date: date
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _a_day(cls, given: Any) -> Any:
+        if not (isinstance(given, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", given, re.ASCII)):
+            raise ValueError("a day is written such as 2024-07-01")
+        return given
+
+    @field_validator("date")
+    @classmethod
+    def _imaged(cls, day: date) -> date:
+        try:
+            check_date(day)
+        except AcquireError as error:
+            raise ValueError(str(error)) from None
+        return day
 
     @model_validator(mode="after")
     def _a_box(self) -> Self:

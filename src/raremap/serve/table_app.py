@@ -20,7 +20,7 @@ from raremap.serve.intake import Intake
 from raremap.serve.jobs import new_id
 from raremap.serve.models import Joined, Table
 from raremap.serve.options import ServeOptions
-from raremap.serve.place import fetching
+from raremap.serve.place import can_fetch, missing_line, wanted
 from raremap.serve.runner import Runner
 from raremap.serve.units import apart, ingest_units
 from raremap.serve.uploads import Slot, Upload, received
@@ -166,8 +166,8 @@ def _ready(
     place = "date" in fields or "bbox" in fields
     if place == ("scene" in upload.called):
         raise Refused(422, "send either a scene, or a date (and a bbox) whose scene is fetched")
-    if place:
-        fetching()
+    if place and not can_fetch():
+        raise Refused(501, missing_line())
     called = upload.called["units"]
     key = fields.get("key", "") or "unit"
     sent = folder / "units.sent"
@@ -181,10 +181,9 @@ def _ready(
         "image": joined.image, "fusion": str(options.fusion), "landslide": joined.landslide, "key": key,
         "double_check": _yes(fields.get("double_check", "")), "units_called": called,
     }  # fmt: skip
-    if place:
-        found = _ground(fields, bounds)
+    found = _ground(fields, bounds) if place else None
+    if found is not None:
         where = found.bbox
-        task |= {"bbox": list(where), "date": found.date.isoformat(), "called": "the scene", "max_pixels": options.max_pixels}  # fmt: skip
     else:
         name = upload.called["scene"]
         where = checked(folder / results.UPLOAD, name, runner.models[joined.image]).bounds
@@ -193,6 +192,8 @@ def _ready(
         raise TableError(
             f"{called} lies at {_degrees(bounds)}, the scene at {_degrees(where)}: they share no ground"
         )
+    if found is not None:
+        task |= wanted(runner.models[joined.image], where, found.date, options)
     return task, where
 
 

@@ -141,18 +141,15 @@ class Worker:
 
         out, device = Path(order["out"]), order["device"]
         if "image" in task:
-            return fuse_scene(bundle, model, self._table, task, out, tell, device)
+            return fuse_scene(bundle, self._table, task, out, tell, device)
         return map_scene(bundle, model, task, out, tell, device)
 
 
 def _private(line: str, order: dict[str, Any]) -> str:
     """A message without the server's folders."""
-    task, folder = order.get("task", {}), order.get("out", "")
-    files = {name: task.get("called", "the scene") for name in ("upload.tif", "scene.tif")}
-    files["units.parquet"] = task.get("units_called", "the units")
-    for name, called in files.items():
-        line = line.replace(str(Path(folder) / name), called) if folder else line
-    return line.replace(f"{folder}/", "") if folder else line
+    from raremap.serve.mapping import private
+
+    return private(line, order["task"], Path(order["out"])) if "out" in order else line
 
 
 if __name__ == "__main__":

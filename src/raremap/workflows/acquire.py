@@ -6,9 +6,10 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ValidationError
@@ -42,6 +43,7 @@ class Acquired:
     new: tuple[str, ...]
     size: tuple[int, int]
     crs: str
+    source: str
     gigabytes: float
     mosaic: Path | None = None
     dem: Path | None = None
@@ -58,6 +60,7 @@ class Acquired:
             "folder": str(self.folder),
             "size": list(self.size),
             "crs": self.crs,
+            "source": self.source,
             "gigabytes": self.gigabytes,
             "found": [{"date": f.date, "scenes": list(f.scenes), "cloud": f.cloud} for f in self.found],
             "days": [asdict(d) for d in self.days],
@@ -100,7 +103,7 @@ def acquire(
     collection: str | None = None,
     bundle: Bundle | Ensemble | str | Path | None = None,
     bands: Sequence[str] | None = None,
-    resolution_m: float = 10.0,
+    resolution_m: float | None = None,
     clouds: Literal["file", "band", "mask"] = "file",
     scale: Literal["dn", "reflectance"] | None = None,
     mosaic: Literal["none", "median", "least-cloud"] = "none",
@@ -114,8 +117,8 @@ def acquire(
 
     The place is one of `bbox` (W,S,E,N), `polygon` (a vector file) and `point` (LON,LAT, with `buffer_m`). `dates` is
     A/B of days, months or years, both included. `source` is earth-search, planetary-computer, cdse, sentinelhub, or the
-    address of a STAC API. A `bundle` says the bands, their scale and their value of no data; `bands` and `scale` go
-    before it. See `AcquireOptions` for the rest, and docs/acquire.md.
+    address of a STAC API. A `bundle` says the bands, their scale, the size of pixels (else 10 m) and the value of no data; `bands`,
+    `scale` and `resolution_m` go before it. See `AcquireOptions` for the rest, and docs/acquire.md.
 
     Days that are finished are not fetched again. With `dry_run` nothing is fetched: the result says what there is.
     Raises `AcquireError` where nothing is found, where the source cannot be reached, and where the whole is larger than
@@ -125,17 +128,17 @@ def acquire(
 
     place = _place(bbox, polygon, point, buffer_m)
     period = Period.read(dates)
-    options = _options(
+    options = options_for(
         bundle,
         bands,
         scale,
         {
-            "resolution_m": resolution_m, "max_cloud": max_cloud, "clouds": clouds, "mosaic": mosaic, "dem": dem,
+            **({"resolution_m": resolution_m} if resolution_m is not None else {}), "max_cloud": max_cloud, "clouds": clouds, "mosaic": mosaic, "dem": dem,
             "clip": clip,
         },
     )  # fmt: skip
     target = _target(Path(out), place, options)
-    origin = _source(source, collection)
+    origin = source_of(source, collection)
     found = origin.overpasses(place, period, max_cloud)
     if not found:
         west, south, east, north = place.bounds
@@ -145,7 +148,7 @@ def acquire(
         )
     gigabytes = _gigabytes(target, len(found))
     if dry_run:
-        return _result(target, found, [], [], gigabytes)
+        return _result(origin, target, found, [], [], gigabytes)
     if gigabytes > LARGE_GB and not yes:
         raise AcquireError(
             f"{len(found)} day(s) of {target.grid.width}x{target.grid.height} pixels are {gigabytes:.0f} GB before "
@@ -199,7 +202,7 @@ def _fetch(source: Source, found: list[Overpass], target: Target, gigabytes: flo
     days = [journal.days[one.date] for one in found]
     if target.options.mosaic != "none":
         _mosaic(days, new, target, quiet)
-    return _result(target, found, days, new, gigabytes)
+    return _result(source, target, found, days, new, gigabytes)
 
 
 def _terrain(source: Source, target: Target, quiet: bool) -> None:
@@ -254,18 +257,21 @@ def _place(
     return Place.file(polygon)
 
 
-def _options(
+def options_for(
     bundle: Bundle | Ensemble | str | Path | None,
-    bands: Sequence[str] | None,
-    scale: Literal["dn", "reflectance"] | None,
-    given: dict[str, Any],
+    bands: Sequence[str] | None = None,
+    scale: Literal["dn", "reflectance"] | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> AcquireOptions:
-    """The options, with what the bundle says where the user does not."""
+    """The options, with what the bundle says where `given` and the user do not.
+
+    Raises `AcquireError` where Sentinel-2 has no imagery for the bundle: other bands, finer pixels, numbers of its own.
+    """
     from raremap.scene.acquire.names import SCL, require_sentinel2, sentinel2
 
     wanted: dict[str, Any] = {"bands": tuple(bands or BANDS), "scale": scale or "dn"}
     if bundle is not None:
-        wanted |= _wanted(bundle, bands, scale)
+        wanted |= _wanted(bundle, bands, scale, given)
     names = wanted["bands"]
     if any(sentinel2(b) == SCL for b in names):
         if SCL not in names:
@@ -276,7 +282,7 @@ def _options(
     if not any(b.lower() not in TERRAIN for b in wanted["bands"]):
         raise AcquireError(f"bands are {', '.join(names)}; name one of Sentinel-2's at least, such as B04")
     try:
-        return AcquireOptions(**wanted, **given)
+        return AcquireOptions(**{**wanted, **given})
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "options"
@@ -287,15 +293,17 @@ def _wanted(
     bundle: Bundle | Ensemble | str | Path,
     bands: Sequence[str] | None,
     scale: Literal["dn", "reflectance"] | None,
+    given: Mapping[str, Any],
 ) -> dict[str, Any]:
     from raremap.ensembles import load_bundle
-    from raremap.scene.acquire.fit import scale_of
+    from raremap.scene.acquire.fit import resolution_of, scale_of
 
     bundle = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
     one = cast("Bundle", getattr(bundle, "members", (bundle,))[0])
     nodata = one.nodata
     return {
         "bands": tuple(bands or bundle.bands),
+        "resolution_m": given.get("resolution_m") or resolution_of(bundle.info, bundle.name),
         "scale": scale or scale_of(one.normalization, one.bands, bundle.name) or "dn",
         "nodata": None if nodata is None or math.isnan(nodata) else nodata,
     }
@@ -317,7 +325,8 @@ def _heights(target: Target) -> tuple[Path, Path]:
     return target.folder / "terrain" / "dem.tif", target.folder / "terrain" / "slope.tif"
 
 
-def _source(name: str, collection: str | None) -> Source:
+def source_of(name: str, collection: str | None = None) -> Source:
+    """The source of a name or address; raises `AcquireError` and `MissingExtra`."""
     if name == HUB:
         from raremap.scene.acquire.hub import HubSource
 
@@ -366,7 +375,7 @@ def _room(target: Target, gigabytes: float) -> None:
 
 
 def _result(
-    target: Target, found: list[Overpass], days: list[Day], new: list[str], gigabytes: float
+    source: Source, target: Target, found: list[Overpass], days: list[Day], new: list[str], gigabytes: float
 ) -> Acquired:
     from raremap.scene.acquire.mosaic import NAME
 
@@ -379,6 +388,7 @@ def _result(
         tuple(new),
         (target.grid.height, target.grid.width),
         str(target.grid.crs),
+        f"{source.name} {source.collection}",
         gigabytes,
         mosaic if target.options.mosaic != "none" and days else None,
         dem if dem.is_file() else None,

@@ -60,6 +60,7 @@ def predict(
     ray: str | None = None,
     workers: int | None = None,
     layers: Mapping[str, str | Path] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Maps:
     """Map scenes with a bundle, an ensemble or an exported model: for one scene `out` is the map's file, for several a folder.
 
@@ -82,6 +83,8 @@ def predict(
     probabilities of a group's classes are summed, and the most probable group is mapped; the bias, which
     belongs to the classes, is left aside.
 
+    `tags` are what the maps' files say of themselves besides.
+
     `ray` is the address of a Ray cluster whose `workers` map strips of the scenes, or "local"; see
     `workflows.predict_on_ray`.
 
@@ -100,12 +103,12 @@ def predict(
     # Every scene is opened before the first is mapped: a wrong one is found in the first second.
     found = scenes_to_map(bundle, scenes, nodata, layers)
     targets = _targets(found, Path(out))
-    if not argmax and prior is None and not level and (told := unfitted(bundle)):
-        warnings.warn(told, RaremapWarning, stacklevel=2)
+    if not argmax and prior is None and not level and (doubt := unfitted(bundle)):
+        warnings.warn(doubt, RaremapWarning, stacklevel=2)
     decision = moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
     scheme, decide, soften = _deciding(bundle.scheme, decision, level)
     quantities = [name for name, asked in (("confidence", confidence), ("entropy", entropy)) if asked]
-    tags = tags_of(bundle, decision, level)
+    told, more = tags_of(bundle, decision, level), dict(tags or {})
     with maybe_joined(ray, workers) as cluster:
         if cluster is not None:
             from raremap.workflows.predict_on_ray import Drawing, Given, map_on
@@ -114,7 +117,7 @@ def predict(
             given = Given(bundle, drawing, device)
             rule = repr((decision, level))
             pairs = list(zip(found, targets, strict=True))
-            return Maps(tuple(map_on(cluster, given, pairs, rule, tags, precision, quiet)))
+            return Maps(tuple(map_on(cluster, given, pairs, rule, told | more, precision, quiet)))
     network = bundle.network(device=device, precision=precision)
     done = []
     for scene, target in zip(found, targets, strict=True):
@@ -126,7 +129,7 @@ def predict(
                 done.append(
                     write_map(
                         reader, network, target, scheme, bundle.predict, decide=decide, soften=soften,
-                        probabilities=probabilities, tags={**tags, **date_tag(scene)}, progress=bar,
+                        probabilities=probabilities, tags={**told, **date_tag(scene), **more}, progress=bar,
                         quantities=quantities, network_classes=bundle.scheme.num_classes,
                     )
                 )  # fmt: skip

@@ -19,6 +19,7 @@ from raremap.scene.raster import nodata_tags
 from raremap.scene.sources import ScenesOptions, SceneSource, find_scenes
 from raremap.tiles.catalog import SceneRecord
 from raremap.tiles.sections import laid_out
+from raremap.workflows.likeness import unlike
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
@@ -65,13 +66,14 @@ def scenes_to_map(
     """The scenes of files, of YAML files and of `scenes` sections, in this order, each opened once.
 
     As in training, a value of no data that somebody gave goes before the files' own tags: `nodata`, else that of a
-    scene's section, else what the training was given; a warning says where tags differ from the latter.
+    scene's section, else what the training was given; a warning says where tags differ from the latter, and others
+    where the pixels or the numbers of a scene are not like those of the training.
     `layers` are bands in files of their own, for all scenes. Clouds are looked for with `clouds` only: maps need
     none. Raises `SceneError` where files are missing or do not fit each other, `BundleError` where a
     scene lacks a band of the model.
     """
     more = {name: str(path) for name, path in (layers or {}).items()}
-    scenes, differ = [], []
+    scenes, differ, doubts = [], [], []
     for source, options in _sources(given, clouds):
         apart = tuple({**dict(source.layers), **more}.items())
         told = options.nodata if nodata is None else nodata
@@ -80,10 +82,13 @@ def scenes_to_map(
         scene = SceneToMap(source.name, record)
         with scene.opened(model):
             scenes.append(scene)
+        doubts += unlike(model, record)
         if told is None and model.nodata is not None:
             differ += [(path, tag) for tag, path in nodata_tags(record.images).items() if tag != model.nodata]
     if differ:
         warnings.warn(_tagged(differ, model.nodata), RaremapWarning, stacklevel=3)
+    for line in doubts:
+        warnings.warn(line, RaremapWarning, stacklevel=3)
     return scenes
 
 

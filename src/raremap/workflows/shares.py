@@ -64,8 +64,10 @@ def with_true_shares(
             RaremapWarning,
             stacklevel=2,
         )
-        return replace(bundle, info=info)
-    return replace(bundle, module=module, prior=tuple(map(float, new)), info=info)
+        return replace(bundle, shares=tuple(map(float, shares)), info=info)
+    return replace(
+        bundle, module=module, prior=tuple(map(float, new)), shares=tuple(map(float, shares)), info=info
+    )
 
 
 def sampled_scores(

@@ -74,11 +74,7 @@ def table_fuse_at(
     model.columns.check([*there, *missing], str(units) if units is not None else "a square of ground")
     out = Path(out)
     place = {"point": at, "buffer_m": buffer_m} if at is not None else {"bbox": _extent(given, units)}
-    pixel = image_model.info.get("resolution_m")
-    more: dict[str, Any] = {"resolution_m": pixel} if pixel else {}
-    found = acquire_nearest(
-        out / IMAGERY, day, image_model, source=source, dem=bool(missing), **place, **more
-    )
+    found = acquire_nearest(out / IMAGERY, day, image_model, source=source, dem=bool(missing), **place)
     scene = found.images[0]
     path = Path(units) if units is not None else out / UNITS
     if given is None or missing:

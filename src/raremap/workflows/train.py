@@ -276,6 +276,7 @@ def _run(
         normalization=result.normalization,
         options=experiment.model if module is None else None,
         prior=tuple(float(p) for p in result.prior),
+        shares=tuple(map(float, result.natural)),
         predict=experiment.predict,
         nodata=experiment.scenes.nodata,
         info=_info(out, experiment, catalog, uses, result),
@@ -375,6 +376,8 @@ def _start(
 def _info(
     out: Path, experiment: Experiment, catalog: Catalog, uses: np.ndarray, result: Any
 ) -> dict[str, Any]:
+    from raremap.workflows.likeness import pixels_of
+
     places: dict[str, list[str]] = {}
     for use in ("train", "monitor", "calibration", "test"):
         places[use] = sorted({str(p) for p in catalog.table["place"][uses == use]})
@@ -388,6 +391,7 @@ def _info(
         "places": places,
         "loss": experiment.loss.model_dump(mode="json"),
         **({"points": experiment.points.model_dump(mode="json")} if experiment.points else {}),
+        **({"resolution_m": size} if (size := pixels_of(catalog)) else {}),
         "seed": experiment.train.seed,
         "decision": experiment.decision.model_dump(mode="json"),
     }

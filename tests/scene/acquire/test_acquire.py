@@ -275,7 +275,7 @@ def test_no_heights_are_told(api, tmp_path, valley):
 class _Bundle:
     """What `acquire` asks of a bundle."""
 
-    name, nodata = "model", None
+    name, nodata, info = "model", None, {}
 
     def __init__(self, bands, shift=None, kind="standard"):
         self.bands = tuple(bands)

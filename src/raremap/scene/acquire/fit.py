@@ -1,19 +1,20 @@
-"""What a bundle wants of imagery: its bands, their scale, its value of no data."""
+"""What a bundle wants of imagery: its bands, their scale, the size of its pixels."""
 
 from __future__ import annotations
 
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from raremap.errors import AcquireError
-from raremap.scene.acquire.options import TERRAIN
+from raremap.scene.acquire.options import PIXEL_M, TERRAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from raremap.scene.normalize import Normalization
 
 _REFLECTANCE, _DN = 3.0, 255.0
+_FINER = 1.5  # Web Mercator draws Sentinel-2's pixels up to so many times as fine, up to 48 degrees
 
 
 def scale_of(
@@ -24,21 +25,11 @@ def scale_of(
     Means of the bands (or middles of their ranges) below 3 are reflectance, above 255 ten thousand times it.
     Raises `AcquireError` between the two, which are numbers of some other scale.
     """
-    if normalization.kind == "none":
-        return None
-    middles = {}
-    for band, shift, factor in zip(bands, normalization.shift, normalization.scale, strict=False):
-        if band.lower() in TERRAIN:
-            continue
-        if normalization.kind == "standard":
-            middles[band] = shift
-        elif normalization.kind == "mean":
-            middles[band] = 1 / factor
-        else:
-            middles[band] = shift + 0.5 / factor
+    told = zip(bands, normalization.middles or (), strict=False)  # features follow the bands
+    middles = [middle for band, middle in told if band.lower() not in TERRAIN]
     if not middles:
         return None
-    middle = median(middles.values())
+    middle = median(middles)
     if middle < _REFLECTANCE:
         return "reflectance"
     if middle > _DN:
@@ -47,3 +38,17 @@ def scale_of(
         f"bundle {name} learned numbers of about {middle:.4g}, which is neither reflectance (0 to 1) nor ten thousand "
         "times it; say with --scale what Sentinel-2 should be given as"
     )
+
+
+def resolution_of(info: Mapping[str, Any], name: str) -> float:
+    """Metres along the pixels that a network learned, Sentinel-2's where it does not tell.
+
+    Raises `AcquireError` where they are finer than Sentinel-2's: what is small in them is not in the imagery.
+    """
+    learned = info.get("resolution_m") or PIXEL_M
+    if learned * _FINER < PIXEL_M:
+        raise AcquireError(
+            f"bundle {name} was trained on pixels of {learned:.3g} m, and Sentinel-2's are {PIXEL_M:g} m: it needs imagery of "
+            "its own kind"
+        )
+    return float(learned)

@@ -11,6 +11,9 @@ from raremap.options import Options
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 """Sentinel-2's bands of 10 and 20 m, which are acquired where nothing else is asked for."""
 
+PIXEL_M = 10.0
+"""Metres along a pixel of Sentinel-2's finest bands."""
+
 HUB = "sentinelhub"
 """The source that is no STAC API."""
 
@@ -59,7 +62,7 @@ class AcquireOptions(Options):
     """
 
     bands: tuple[str, ...] = Field(default=BANDS, min_length=1)
-    resolution_m: float = Field(default=10.0, ge=1, le=1000)
+    resolution_m: float = Field(default=PIXEL_M, ge=1, le=1000)
     max_cloud: float = Field(default=30.0, ge=0, le=100)
     clouds: Literal["file", "band", "mask"] = "file"
     scale: Literal["dn", "reflectance"] = "dn"

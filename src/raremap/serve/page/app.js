@@ -34,6 +34,9 @@ function showModel() {
   $("model-rare").replaceChildren(...chips(chosen.classes.filter((c) => c.rare)));
   $("model-common").replaceChildren(...chips(chosen.classes.filter((c) => !c.rare)));
   $("card").replaceChildren(...card(chosen.card_markdown));
+  // A place and a date are offered where the server can fetch what the model reads.
+  $("place").hidden = Boolean(chosen.no_place);
+  $("no-place").textContent = chosen.no_place ?? "";
 }
 
 const rare = (c) => (c.rare ? [" ", element("span", { className: "rare" }, "rare")] : []);
@@ -165,9 +168,17 @@ async function openJob(id) {
   }
 }
 
+/** Of which day the imagery is, how much of it is seen, and where it is from. */
+function sceneFacts(scene) {
+  if (!scene) return [];
+  const seen = scene.covered === null ? [] : [`${percent(scene.covered)} covered`, `${percent(scene.cloud)} clouded`];
+  return [scene.date && `image of ${scene.date}`, ...seen, scene.source];
+}
+
 function facts(job) {
   const name = model(job.model)?.name ?? job.model;
-  $("job-facts").textContent = [name, job.created && when(job.created)].filter(Boolean).join(" · ");
+  $("job-facts").textContent = [name, job.created && when(job.created), ...sceneFacts(job.scene)].filter(Boolean).join(" · ");
+  for (const note of job.notes ?? []) $("job-facts").append(element("strong", { className: "note" }, ` Note: ${note}.`));
   $("remove").hidden = false;
   $("going").hidden = true;
 }
