@@ -16,6 +16,7 @@ from tests.rasters import write
 from tests.serve import browser, service
 
 from raremap.serve import runner as runner_module
+from raremap.serve import schemas
 from raremap.serve.app import create_app
 from raremap.serve.jobs import new_id
 from raremap.serve.models import Class, Model
@@ -41,14 +42,29 @@ def done(app: FastAPI) -> str:
     folder = app.state.runner.folder(job_id)
     folder.mkdir(parents=True)
     for name in ("map.tif", "scene.tif"):
-        write(folder / name, service.pixels(500, 700, 1), (4e5, 4.6e6), tiled=True, blockxsize=256, blockysize=256)
+        write(
+            folder / name,
+            service.pixels(500, 700, 1),
+            (4e5, 4.6e6),
+            tiled=True,
+            blockxsize=256,
+            blockysize=256,
+        )
     return job_id
 
 
 def test_head_says_what_get_would(app: FastAPI, done: str) -> None:
     client = TestClient(app, base_url="http://localhost")
     at = f"/api/predictions/{done}"
-    paths = ["/healthz", "/api/models", "/api/models/m", at, f"{at}/map.tif", f"{at}/tiles/image/0/0/0.png", "/"]
+    paths = [
+        "/healthz",
+        "/api/models",
+        "/api/models/m",
+        at,
+        f"{at}/map.tif",
+        f"{at}/tiles/image/0/0/0.png",
+        "/",
+    ]
     for path in paths:
         head, get = client.head(path), client.get(path)
         assert (head.status_code, get.status_code) == (200, 200), path
@@ -57,6 +73,20 @@ def test_head_says_what_get_would(app: FastAPI, done: str) -> None:
     assert client.head(f"{at}/preview.png").status_code == 404
     assert client.head("/api/nothing").status_code == 404
     assert all("head" not in told for told in app.openapi()["paths"].values())
+
+
+def test_what_is_described_comes_with_examples_that_are_true(app: FastAPI) -> None:
+    told = app.openapi()
+    for kind in (schemas.ModelRow, schemas.TableRow, schemas.FusedRow, schemas.Health):
+        (example,) = told["components"]["schemas"][kind.__name__]["examples"]
+        assert kind.model_validate(example).model_dump(mode="json") == example
+    forms = 0
+    for path, asked in told["paths"].items():
+        for media, body in asked.get("post", {}).get("requestBody", {}).get("content", {}).items():
+            schema, example = body["schema"], body["example"]
+            assert set(schema["required"]) <= set(example) <= set(schema["properties"]), (path, media)
+            forms += media == "multipart/form-data"
+    assert forms == 3
 
 
 def test_gdal_reads_a_map_where_it_lies(app: FastAPI, done: str) -> None:
@@ -80,7 +110,9 @@ def test_what_is_too_old_is_gone_before_it_is_tidied_away(app: FastAPI, done: st
     assert app.state.runner.folder(done).is_dir()
 
 
-def test_results_go_with_their_files_while_the_queue_is_busy(app: FastAPI, done: str, monkeypatch: Any) -> None:
+def test_results_go_with_their_files_while_the_queue_is_busy(
+    app: FastAPI, done: str, monkeypatch: Any
+) -> None:
     runner, jobs = app.state.runner, app.state.jobs
     for _ in range(3):
         assert jobs.add(new_id(), "m", {"upload": "u"})

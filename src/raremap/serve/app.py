@@ -144,9 +144,12 @@ def _models(app: FastAPI, runner: Runner) -> None:
 
 
 _BODY = bodies.body(
-    bodies.form(("file", "model"), file=bodies.file("a GeoTIFF"), model=bodies.MODEL),
+    bodies.form(
+        ("file", "model"), {"file": "scene.tif", "model": "landslides"}, file=bodies.file("a GeoTIFF"),
+        model=bodies.MODEL,
+    ),
     bodies.json(schemas.Place, {"model": "landslides", "bbox": [2.1, 41.3, 2.2, 41.4], "date": "2024-07-01"}),
-)
+)  # fmt: skip
 
 
 def _predictions(app: FastAPI, runner: Runner, jobs: Jobs, intake: Intake, options: ServeOptions) -> None:

@@ -89,4 +89,8 @@ def said(error: BaseException) -> str:
 
 def _beneath(error: BaseException) -> object:
     # requests' and pystac-client's words hold the whole of urllib3's, in which the cause comes last.
-    return error.__cause__ or getattr(error, "reason", None) or (None if error.__suppress_context__ else error.__context__)
+    return (
+        error.__cause__
+        or getattr(error, "reason", None)
+        or (None if error.__suppress_context__ else error.__context__)
+    )
