@@ -78,7 +78,7 @@ class TableRow(_Told):
             {"name": "slope_mean", "kind": "numeric", "categories": []},
             {"name": "rock", "kind": "categorical", "categories": ["schist", "marl"]},
         ],
-        label="landslide", positive="1", prior=0.02, least=0.31, metrics={"pr_auc": 0.64},
+        label="landslide", positive="1", prior=0.02, least=0.31, metrics={"average_precision": 0.64, "auc": 0.93},
     )  # fmt: skip
 
     kind: Literal["table"] = "table"
