@@ -261,7 +261,7 @@ def _health(app: FastAPI, runner: Runner, jobs: Jobs) -> None:
 def _heads(app: FastAPI) -> None:
     """HEAD at every address that takes GET: GDAL asks so for a file's size before it reads a part of it."""
     for route in list(app.routes):
-        if isinstance(route, APIRoute) and "GET" in route.methods:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             app.add_api_route(
                 route.path, route.endpoint, methods=["HEAD"], response_class=route.response_class,
                 include_in_schema=False,
