@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import uvicorn
@@ -19,9 +19,9 @@ WAIT_S = 240.0  # a busy machine's patience, never spent where all is well
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
+def serving(app: Any, lifespan: Literal["auto", "off"] = "auto") -> Iterator[str]:
     """The address of an ASGI application that listens on this machine."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="auto", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan=lifespan, ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until = time.monotonic() + WAIT_S

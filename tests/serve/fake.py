@@ -34,6 +34,7 @@ SCENE: dict[str, Any] = {
     "name": None, "date": "2024-07-12", "scenes": ["S2A_31TCG_20240712"], "source": "earth-search sentinel-2-c1-l2a",
     "covered": 0.93, "cloud": 0.04,
 }  # fmt: skip
+PIXEL: list[tuple[str, float]] = [("landslide", 0.61), ("forest", 0.37), ("water", 0.02)]
 MODEL: dict[str, Any] = {
     "id": "valleys",
     "name": "valleys",
@@ -47,10 +48,19 @@ MODEL: dict[str, Any] = {
 }
 
 
+def named(number: int) -> str:
+    """The id of a job."""
+    return f"{number:024x}"
+
+
 def app(key: str | None = None, basemap: str = "") -> FastAPI:
-    """The server; `app.state.jobs` counts the polls of each job, `app.state.refuse` is an answer for the next job."""
+    """The server; `app.state.jobs` counts the polls of each job, `app.state.refuse` is an answer for the next job.
+
+    `bounds`, `areas` and `pixel` of the state are what it says of each map.
+    """
     made = FastAPI()
     made.state.jobs, made.state.refuse, made.state.asked = {}, None, []
+    made.state.bounds, made.state.areas, made.state.pixel = BOUNDS, AREAS, PIXEL
 
     @made.middleware("http")
     async def doors(request: Request, go: Any) -> Response:
@@ -80,7 +90,7 @@ def app(key: str | None = None, basemap: str = "") -> FastAPI:
                 assert form["model"] == "valleys"
         else:
             made.state.place = await request.json()
-        job = f"job{len(made.state.jobs)}"
+        job = named(len(made.state.jobs))
         made.state.jobs[job] = {"polls": 0, "fails": fails}
         return {"id": job, "status": "queued", "url": f"/api/predictions/{job}"}
 
@@ -105,8 +115,8 @@ def app(key: str | None = None, basemap: str = "") -> FastAPI:
             "status": status,
             "progress": 0.5,
             "error": "the scene has 1 band, valleys expects red, green, blue" if status == "failed" else None,
-            "bounds": BOUNDS if done else None,
-            "areas": AREAS if done else [],
+            "bounds": made.state.bounds if done else None,
+            "areas": made.state.areas if done else [],
             "scene": SCENE if done else None,
             "notes": ["the best of 3 tried"] if done else [],
             "files": {kind: f"{url}/{name}" for kind, name in names.items()} if done else {},
@@ -120,23 +130,21 @@ def app(key: str | None = None, basemap: str = "") -> FastAPI:
 
     @made.get("/api/predictions/{job}/pixel")
     def pixel(job: str, lon: float, lat: float) -> Any:
-        west, south, east, north = BOUNDS
+        west, south, east, north = made.state.bounds
+        lon += 360 if lon < west and east < west else 0
+        east += 360 if east < west else 0
         if not (west <= lon <= east and south <= lat <= north):
             return JSONResponse({"error": "this point is outside the map"}, 404)
         return {
             "value": 5,
-            "name": "landslide",
-            "probabilities": [
-                {"name": "landslide", "p": 0.61},
-                {"name": "forest", "p": 0.37},
-                {"name": "water", "p": 0.02},
-            ],
+            "name": made.state.pixel[0][0],
+            "probabilities": [{"name": name, "p": p} for name, p in made.state.pixel],
         }
 
     @made.get("/api/predictions/{job}/tiles/{layer}/{z}/{x}/{y}.png")
     def tile(job: str, layer: str, z: int, x: int, y: int) -> Response:
         png = io.BytesIO()
-        Image.fromarray(_tile(layer, z, x, y)).save(png, "PNG")
+        Image.fromarray(_tile(layer, z, x, y, made.state.bounds)).save(png, "PNG")
         return Response(png.getvalue(), media_type="image/png")
 
     @made.get("/api/predictions/{job}/{name}")
@@ -147,12 +155,14 @@ def app(key: str | None = None, basemap: str = "") -> FastAPI:
     return made
 
 
-def _tile(layer: str, z: int, x: int, y: int) -> np.ndarray:
+def _tile(layer: str, z: int, x: int, y: int, bounds: tuple[float, float, float, float]) -> np.ndarray:
     """Hills of sines where the ground lies in the bounds, transparent elsewhere."""
     step = (np.arange(256) + 0.5) / 256
     lon = ((x + step) / 2**z * 360 - 180)[None]
     lat = np.degrees(np.arctan(np.sinh(math.pi * (1 - 2 * (y + step) / 2**z))))[:, None]
-    west, south, east, north = BOUNDS
+    west, south, east, north = bounds
+    if east < west:
+        east, lon = east + 360, np.where(lon < west, lon + 360, lon)
     hill = np.sin((lon - west) * 300) * np.cos((lat - south) * 400) + 0 * lat
     inside = (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
     picked = np.where(hill > 0.97, 2, np.where(hill < -0.3, 1, 0))

@@ -73,7 +73,7 @@ def test_a_scene_that_is_dropped_becomes_a_map(visit: Any, scene: Path) -> None:
     colors = [[int(c["color"][i : i + 2], 16) for i in (1, 3, 5)] for c in fake.CLASSES]
     assert sorted(page.drawn("classes")) == sorted(colors)
     assert len(page.drawn("image")) > 20
-    assert "#job0" in page.browser.current_url
+    assert f"#{fake.named(0)}" in page.browser.current_url
     assert [line for line in page.browser.get_log("browser") if line["level"] != "INFO"] == []
 
 
@@ -106,10 +106,12 @@ def test_a_click_shows_the_probabilities_of_a_pixel(visit: Any, scene: Path) -> 
     mapped(page, scene)
     page.find("#map").click()
     page.find(".pixel .bars")
-    assert page.texts(".pixel .bars li") == ["landslide 61 %", "forest 37 %", "water 2.0 %"]
+    assert page.texts(".pixel .bars li") == ["landslide RARE 61 %", "forest 37 %", "water 2.0 %"]
     wide = page.js("return [...document.querySelectorAll('.pixel .bar i')].map((b) => b.style.width)")
     assert wide == ["61%", "37%", "2%"]
-    assert page.js("return document.getElementById('said').textContent") == "landslide, 61 %"
+    assert page.js("return document.getElementById('said').textContent") == (
+        "Mapped as landslide: landslide, rare, 61 %; forest, 37 %; water, 2.0 %"
+    )
 
 
 def test_confidence_takes_the_place_of_the_classes_and_its_opacity_can_be_moved(
@@ -134,10 +136,10 @@ def test_files_and_areas_are_saved(visit: Any, scene: Path) -> None:
     for button in page.all("#files button"):
         button.click()
     names = ("map.tif", "confidence.tif", "polygons.gpkg", "preview.png")
-    assert [page.downloaded(f"job0-{name}") for name in names] == [
-        f"{name} of job0".encode() for name in names
+    assert [page.downloaded(f"00000000-{name}") for name in names] == [
+        f"{name} of {fake.named(0)}".encode() for name in names
     ]
-    rows = list(csv.DictReader(io.StringIO(page.downloaded("job0-areas.csv").decode())))
+    rows = list(csv.DictReader(io.StringIO(page.downloaded("00000000-areas.csv").decode())))
     assert [(r["value"], r["name"], float(r["area_m2"])) for r in rows] == [
         ("5", "landslide", 8400),
         ("1", "forest", 1_660_000),
@@ -217,8 +219,8 @@ def test_what_is_no_geotiff_is_not_sent(visit: Any, tmp_path: Path) -> None:
 
 
 def test_a_map_that_is_gone_says_so(visit: Any) -> None:
-    page, _ = visit(hash="#job7")
-    assert page.find("#error").text == "no prediction job7; it may have expired"
+    page, _ = visit(hash=f"#{fake.named(7)}")
+    assert page.find("#error").text == f"no prediction {fake.named(7)}; it may have expired"
 
 
 def test_a_server_with_a_key_asks_for_it_once(visit: Any, scene: Path) -> None:
@@ -228,7 +230,7 @@ def test_a_server_with_a_key_asks_for_it_once(visit: Any, scene: Path) -> None:
     mapped(page, scene)
     assert page.drawn("classes")
     page.find("#files button").click()
-    assert page.downloaded("job0-map.tif") == b"map.tif of job0"
+    assert page.downloaded("00000000-map.tif") == f"map.tif of {fake.named(0)}".encode()
 
 
 def test_a_card_is_shown_as_text_never_as_html(visit: Any) -> None:
@@ -324,6 +326,128 @@ def test_the_page_is_used_by_keys_alone(visit: Any) -> None:
     page.until("the popup to close", lambda: not page.all(".pixel .bars"))
 
 
+def test_the_map_can_be_skipped_without_leaving_it(visit: Any, scene: Path) -> None:
+    from selenium.webdriver import Keys
+
+    page, _ = visit()
+    mapped(page, scene)
+    page.js("document.querySelector('.skip').focus()")
+    page.press(Keys.ENTER)
+    assert page.focused() == "panel"
+    assert page.browser.current_url.endswith(f"#{fake.named(0)}")
+    assert page.find("#result")
+
+
+def test_an_address_that_names_no_map_says_so(visit: Any) -> None:
+    page, app = visit(hash="#panel")
+    assert page.find("#error").text == (
+        "there is no such map: panel; copy its whole address, or make it anew"
+    )
+    assert page.find("#start")
+    assert not [path for path in app.state.asked if "predictions" in path]
+
+
+def test_an_upload_that_is_cancelled_leaves_the_map_before_it_alone(visit: Any, scene: Path) -> None:
+    page, app = visit()
+    mapped(page, scene)
+    slow = {"offline": False, "latency": 20_000, "downloadThroughput": -1, "uploadThroughput": -1}
+    page.browser.execute_cdp_cmd("Network.enable", {})
+    page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", slow)
+    page.drop(scene)
+    page.find("#cancel").click()
+    page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", {**slow, "latency": 0})
+    page.find("#recent a").click()
+    page.find("#result")
+    assert fake.named(0) in app.state.jobs
+
+
+def test_only_the_panel_scrolls_beside_the_map(visit: Any) -> None:
+    page, _ = visit(height=500)
+    page.find("#start summary").click()
+    page.find("#card")
+    panel = page.js("const p = document.getElementById('panel'); return p.scrollHeight > p.clientHeight")
+    assert panel
+    assert page.js("return [innerHeight, document.documentElement.scrollHeight]") == [500, 500]
+
+
+LONG = "mineral_extraction_and_dump_sites_of_every_kind"
+MANY = [("arable", 0.3), ("pasture", 0.2), ("forest", 0.15), ("scrub", 0.1), ("vines", 0.08), ("urban", 0.06),
+        ("roads", 0.05), ("water", 0.035), (LONG, 0.015), ("wetland", 0.006), ("beach", 0.004)]  # fmt: skip
+RARE = {LONG, "wetland"}
+
+
+def many(app: Any) -> None:
+    """Eleven classes, of which two are rare and of the last at the pixel."""
+    app.state.pixel = MANY
+    rows = [{"value": i, "name": n, "color": "#3f7d4e", "rare": n in RARE, "area_m2": p * 1e6, "share": p}
+            for i, (n, p) in enumerate(MANY)]  # fmt: skip
+    app.state.areas = sorted(rows, key=lambda r: not r["rare"])
+
+
+@pytest.mark.parametrize("size", [{}, PHONE], ids=["desktop", "phone"])
+def test_a_pixel_tells_everyone_where_its_rare_classes_stand(visit: Any, scene: Path, size: Any) -> None:
+    from selenium.webdriver import Keys
+
+    page, app = visit(**size)
+    many(app)
+    mapped(page, scene)
+    page.find("#map").click()
+    page.find(".pixel .bars")
+    assert page.js("return document.getElementById('said').textContent") == (
+        f"Mapped as arable: arable, 30 %; pasture, 20 %; forest, 15 %; {LONG}, rare, 1.5 %, place 9 of 11; "
+        "wetland, rare, 0.60 %, place 10 of 11"
+    )
+    names = [text.split()[0] for text in page.texts(".pixel .bars li .name")]
+    assert [n.replace(" ", "") for n in names[:3]] == ["arable", "pasture", "forest"]
+    assert len(page.all(".pixel .bars li")) == len(MANY)
+    hidden = """
+        const box = document.querySelector(".pixel .lists").getBoundingClientRect();
+        const seen = Math.min(box.bottom, document.getElementById("ground").getBoundingClientRect().bottom);
+        return [...document.querySelectorAll(".pixel li")].filter((li) => li.querySelector(".rare"))
+          .filter((li) => li.querySelector(".name").getBoundingClientRect().bottom > seen).length"""
+    assert page.js(hidden) == 0
+    page.js("document.getElementById('opacity').focus()")
+    page.press(Keys.ESCAPE)
+    page.until("the popup to close", lambda: not page.all(".pixel .bars"))
+
+
+def test_a_long_name_stays_beside_its_colour(visit: Any, scene: Path) -> None:
+    page, app = visit(**PHONE)
+    many(app)
+    mapped(page, scene)
+    apart = """
+        return [...document.querySelectorAll("#areas .class")].filter((e) => {
+          const [color, name] = [...e.children].map((c) => c.getBoundingClientRect());
+          return color.right > name.left || Math.abs(color.top - name.top) > 12;
+        }).length"""
+    assert page.js(apart) == 0
+    assert page.js("return document.documentElement.scrollWidth") == 375
+    tall = page.js("return [...document.querySelectorAll('#areas .name')].map((e) => e.offsetHeight)")
+    assert tall[0] > 1.5 * tall[1]
+
+
+def test_a_scene_across_the_180th_meridian_is_shown_on_both_sides(visit: Any, scene: Path) -> None:
+    from selenium.webdriver import ActionChains
+
+    page, app = visit()
+    app.state.bounds = (179.98, -16.9, -179.98, -16.87)
+    mapped(page, scene)
+    assert len(page.drawn("image")) > 20
+    asked = {tuple(map(int, path.split("/")[-3:-1])) for path in app.state.asked if "/tiles/image" in path}
+    ((zoom, _),) = {(z, None) for z, _ in asked}
+    assert {(zoom, 0), (zoom, 2**zoom - 1)} <= asked
+    # A centre that is dragged over 180° is brought back to -180°: what lies there is drawn anew.
+    grip = ActionChains(page.browser).move_to_element_with_offset(page.find("#map"), 150, 0).click_and_hold()
+    grip.move_by_offset(-100, 0).move_by_offset(-100, 0).release().perform()
+    page.until("the other side", lambda: page.js(
+        """const [x, y] = [innerWidth / 3, innerHeight / 2];
+        return [...document.querySelectorAll('.leaflet-layer.image canvas')].some((c) => {
+          const r = c.getBoundingClientRect();
+          return 'drawn' in c.dataset && r.left < x && x < r.right && r.top < y && y < r.bottom; })"""))  # fmt: skip
+    page.find("#map").click()
+    page.find(".pixel .bars")
+
+
 def test_nothing_moves_where_the_user_wants_it_still(visit: Any) -> None:
     page, _ = visit(prefers_reduced_motion="reduce")
     assert page.all(".leaflet-zoom-anim, .leaflet-fade-anim") == []
@@ -334,9 +458,9 @@ def test_nothing_moves_where_the_user_wants_it_still(visit: Any) -> None:
 def test_a_job_is_polled_until_the_user_goes_elsewhere(visit: Any, scene: Path) -> None:
     page, app = visit()
     page.drop(scene)
-    page.until("the first poll", lambda: app.state.jobs.get("job0", {}).get("polls"))
+    page.until("the first poll", lambda: app.state.jobs.get(fake.named(0), {}).get("polls"))
     page.find("#new").click()
     page.find("#start")
-    polls = app.state.jobs["job0"]["polls"]
+    polls = app.state.jobs[fake.named(0)]["polls"]
     time.sleep(1.5)
-    assert app.state.jobs["job0"]["polls"] <= polls + 1
+    assert app.state.jobs[fake.named(0)]["polls"] <= polls + 1

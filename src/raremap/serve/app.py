@@ -16,6 +16,7 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -85,7 +86,9 @@ def create_app(bundles: Sequence[str | FilePath], options: ServeOptions | None =
     tables(app, runner, intake, options)
     fused(app, runner, intake, options, partial(_checked, options=options))
     _results(app, runner, jobs)
-    _page(app, runner, jobs)
+    _health(app, runner, jobs)
+    _heads(app)
+    _page(app)
     return app
 
 
@@ -141,9 +144,12 @@ def _models(app: FastAPI, runner: Runner) -> None:
 
 
 _BODY = bodies.body(
-    bodies.form(("file", "model"), file=bodies.file("a GeoTIFF"), model=bodies.MODEL),
+    bodies.form(
+        ("file", "model"), {"file": "scene.tif", "model": "landslides"}, file=bodies.file("a GeoTIFF"),
+        model=bodies.MODEL,
+    ),
     bodies.json(schemas.Place, {"model": "landslides", "bbox": [2.1, 41.3, 2.2, 41.4], "date": "2024-07-01"}),
-)
+)  # fmt: skip
 
 
 def _predictions(app: FastAPI, runner: Runner, jobs: Jobs, intake: Intake, options: ServeOptions) -> None:
@@ -245,12 +251,24 @@ def _file(app: FastAPI, runner: Runner, jobs: Jobs, kind: str, last: str, name: 
         )
 
 
-def _page(app: FastAPI, runner: Runner, jobs: Jobs) -> None:
+def _health(app: FastAPI, runner: Runner, jobs: Jobs) -> None:
     @app.get("/healthz", tags=["server"])
     def health() -> schemas.Health:
         """Whether the server is well."""
         return schemas.Health(status="ok", models=len(_model_rows(runner)), queued=jobs.waiting())
 
+
+def _heads(app: FastAPI) -> None:
+    """HEAD at every address that takes GET: GDAL asks so for a file's size before it reads a part of it."""
+    for route in list(app.routes):
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+            app.add_api_route(
+                route.path, route.endpoint, methods=["HEAD"], response_class=route.response_class,
+                include_in_schema=False,
+            )  # fmt: skip
+
+
+def _page(app: FastAPI) -> None:
     if (PAGE / "index.html").is_file():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     else:

@@ -16,10 +16,12 @@ def file(what: str) -> dict[str, str]:
     return {"type": "string", "format": "binary", "description": what}
 
 
-def form(required: tuple[str, ...], **fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A multipart form of these fields, as part of what `body` is made of."""
+def form(
+    required: tuple[str, ...], example: Mapping[str, Any], **fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A multipart form of these fields, as part of what `body` is made of; of a file the example has the name."""
     schema = {"type": "object", "required": list(required), "properties": fields}
-    return {"multipart/form-data": {"schema": schema}}
+    return {"multipart/form-data": {"schema": schema, "example": example}}
 
 
 def json(model: type[BaseModel], example: Mapping[str, Any]) -> dict[str, Any]:

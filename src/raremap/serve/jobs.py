@@ -19,6 +19,7 @@ Status = Literal["queued", "running", "done", "failed"]
 
 ID_PATTERN = r"^[0-9a-f]{24}$"
 _ATTEMPTS = 2
+_OLD = "status IN ('done', 'failed') AND expires < ?"  # results are kept no longer; what waits or runs has none yet
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, model TEXT NOT NULL, task TEXT NOT NULL, status TEXT NOT NULL, progress REAL NOT NULL,
@@ -105,9 +106,11 @@ class Jobs:
         return self.get(job_id)
 
     def get(self, job_id: str) -> Job | None:
-        """A prediction by its id."""
+        """A prediction by its id; None also where it is older than results are kept."""
         with self._lock:
-            row = self._db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            row = self._db.execute(
+                f"SELECT * FROM jobs WHERE id = ? AND NOT ({_OLD})", (job_id, time.time())
+            ).fetchone()
         return _job(row) if row else None
 
     def ids(self) -> set[str]:
@@ -187,10 +190,7 @@ class Jobs:
     def expired(self) -> list[str]:
         """Forget what is older than results are kept; gives the ids."""
         with self._transaction() as db:
-            rows = db.execute(
-                "DELETE FROM jobs WHERE expires < ? AND status IN ('done', 'failed') RETURNING id",
-                (time.time(),),
-            ).fetchall()
+            rows = db.execute(f"DELETE FROM jobs WHERE {_OLD} RETURNING id", (time.time(),)).fetchall()
         return [row[0] for row in rows]
 
 

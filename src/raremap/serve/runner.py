@@ -97,7 +97,8 @@ class Runner:
 
     def tidy(self) -> None:
         """Remove the files of predictions that are too old, and those that belong to none."""
-        self._jobs.expired()
+        for job_id in self._jobs.expired():
+            shutil.rmtree(self.folder(job_id), ignore_errors=True)
         root = self._options.data / "predictions"
         root.mkdir(parents=True, exist_ok=True)
         known = self._jobs.ids()
@@ -110,15 +111,15 @@ class Runner:
         tidied = time.monotonic()
         while not self._stop.is_set():
             try:
+                if time.monotonic() - tidied > _TIDY_EVERY_S:
+                    tidied = time.monotonic()
+                    self.tidy()
                 job = self._jobs.claim()
                 if job is not None:
                     self._run(job)
                     continue
                 self._wake.wait(1.0)
                 self._wake.clear()
-                if time.monotonic() - tidied > _TIDY_EVERY_S:
-                    tidied = time.monotonic()
-                    self.tidy()
             except Exception:  # the queue goes on, whatever one prediction did
                 _log.exception("a prediction broke the queue's turn")
                 time.sleep(1.0)

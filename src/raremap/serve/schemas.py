@@ -22,6 +22,11 @@ class _Told(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
+def _like(**example: Any) -> ConfigDict:
+    """The setting that shows a whole answer of a kind."""
+    return ConfigDict(json_schema_extra={"examples": [example]})
+
+
 class Fault(_Told):
     """Why a request was refused."""
 
@@ -39,6 +44,16 @@ class ClassRow(_Told):
 
 class ModelRow(_Told):
     """A model that maps scenes."""
+
+    model_config = _like(
+        kind="image", id="landslides", name="landslides", card_markdown="# landslides\n…",
+        bands=["red", "green", "blue", "nir"],
+        classes=[
+            {"value": 0, "name": "ground", "color": "#DDCC77", "rare": False},
+            {"value": 1, "name": "landslide", "color": "#CC6677", "rare": True},
+        ],
+        resolution_m=10.0, metrics={"macro_f1": 0.81},
+    )  # fmt: skip
 
     kind: Literal["image"] = "image"
     id: str
@@ -64,6 +79,15 @@ class Attribute(_Told):
 class TableRow(_Told):
     """A model that scores rows of a table."""
 
+    model_config = _like(
+        kind="table", id="units", name="units", card_markdown="# units\n…",
+        attributes=[
+            {"name": "slope_mean", "kind": "numeric", "categories": []},
+            {"name": "rock", "kind": "categorical", "categories": ["schist", "marl"]},
+        ],
+        label="landslide", positive="1", prior=0.02, least=0.31, metrics={"average_precision": 0.64, "auc": 0.93},
+    )  # fmt: skip
+
     kind: Literal["table"] = "table"
     id: str
     name: str
@@ -78,6 +102,11 @@ class TableRow(_Told):
 
 class FusedRow(_Told):
     """A model of scenes and one of tables, joined."""
+
+    model_config = _like(
+        kind="fused", id="landslides-units-fused", name="landslides with units", image="landslides", table="units",
+        landslide="landslide", weights=[0.6, 0.4], prior=0.02,
+    )  # fmt: skip
 
     kind: Literal["fused"] = "fused"
     id: str
@@ -175,6 +204,8 @@ class Pixel(_Told):
 
 class Health(_Told):
     """Whether the server is well."""
+
+    model_config = _like(status="ok", models=2, queued=0)
 
     status: Literal["ok"]
     models: int

@@ -49,6 +49,7 @@ _ROWS_BODY = bodies.body(
     ),
     bodies.form(
         ("file", "model"),
+        {"file": "units.csv", "model": "units", "prior": 0.02, "keep": "unit"},
         file=bodies.file("a CSV or a GeoPackage"),
         model=bodies.MODEL,
         prior={"type": "number", "description": "share of positives to expect"},
@@ -59,6 +60,13 @@ _ROWS_BODY = bodies.body(
 _FUSED_BODY = bodies.body(
     bodies.form(
         ("units",),
+        {
+            "units": "units.gpkg",
+            "bbox": "2.1,41.3,2.2,41.4",
+            "date": "2024-04-12",
+            "double_check": True,
+            "key": "unit",
+        },
         units=bodies.file(
             "a GeoPackage of polygons with the attributes of the model of tables (those that follow from heights "
             "may be left out where the scene is fetched)"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -115,25 +116,13 @@ FAULTS = (RasterioError, RioTilerError)
 """What reading a tile may raise beside a fault of ours."""
 
 
-class _reader:
+@contextmanager
+def _reader(path: Path) -> Iterator[Reader]:
     """A raster of ours, open for tiles."""
+    import rasterio
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Reader:
-        import rasterio
-
-        self._env, self._cache = rasterio.Env(**ALONE), bounded_cache(128)
-        self._env.__enter__()
-        self._cache.__enter__()
-        self._file = rasterio.open(self._path, driver="GTiff")
-        return Reader(input=None, dataset=self._file)  # pyright: ignore[reportCallIssue]  # attrs' defaults
-
-    def __exit__(self, *fault: Any) -> None:
-        self._file.close()
-        self._cache.__exit__(*fault)
-        self._env.__exit__(*fault)
+    with rasterio.Env(**ALONE), bounded_cache(128), rasterio.open(path, driver="GTiff") as file:
+        yield Reader(input=None, dataset=file)  # pyright: ignore[reportCallIssue]  # attrs' defaults
 
 
 def _image_png(data: np.ndarray, seen: np.ndarray, ranges: Sequence[tuple[float, float]]) -> bytes:

@@ -81,6 +81,7 @@ def test_polygons_are_read_in_any_crs_and_joined(tmp_path):
         ((float("nan"), 41, 2, 42), "not of numbers"),
         ((1, 83.5, 1.1, 84.5), "UTM and Sentinel-2 go from -80 to 84"),
         ((0, 10, 20, 11), "more than one UTM grid"),
+        ((-159, 10, 159, 11), "318 degrees wide, more than one UTM grid"),
     ],
 )
 def test_a_wrong_box_is_told(bbox, says):

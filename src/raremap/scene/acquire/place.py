@@ -52,7 +52,7 @@ class Place:
             )
         if west == east:
             raise AcquireError(f"{given} has no width; give W,S,E,N")
-        return cls(_usable(box(west, south, east, north), given))
+        return cls(_usable(box(west, south, east, north), given, wraps=False))
 
     @classmethod
     def point(cls, lon: float, lat: float, buffer_m: float) -> Place:
@@ -151,11 +151,12 @@ def read_numbers(text: str | Sequence[float], count: int, option: str, shape: st
     return found
 
 
-def _usable(geometry: BaseGeometry, given: str) -> BaseGeometry:
+def _usable(geometry: BaseGeometry, given: str, wraps: bool = True) -> BaseGeometry:
+    """The geometry where one grid can show it; one that `wraps` and spans half the earth crosses the antimeridian."""
     west, south, east, north = geometry.bounds
     if not all(map(math.isfinite, geometry.bounds)) or geometry.area == 0:
         raise AcquireError(f"{given} covers no ground; is its CRS right?")
-    if east - west > 180:
+    if wraps and east - west > 180:
         raise AcquireError(
             f"{given} crosses the antimeridian; acquire what lies on either side of it by itself"
         )

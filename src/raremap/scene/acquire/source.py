@@ -81,6 +81,16 @@ def patiently(
 
 def said(error: BaseException) -> str:
     """What lies at the bottom of a library's exception, in one short line."""
-    while (cause := error.__cause__ or getattr(error, "reason", None)) and isinstance(cause, BaseException):
+    while isinstance(cause := _beneath(error), BaseException):
         error = cause
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return " ".join(text.split())[:160] or type(error).__name__
+
+
+def _beneath(error: BaseException) -> object:
+    # requests' and pystac-client's words hold the whole of urllib3's, in which the cause comes last.
+    return (
+        error.__cause__
+        or getattr(error, "reason", None)
+        or (None if error.__suppress_context__ else error.__context__)
+    )

@@ -2,11 +2,12 @@
 
 import * as api from "./api.js";
 import { card } from "./card.js";
-import { $, area, element, percent, swatch, when } from "./dom.js";
+import { $, area, element, named, percent, when } from "./dom.js";
 import * as ground from "./ground.js";
 import { forget, known, recent, remember } from "./recent.js";
 
 let models = [];
+let opened = null;  // the id of the map in view
 let leave = new AbortController();  // aborted when the view changes: uploads and polling of the old view end
 
 // ---- words to the user
@@ -30,7 +31,7 @@ function showModel() {
   if (!chosen) return;
   const size = chosen.resolution_m ? `${+chosen.resolution_m.toPrecision(3)} m a pixel, ` : "";
   $("model-facts").textContent = `${size}bands ${chosen.bands.join(", ")}`;
-  const chips = (classes) => classes.map((c) => element("li", {}, swatch(c.color), c.name));
+  const chips = (classes) => classes.map(({ name, color }) => element("li", {}, named({ name, color })));
   $("model-rare").replaceChildren(...chips(chosen.classes.filter((c) => c.rare)));
   $("model-common").replaceChildren(...chips(chosen.classes.filter((c) => !c.rare)));
   $("card").replaceChildren(...card(chosen.card_markdown));
@@ -38,8 +39,6 @@ function showModel() {
   $("place").hidden = Boolean(chosen.no_place);
   $("no-place").textContent = chosen.no_place ?? "";
 }
-
-const rare = (c) => (c.rare ? [" ", element("span", { className: "rare" }, "rare")] : []);
 
 async function loadModels() {
   // Models of tables, and those joined with them, have addresses of their own and no place on a map of pixels.
@@ -109,7 +108,8 @@ function accepted({ id }, what) {
 // ---- a map
 
 /** Show the job's panel, empty; gives the signal that ends when the user goes elsewhere. */
-function enterJob(what) {
+function enterJob(what, id = null) {
+  opened = id;
   leave.abort();
   leave = new AbortController();
   ground.clear();
@@ -137,7 +137,7 @@ const wait = (ms, signal) => new Promise((resolve) => {
 });
 
 async function openJob(id) {
-  const { signal } = enterJob(known(id)?.what ?? "Map");
+  const { signal } = enterJob(known(id)?.what ?? "Map", id);
   let pause = 300;
   let last = null;
   while (!signal.aborted) {
@@ -190,7 +190,7 @@ function showFailure(job) {
 
 function showResult(job) {
   facts(job);
-  ground.setColors(job.areas);
+  ground.setClasses(job.areas);
   ground.show(job.id, job.bounds, complain);
   lay();
   $("areas").tBodies[0].replaceChildren(...job.areas.map(areaRow));
@@ -205,7 +205,7 @@ function areaRow(c) {
   bar.style.width = `${c.share * 100}%`;
   bar.style.background = c.color;
   return element("tr", {},
-    element("th", { scope: "row" }, swatch(c.color), c.name, ...rare(c), element("span", { className: "bar" }, bar)),
+    element("th", { scope: "row" }, named(c), element("span", { className: "bar" }, bar)),
     element("td", {}, area(c.area_m2)), element("td", {}, percent(c.share)));
 }
 
@@ -218,18 +218,18 @@ function button(label, act, ending = "") {
 }
 
 // As the server names them, so that the files of one map lie together.
-const named = (last) => `${location.hash.slice(1, 9)}-${last}`;
+const called = (last) => `${opened.slice(0, 8)}-${last}`;
 
 function fileButton(kind, path) {
   const last = path.split("/").pop();
-  return button(KINDS[kind] ?? kind, () => api.download(path, named(last)), last.slice(last.lastIndexOf(".")));
+  return button(KINDS[kind] ?? kind, () => api.download(path, called(last)), last.slice(last.lastIndexOf(".")));
 }
 
 function csvButton(job) {
   const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
   const rows = job.areas.map((c) => [c.value, quoted(c.name), c.rare, c.area_m2, c.share].join(","));
   const text = ["value,name,rare,area_m2,share", ...rows, ""].join("\n");
-  return button("Areas", () => api.saveBlob(new Blob([text], { type: "text/csv" }), named("areas.csv")), ".csv");
+  return button("Areas", () => api.saveBlob(new Blob([text], { type: "text/csv" }), called("areas.csv")), ".csv");
 }
 
 function lay() {
@@ -241,7 +241,7 @@ function lay() {
 }
 
 async function removeJob() {
-  const id = location.hash.slice(1);
+  const id = opened;
   try {
     await api.remove(id);
     forget(id);
@@ -262,6 +262,7 @@ function backToStart() {
 function showStart() {
   leave.abort();
   leave = new AbortController();
+  opened = null;
   ground.clear();
   document.body.dataset.view = "start";
   $("start").hidden = false;
@@ -280,15 +281,18 @@ function showRecent() {
   }));
 }
 
+const ID = /^[0-9a-f]{24}$/;
+
 function route() {
   quiet();
   const id = location.hash.slice(1);
-  if (id) openJob(id);
-  else {
-    const moved = document.body.dataset.view === "job";
-    showStart();
-    if (moved) $("model").focus();
-  }
+  if (ID.test(id)) return openJob(id);
+  const moved = document.body.dataset.view === "job";
+  showStart();
+  if (moved) $("model").focus();
+  if (!id) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  complain(`there is no such map: ${id.length > 40 ? `${id.slice(0, 40)}…` : id}; copy its whole address, or make it anew`);
 }
 
 function askKey() {
@@ -334,7 +338,7 @@ $("draw").addEventListener("click", () => {
 });
 $("view").addEventListener("click", () => boxToForm(ground.view()));
 $("new").addEventListener("click", backToStart);
-$("cancel").addEventListener("click", () => (location.hash ? removeJob() : backToStart()));
+$("cancel").addEventListener("click", () => (opened ? removeJob() : backToStart()));
 $("remove").addEventListener("click", () => confirm("Delete this map and its files from the server?") && removeJob());
 $("opacity").addEventListener("input", lay);
 for (const choice of document.querySelectorAll("[name=over]")) choice.addEventListener("change", lay);
@@ -345,6 +349,10 @@ $("basemap").addEventListener("submit", (event) => {
 });
 ground.whenRead((line, error) => (error ? complain(error) : say(line)));
 addEventListener("hashchange", route);
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();  // what stands after # names a map
+  $("panel").focus();
+});
 
 let over = 0;  // dragenter and dragleave also come from every element inside
 const hasFile = (event) => event.dataTransfer?.types.includes("Files");

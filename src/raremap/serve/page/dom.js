@@ -9,11 +9,16 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** A class's colour beside its name. */
-export function swatch(color) {
+function swatch(color) {
   const made = element("i", { className: "swatch" });
   made.style.background = color;
   return made;
+}
+
+/** A class's name beside its colour; long, it breaks without leaving it. */
+export function named({ name, color, rare }) {
+  const mark = rare ? [" ", element("span", { className: "rare" }, "rare")] : [];
+  return element("span", { className: "class" }, swatch(color), element("span", { className: "name" }, name, ...mark));
 }
 
 const digits = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });

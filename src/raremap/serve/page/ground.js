@@ -1,7 +1,7 @@
 // The map: the world's outline, a background of the user's, the layers of a prediction, a box drawn, a pixel read.
 
 import * as api from "./api.js";
-import { $, element, percent, swatch } from "./dom.js";
+import { $, element, named, percent } from "./dom.js";
 
 const L = window.L;
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -22,10 +22,16 @@ fetch("vendor/world.json").then((answer) => answer.json()).then((world) => {
 
 /** Tiles asked through `api`, so that they carry the key, and left when they are no longer wanted. */
 const Tiles = L.GridLayer.extend({
-  initialize(id, layer, options) {
+  initialize(id, layer, { where, ...options }) {
     L.GridLayer.prototype.initialize.call(this, { updateWhenZooming: false, className: layer, ...options });
+    // Leaflet brings a tile back to within 180°, from where a scene may go on.
+    this.where = [where, L.latLngBounds([where.getSouth(), where.getWest() - 360], [where.getNorth(), where.getEast() - 360])];
     this.on("tileunload", ({ tile }) => tile.left.abort());
     this.ask = (at, signal) => api.tile(id, layer, at, signal);
+  },
+  _isValidTile(at) {
+    const here = this._tileCoordsToBounds(at);
+    return L.GridLayer.prototype._isValidTile.call(this, at) && this.where.some((bounds) => bounds.overlaps(here));
   },
   createTile(at, done) {
     const tile = element("canvas", { width: 256, height: 256, left: new AbortController() });
@@ -50,14 +56,15 @@ export function setBackground(url) {
   background = url ? L.tileLayer(url, { ...options, attribution: url.split("/")[2].replace(/[^\w.:-]/g, "") }).addTo(map) : null;
 }
 
-const scene = ([west, south, east, north]) => L.latLngBounds([south, west], [north, east]);
+// Across the 180th meridian the east is below the west.
+const scene = ([west, south, east, north]) => L.latLngBounds([south, west], [north, east < west ? east + 360 : east]);
 
 /** Show a prediction's imagery; `failed` is told of the first tile that does not come. */
 export function show(id, bounds, failed) {
   clear();
   const where = scene(bounds);
   let told = false;
-  const options = { bounds: where, onError: ({ error }) => {
+  const options = { where, onError: ({ error }) => {
     if (told || error?.name === "AbortError") return;
     told = true;
     failed(error);
@@ -68,8 +75,8 @@ export function show(id, bounds, failed) {
 
 const coming = new Set();  // layers whose tiles are on their way
 
-function add(layer, id, { bounds, onError }, zIndex) {
-  const made = new Tiles(id, layer, { bounds, zIndex });
+function add(layer, id, { where, onError }, zIndex) {
+  const made = new Tiles(id, layer, { where, zIndex });
   const wait = (going) => {
     if (going) coming.add(made);
     else coming.delete(made);
@@ -101,7 +108,7 @@ export function clear() {
 
 // ---- a pixel
 
-const popup = L.popup({ className: "pixel", maxWidth: 260, minWidth: 200, autoPanPadding: [16, 16] });
+const popup = L.popup({ className: "pixel", maxWidth: 300, minWidth: 220, autoPanPadding: [16, 16] });
 let onRead = () => {};
 
 /** `then(text, error)` is told what was read, for those who do not see the map. */
@@ -114,32 +121,51 @@ async function read(where) {
   try {
     const found = await api.pixel(id, at.lng, at.lat);
     if (shown?.id !== id) return;
-    popup.setLatLng(where).setContent(bars(found)).openOn(map);
-    const sure = found.probabilities.find((c) => c.name === found.name);
-    onRead([found.name ?? "No data here", ...(sure ? [percent(sure.p)] : [])].join(", "));
+    const groups = ranked(found);
+    popup.setLatLng(where).setContent(bars(found, groups)).openOn(map);
+    const lists = popup.getElement().querySelector(".lists");
+    lists.tabIndex = lists.scrollHeight > lists.clientHeight ? 0 : -1;  // only what scrolls is a stop for keys
+    onRead(words(found, groups));
   } catch (error) {
     popup.close();
     onRead(null, error);
   }
 }
 
-function bars({ name, probabilities }) {
-  const rows = [...probabilities].sort((a, b) => b.p - a.p).map(({ name: other, p }) => {
-    const bar = element("span", { className: "bar" });
-    bar.append(element("i"));
-    bar.firstChild.style.width = `${p * 100}%`;
-    bar.firstChild.style.background = tint(other);
-    return element("li", { className: other === name ? "chosen" : "" },
-      swatch(tint(other)), element("span", { className: "name" }, other), element("span", { className: "number" }, percent(p)), bar);
-  });
-  return element("div", {}, element("h3", {}, name ?? "No data here"), element("ul", { className: "bars" }, ...rows));
+const FIRST = 3;
+
+/** The most probable classes; further ones that are rare, or are on the map; the rest. */
+function ranked({ name, probabilities }) {
+  const all = [...probabilities].sort((a, b) => b.p - a.p).map((c, i) => (
+    { color: "gray", ...classes.get(c.name), ...c, place: i + 1, chosen: c.name === name }));
+  const [first, more] = [all.slice(0, FIRST), all.slice(FIRST)];
+  const wanted = (c) => c.rare || c.chosen;
+  return [first, more.filter(wanted), more.filter((c) => !wanted(c))];
 }
 
-let colors = new Map();
-const tint = (name) => colors.get(name) ?? "gray";
+function words({ name, probabilities: { length } }, [first, wanted]) {
+  if (!length) return name ?? "No data here";
+  const one = (c, ...more) => [c.name, ...(c.rare ? ["rare"] : []), percent(c.p), ...more].join(", ");
+  const rows = [...first.map((c) => one(c)), ...wanted.map((c) => one(c, `place ${c.place} of ${length}`))];
+  return `Mapped as ${name}: ${rows.join("; ")}`;
+}
 
-/** Colours of the classes by name, for the bars. */
-export const setColors = (classes) => { colors = new Map(classes.map((c) => [c.name, c.color])); };
+function bars({ name }, groups) {
+  const row = (c) => {
+    const bar = element("span", { className: "bar" }, element("i"));
+    bar.firstChild.style.width = `${c.p * 100}%`;
+    bar.firstChild.style.background = c.color;
+    return element("li", { className: c.chosen ? "chosen" : "" }, named(c), element("span", { className: "number" }, percent(c.p)), bar);
+  };
+  const lists = groups.filter((group) => group.length).map((group) => element("ul", { className: "bars" }, ...group.map(row)));
+  return element("div", {}, element("h3", {}, name ?? "No data here"),
+    element("div", { className: "lists", role: "group", ariaLabel: "Probabilities" }, ...lists));
+}
+
+let classes = new Map();
+
+/** Colours and rarity of the classes by name, for the bars. */
+export const setClasses = (list) => { classes = new Map(list.map(({ name, color, rare }) => [name, { color, rare }])); };
 
 map.on("click", (event) => read(event.latlng));
 $("map").addEventListener("keydown", (event) => {
@@ -203,5 +229,11 @@ $("map").addEventListener("pointerup", (event) => {
   else stop(bbox);
 });
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && drawing) { setBox(null); stop(null); }
+  if (event.key !== "Escape" || event.target.closest?.("dialog")) return;
+  if (drawing) { setBox(null); stop(null); }
+  else if (popup.isOpen()) {
+    const inside = popup.getElement().contains(document.activeElement);
+    popup.close();
+    if (inside) $("map").focus();
+  }
 });
