@@ -73,7 +73,9 @@ def table_fuse_at(
     missing = lacking(model.columns.names, there)
     model.columns.check([*there, *missing], str(units) if units is not None else "a square of ground")
     out = Path(out)
-    place = {"point": at, "buffer_m": buffer_m} if at is not None else {"bbox": _extent(given, units)}
+    place: dict[str, Any] = (
+        {"point": at, "buffer_m": buffer_m} if at is not None else {"bbox": _extent(given, units)}
+    )
     found = acquire_nearest(out / IMAGERY, day, image_model, source=source, dem=bool(missing), **place)
     scene = found.images[0]
     path = Path(units) if units is not None else out / UNITS
