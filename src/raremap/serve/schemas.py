@@ -52,7 +52,7 @@ class ModelRow(_Told):
             {"value": 0, "name": "ground", "color": "#DDCC77", "rare": False},
             {"value": 1, "name": "landslide", "color": "#CC6677", "rare": True},
         ],
-        resolution_m=10.0, metrics={"macro_f1": 0.81},
+        resolution_m=10.0, no_place=None, metrics={"macro_f1": 0.81},
     )  # fmt: skip
 
     kind: Literal["image"] = "image"
