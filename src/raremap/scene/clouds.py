@@ -178,7 +178,7 @@ class CloudReader:
                 what = "which Sentinel-2's scene classification has not" if scl else "expected 0 or 1"
                 raise SceneError(
                     f"cloud mask {path} has value {band[odd][0]:g} in band {name}, {what}; "
-                    "list its values under scenes.clouds.cloud and scenes.clouds.snow"
+                    "list its values under scenes.clouds.cloud and scenes.clouds.snow, or --cloud-values"
                 )
         return out
 
