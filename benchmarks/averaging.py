@@ -1,7 +1,7 @@
 """What averaging adds to one network: turns, resolutions, moving averages of weights, seeds together; each with its own decision.
 
     python benchmarks/averaging.py EXPERIMENT [--root DATA] [--folds 0,1] [--seeds 3] [--set A.B=C] [--out runs/averaging]
-    python benchmarks/averaging.py --quick DIR     on the valleys of `raremap simulate DIR`: one fold, two seeds, a few steps
+    python benchmarks/averaging.py --quick     small valleys of its own: one fold, two seeds, ten steps
 
 Every network is trained as the preset `raremap` says, and once more with a moving average of its weights (`train.ema`). Scores are of the
 test places of the folds, pooled; those of single networks are means over seeds. The decision is fitted again for each way on
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("experiment", type=Path)
+    parser.add_argument("experiment", type=Path, nargs="?")
     parser.add_argument("--root", type=Path)
     parser.add_argument("--folds", default="0,1")
     parser.add_argument("--seeds", type=int, default=3)
@@ -122,19 +123,21 @@ def main() -> None:
     parser.add_argument("--out", default="runs/averaging")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
-    changes = [f"out={given.out}", "preset=raremap", *given.set]
-    folds, seeds, path, root = (
-        [int(f) for f in given.folds.split(",")],
-        given.seeds,
-        given.experiment,
-        given.root,
-    )
-    if given.quick:
-        path, root = Path(__file__).parent / "experiments/valleys.yaml", given.experiment
-        changes += ["train.steps=10", "train.monitor_every=10", "split.holdout=null"]
-        folds, seeds = [0], 2
-    experiment = rm.Experiment.load(path, [*changes, *([f"scenes.root={root}"] if root else [])])
-    found = measure(experiment, folds, seeds, given.ema)
+    folds, seeds, path = [int(f) for f in given.folds.split(",")], given.seeds, given.experiment
+    with tempfile.TemporaryDirectory() as scratch:
+        changes = [f"out={scratch if given.quick else given.out}", "preset=raremap", *given.set]
+        if given.quick:
+            folds, seeds, path = [0], 2, Path(__file__).parent / "experiments/valleys.yaml"
+            rm.simulate(f"{scratch}/valleys", valleys=12, size=96, quiet=True)
+            changes += [
+                f"scenes.root={scratch}/valleys", "split.holdout=null", "tiles.size=96", "predict.window=96",
+                "train.steps=10", "train.monitor_every=10",
+            ]  # fmt: skip
+        elif path is None:
+            parser.error("name the experiment, or --quick")
+        elif given.root:
+            changes.append(f"scenes.root={given.root}")
+        found = measure(rm.Experiment.load(path, changes), folds, seeds, given.ema)
     print(json.dumps({**machine("raremap", "torch"), "averaging": found}, indent=1))
     print(table(found))
 
