@@ -272,6 +272,22 @@ def test_a_number_means_the_class_that_the_sample_offered(drawn: tuple[Path, Pat
     assert area(map_, drawn[1]).found.overall.value == 1
 
 
+def test_a_number_that_the_sample_offered_is_no_other_class_of_the_same_number(
+    drawn: tuple[Path, Path], tmp_path: Path
+) -> None:
+    # As a map of changes has: the sample's 1, 2 and 7 are other things there.
+    codes = {1: "forest → water", 2: "water → slide", 7: "slide → slide"}
+    map_ = write_map(tmp_path / "changes.tif", MAPPED, codes)
+    with pytest.raises(
+        SampleError, match=r"no reference of .* is a class of .*changes\.tif \(they are 'forest', 'slide'"
+    ):
+        area(map_, drawn[1])
+    # Where one of them is there, the others are errors of the map, and told.
+    map_ = write_map(tmp_path / "partly.tif", MAPPED, {**codes, 2: "water"})
+    with pytest.warns(RaremapWarning, match=r"classes that the map does not have: 'forest' \(336\), 'slide'"):
+        assert area(map_, drawn[1]).found.overall.value < 0.4
+
+
 @pytest.mark.parametrize("how", ["wider", "half", "beside", "empty"])
 def test_a_map_of_other_ground_than_the_samples_is_refused(
     drawn: tuple[Path, Path], tmp_path: Path, how: str

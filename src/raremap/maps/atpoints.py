@@ -96,9 +96,10 @@ def _index_of(source: ClassMap, sample: Reference) -> Callable[[str], int | str]
     offered = {str(v): n for n, v in classes.items()}  # what QGIS wrote for a name
 
     def found(text: str) -> int | str:
-        name, index = offered.get(text, text), by_value.get(text)
-        if index is None or (text in offered and source.names[index] != name):
-            index = by_name.get(name, index)
+        name = offered.get(text, text)
+        index = by_name.get(name)
+        if index is None and text not in offered:
+            index = by_value.get(text)
         return name if index is None else index
 
     return found

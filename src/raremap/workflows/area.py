@@ -201,6 +201,11 @@ def _estimate(
         )
     drawn = Stratified(stratum, ground, areas, pixels, names)
     foreign = answers.foreign
+    if (answers.reference[known] >= len(source.names)).all():
+        raise SampleError(
+            f"no reference of {sample.path} is a class of {source.path} (they are {', '.join(map(repr, foreign))}); "
+            "give a map of the classes that were looked for"
+        )
     found = accuracy(
         drawn, answers.mapped[known], answers.reference[known], (*source.names, *foreign),
         np.append(mapped, np.zeros(len(foreign))), interval,
