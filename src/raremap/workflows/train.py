@@ -320,11 +320,15 @@ def _goes_on(catalog: Catalog, plan: SamplingPlan, out: Path, of: str, resume: b
 
     if resume is False or (resume is None and _record(out).get("finished", False)):
         return False
+    last = out / "checkpoints" / "last.pt"
+    if not resume and not last.exists():
+        return False
     try:
         step = stopped_at(catalog, plan, out, of)
     except TrainingError:
         if resume:
             raise
+        log.warning("%s is of another training, or damaged: this one begins anew, and it goes", last)
         return False
     if resume is None:
         log.warning("%s was stopped; it goes on from step %d (--no-resume begins anew)", out, step)
