@@ -53,7 +53,7 @@ class ModelRow(_Told):
             {"value": 1, "name": "landslide", "color": "#CC6677", "rare": True},
         ],
         resolution_m=0.6, metrics={"macro_f1": 0.81},
-        no_place="its pixels are of 0.6 m, finer than Sentinel-2's",
+        no_place="bundle landslides was trained on pixels of 0.6 m, and Sentinel-2's are 10 m: it needs imagery of its own kind",
     )  # fmt: skip
 
     kind: Literal["image"] = "image"
