@@ -157,7 +157,11 @@ def test_few_places_are_said_and_no_interval_is_shown() -> None:
     matrices, baseline = random_matrices(1), random_matrices(2)
     few = interval(f1, matrices, baseline, holding=FEW_PLACES - 1, rng=rng())
     assert few.few
-    assert str(few) == f"{few.value:+.3f} (too few places: 19)"
+    by_place = f1(matrices.sum(0)) - f1(baseline.sum(0))
+    judged = [d for d in by_place if not np.isnan(d)]
+    told = f"(higher in {sum(d > 0 for d in judged)} of {len(judged)} places)"
+    assert str(few) == f"{few.value:+.3f} {told}"
+    assert str(interval(f1, matrices, holding=7, rng=rng())).endswith("(too few places: 7)")
     assert few.low < few.value < few.high
     enough = interval(f1, matrices, baseline, holding=FEW_PLACES, rng=rng())
     assert not enough.few

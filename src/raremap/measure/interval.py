@@ -29,12 +29,14 @@ class Interval:
 
     `holding` counts the places that hold the class in question, `few` says that they are fewer than
     `FEW_PLACES`, `left_out` counts the replicates in which the figure was undefined. Bounds are NaN where
-    nothing can be said.
+    nothing can be said. Of the `judged` places that have the figure in both methods it is higher in `higher`.
 
     >>> str(Interval(0.021, 0.003, 0.04, 0.95, 60, 24, few=False, method="expanded", paired=True))
     '+0.021 [+0.003, +0.040]'
     >>> str(Interval(0.021, 0.003, 0.04, 0.95, 18, 7, few=True, method="expanded", paired=True))
     '+0.021 (too few places: 7)'
+    >>> str(Interval(0.021, 0.003, 0.04, 0.95, 18, 7, few=True, method="expanded", paired=True, higher=6, judged=7))
+    '+0.021 (higher in 6 of 7 places)'
     """
 
     value: float
@@ -47,6 +49,8 @@ class Interval:
     method: str
     paired: bool = False
     left_out: int = 0
+    higher: int = 0
+    judged: int = 0
 
     def __str__(self) -> str:
         return self.text()
@@ -58,6 +62,8 @@ class Interval:
             return f"{scale * value:{'+' if self.paired else ''}.{digits}f}"
 
         value = "undefined" if np.isnan(self.value) else said(self.value)
+        if self.few and self.judged:
+            return f"{value} (higher in {self.higher} of {self.judged} place{'s' if self.judged > 1 else ''})"
         if self.few:
             return f"{value} (too few places: {self.holding})"
         if np.isnan(self.low) or np.isnan(self.high):
@@ -177,6 +183,7 @@ def interval(
         raise ValueError(f"holding is {holding}, there are {places} places; give how many hold the class")
     draws = resample(metric, matrices, baseline, rng=rng, replicates=replicates)
     low, high = draws.bounds(method, level, holding)
+    gains = np.empty(0) if baseline is None else metric(matrices.sum(0)) - metric(baseline.sum(0))
     return Interval(
         draws.value,
         low,
@@ -188,6 +195,8 @@ def interval(
         method=method,
         paired=baseline is not None,
         left_out=draws.left_out,
+        higher=int((gains > 0).sum()),
+        judged=int(np.isfinite(gains).sum()),
     )
 
 

@@ -134,7 +134,7 @@ def _about(data: dict[str, Any]) -> str:
         f"{data['baseline']} with {'its decision' if data['fitted_baseline'] else 'the plain argmax'}, with 95 % intervals by a paired bootstrap over places and seeds. "
         f"Rare: {', '.join(data['rare']) or 'no class'}."
         + (f" Fewer than {FEW_PLACES} places hold {', '.join(few)}: too few for an interval, of a mean over "
-           "classes too." if few else "")
+           "classes too; it is told in how many of them the score is higher." if few else "")
     )  # fmt: skip
 
 
