@@ -62,8 +62,8 @@ class Interval:
             return f"{scale * value:{'+' if self.paired else ''}.{digits}f}"
 
         value = "undefined" if np.isnan(self.value) else said(self.value)
-        if self.few and self.judged:
-            return f"{value} (higher in {self.higher} of {self.judged} place{'s' if self.judged > 1 else ''})"
+        if self.few and self.judged > 1:
+            return f"{value} (higher in {self.higher} of {self.judged} places)"
         if self.few:
             return f"{value} (too few places: {self.holding})"
         if np.isnan(self.low) or np.isnan(self.high):

@@ -128,7 +128,7 @@ def _about(data: dict[str, Any]) -> str:
     network = next(iter(models.values())) if same else "networks by variant (see the design)"
     return (
         f"{runs['done']} of {runs['planned']} runs: {len(d['variants'])} variants, {seeds} seed{'s' * (seeds != 1)}, "
-        f"{folds} fold{'s' * (folds != 1)}, {places} test places. Every run: {d['steps']} steps, "
+        f"{folds} fold{'s' * (folds != 1)}, {places} test place{'s' * (places != 1)}. Every run: {d['steps']} steps, "
         f"{d['crops']:,} crops of {d['crop']}², {network}. "
         f"Scores are means over seeds of one pooled confusion matrix each. Differences are in points, to "
         f"{data['baseline']} with {'its decision' if data['fitted_baseline'] else 'the plain argmax'}, with 95 % intervals by a paired bootstrap over places and seeds. "
@@ -178,7 +178,8 @@ def _more_table(data: dict[str, Any]) -> str:
 def _class_table(data: dict[str, Any]) -> str:
     names = _order(data)
     head = ["variant", "decision", "training labels"]
-    head += [f"{n}{' (rare)' if n in data['rare'] else ''}, {data['places_with'][n]} places" for n in names]
+    held = data["places_with"]
+    head += [f"{n}{' (rare)' * (n in data['rare'])}, {held[n]} place{'s' * (held[n] != 1)}" for n in names]
     rows = []
     for e in data["entries"]:
         cells = [
