@@ -69,9 +69,11 @@ def test_a_network_gets_normalised_pixels_with_zero_where_invalid(dtype):
     assert np.array_equal(before, image, equal_nan=dtype == np.float32)
 
 
-def test_a_lane_computes_alone_and_other_threads_as_usual() -> None:
+@pytest.mark.parametrize(("lanes", "each"), [(8, 1), (2, 4)])
+def test_a_lane_computes_with_its_share_and_other_threads_as_usual(lanes: int, each: int) -> None:
     network = TorchNetwork(torch.nn.Conv2d(1, 2, 1), Normalization.identity(1), device="cpu")
-    network.lanes = network._threads = max(2, torch.get_num_threads())
+    network.threads = 8
+    network.share(lanes)
     found = []
 
     def lane() -> None:
@@ -87,7 +89,7 @@ def test_a_lane_computes_alone_and_other_threads_as_usual() -> None:
             thread.join()
     finally:
         torch.set_num_threads(before)
-    assert found == [1, 1, network._threads]
+    assert found == [each, each, 8]
 
 
 class Narrow(nn.Module):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raremap.maps.lanes import SharingNetwork
 from raremap.maps.options import PredictOptions
 from raremap.maps.resize import resized
 from raremap.scene.features.views import Views
@@ -49,7 +50,22 @@ class Averaged:
 
     def __init__(self, voices: Sequence[Voice], views: Views, options: PredictOptions) -> None:
         self._voices, self._views, self._options = tuple(voices), views, options
-        self.lanes = min(getattr(v.network, "lanes", 1) for v in voices)
+
+    @property
+    def lanes(self) -> int:
+        """How many threads may ask at once."""
+        return min(getattr(v.network, "lanes", 1) for v in self._voices)
+
+    @property
+    def threads(self) -> int:
+        """Threads of the processor that the voices, one after the other, may take."""
+        return min(getattr(v.network, "threads", 1) for v in self._voices)
+
+    def share(self, lanes: int) -> None:
+        """Have so many lanes from now on, each asking all voices."""
+        for voice in self._voices:
+            if isinstance(voice.network, SharingNetwork):
+                voice.network.share(lanes)
 
     def enter_lane(self) -> None:
         """Prepare the thread that calls it."""

@@ -17,6 +17,7 @@ from raremap.files import written
 from raremap.jobs import Progress
 from raremap.labels import LabelScheme
 from raremap.maps.drawing import CLASS, PROBS, Decide, Drawing, Drawn, Soften
+from raremap.maps.lanes import told
 from raremap.maps.levelmap import TAG as TREE
 from raremap.maps.options import PredictOptions
 from raremap.maps.quantities import STYLES, quantity_path, quantity_writer
@@ -110,13 +111,14 @@ def write_map(
             files.write(drawn)
         # Where a device had less room than was found at first, the last number is told.
         batch = min(batch, getattr(network, "most", None) or batch)
-        files.tag(computed(getattr(network, "precision", "float32"), batch))
+        files.tag(computed(getattr(network, "precision", "float32"), batch, told(network)))
         return files.finish(reader.paths[0], reader.nodata)
 
 
-def computed(precision: str, batch: int) -> dict[str, str]:
-    """Tags that say how the numbers were made: the precision, and how many windows the network had at once."""
-    return {"raremap_precision": precision, "raremap_batch": str(batch)}
+def computed(precision: str, batch: int, lanes: Mapping[str, int] | None = None) -> dict[str, str]:
+    """Tags that say how the numbers were made: the precision, how many windows the network had at once, and `lanes`."""
+    shared = {f"raremap_{name}": str(count) for name, count in (lanes or {}).items()}
+    return {"raremap_precision": precision, "raremap_batch": str(batch), **shared}
 
 
 class MapFiles:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raremap.errors import BundleError, ConfigError, MissingExtra, reason
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -17,7 +21,7 @@ class RuntimeNetwork:
 
     The graph's own probabilities are after `temperature`, p^(1/t) but for their sum, so that they are raised to t
     again. `fixed` is the only size of a graph that takes no other: smaller windows are padded by their edge. On a
-    processor each of `lanes` threads computes a window alone, as `TorchNetwork`'s do.
+    processor `lanes` threads compute a window each and share its `threads`, as `TorchNetwork`'s do.
     """
 
     def __init__(
@@ -39,18 +43,33 @@ class RuntimeNetwork:
             raise ConfigError(
                 f"device '{device}' is not here for ONNX Runtime; use auto, or one of {', '.join(here)}"
             )
-        self.lanes = threads() if device == "cpu" else 1
+        self.threads = self.lanes = threads() if device == "cpu" else 1
         self.precision = precision
         self._path, self._temperature, self._fixed = path, np.float32(temperature), fixed
+        self._provider = here[device]
+        self._session = self._begun(1)
+
+    def _begun(self, together: int) -> InferenceSession:
+        """The graph, ready to be run by `together` threads of its own, the one that asks among them."""
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what matters comes as an exception
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = together, 1
+        # Threads that spin while they wait cost five times the time where a container has fewer processors than it sees.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=[here[device]])
+            return onnxruntime.InferenceSession(str(self._path), options, providers=[self._provider])
         except Exception as error:  # its exceptions have no common class of their own
             raise BundleError(
-                f"{path} cannot be read by ONNX Runtime ({reason(error)}); export the bundle again"
+                f"{self._path} cannot be read by ONNX Runtime ({reason(error)}); export the bundle again"
             ) from None
+
+    def share(self, lanes: int) -> None:
+        """Have so many lanes from now on; the other threads are the session's, which helps whichever lane asks."""
+        if lanes != self.lanes:
+            self._session = self._begun(self.threads - lanes + 1)
+            self.lanes = lanes
 
     def enter_lane(self) -> None:
         """Nothing to prepare: a session computes in the thread that asks."""

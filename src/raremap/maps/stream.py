@@ -24,6 +24,7 @@ from raremap.errors import BundleError
 from raremap.jobs import Progress, Silent
 from raremap.maps import blend
 from raremap.maps.ahead import ahead
+from raremap.maps.lanes import share_by_room
 from raremap.maps.lattice import Lattice, Row, Swath, pieces
 from raremap.maps.options import PredictOptions
 from raremap.scene.gdal import bounded_cache
@@ -115,6 +116,9 @@ def stream(
         wanted = [w for w in (w.intersect(grid.window) for w in wanted) if not w.empty]
     swaths = _swaths(reader, num_classes, lattice, wanted)
     batch = batch_of(reader, options, network)
+    if len(lattice.row_starts) * len(lattice.col_starts) > batch:
+        size = (batch, *_window_size(reader, options))
+        share_by_room(network, lambda: _made_up(reader, network, *size), size)
     lanes, prepare = (network.lanes, network.enter_lane) if isinstance(network, LanedNetwork) else (1, None)
     with ThreadPoolExecutor(lanes, "raremap-network", initializer=prepare) as pool:
         for swath in swaths:
@@ -145,16 +149,26 @@ def batch_of(reader: Image, options: PredictOptions, network: Network | None = N
     """
     if options.batch:
         return options.batch
-    size = tuple(min(side, options.window) for side in (reader.grid.height, reader.grid.width))
+    size = _window_size(reader, options)
     usual = max(1, _BATCH_PIXELS // (size[0] * size[1]))
     if not isinstance(network, RoomyNetwork):
         return usual
 
     def ask(count: int) -> None:
-        # Not valid, so that they settle nothing about the network's precision.
-        network(np.zeros((count, len(reader.bands), *size), reader.dtype), np.zeros((count, *size), bool))
+        _made_up(reader, network, count, *size)
 
     return network.at_once(ask, max(1, _DEVICE_PIXELS // (size[0] * size[1]))) or usual
+
+
+def _window_size(reader: Image, options: PredictOptions) -> tuple[int, int]:
+    """Rows and columns of a window of the scene."""
+    return min(reader.grid.height, options.window), min(reader.grid.width, options.window)
+
+
+def _made_up(reader: Image, network: Network, count: int, height: int, width: int) -> None:
+    """Ask a network of windows that are not valid, so that they settle nothing about its precision."""
+    size = (height, width)
+    network(np.zeros((count, len(reader.bands), *size), reader.dtype), np.zeros((count, *size), bool))
 
 
 def parts_of(reader: Image, num_classes: int, options: PredictOptions, rows: int) -> list[Window]:

@@ -89,8 +89,8 @@ class TorchNetwork:
 
     `precision` is "float32", "bf16" or "auto": bf16 where it is native and agrees with float32 on the
     first images with a valid pixel (said in the log). Several threads may ask at once: `lanes` says how many. On a
-    processor a thread that called `enter_lane` computes alone, which spares the others waiting for it at every
-    layer; on a CUDA device it has a stream of its own, so that one copies while the other computes. Where a CUDA device
+    processor they share its `threads`, so that a thread that called `enter_lane` computes alone where there are as many
+    lanes, which spares the others waiting for it at every layer; on a CUDA device it has a stream of its own, so that one copies while the other computes. Where a CUDA device
     has no room for what it is asked, it is asked in halves from then on: `most` at once.
     """
 
@@ -110,8 +110,8 @@ class TorchNetwork:
         if self._bf16 is None and not has_bf16(self.device):
             self._bf16 = False
         self._first = threading.Lock()
-        self._threads = torch.get_num_threads()
-        self.lanes = {"cpu": self._threads, "cuda": 2}.get(self.device.type, 1)
+        self.threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        self.lanes = {"cpu": self.threads, "cuda": 2}.get(self.device.type, 1)
         self.most: int | None = None
         # Always the same two: memory that torch took for one stream waits there for that stream.
         self._streams = (
@@ -120,8 +120,12 @@ class TorchNetwork:
             else None
         )
 
+    def share(self, lanes: int) -> None:
+        """Have so many lanes from now on, `threads // lanes` threads each."""
+        self.lanes = lanes
+
     def enter_lane(self) -> None:
-        """Let this thread compute alone, or in a stream of its own; threads made later get the usual number."""
+        """Let this thread compute with its share of the threads, or in a stream of its own; threads made later get the usual number."""
         if self._streams is not None:
             stream = next(self._streams)
             stream.wait_stream(torch.cuda.default_stream(self.device))  # which brought the weights
@@ -129,8 +133,8 @@ class TorchNetwork:
         elif self.lanes > 1:
             # A thread's first computation takes the usual number, and would undo what was set before it.
             torch.get_num_threads()
-            torch.set_num_threads(1)  # of this thread, and of those made from now on
-            usual = threading.Thread(target=torch.set_num_threads, args=(self._threads,))
+            torch.set_num_threads(self.threads // self.lanes)  # of this thread, and of those made from now on
+            usual = threading.Thread(target=torch.set_num_threads, args=(self.threads,))
             usual.start()
             usual.join()
 

@@ -17,6 +17,7 @@ import numpy as np
 from raremap.errors import CatalogError, RaremapWarning
 from raremap.files import written
 from raremap.jobs import progress
+from raremap.maps import lanes
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
 from raremap.measure.interval import FEW_PLACES
@@ -273,6 +274,7 @@ def _facts(
         "predict": {
             **bundle.predict.model_dump(mode="json"),
             "precision": getattr(network, "precision", "float32"),
+            **lanes.told(network),
         },
         "what_saw_what": {u: sorted(set(places[uses == u])) for u in here},
         "tiles_by_use": {u: int((uses == u).sum()) for u in here},
