@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from raremap import cluster
 from raremap.cluster import joined
 from raremap.errors import ClusterError, SceneError
 
@@ -54,8 +56,8 @@ class Square:
 
 def squares(folder: Path, parts: list[int]) -> list[int]:
     with (
-        joined("auto", 2) as cluster,
-        cluster.team(partial(Square, folder), told=lambda part: f"part {part}") as team,
+        joined("auto", 2) as here,
+        here.team(partial(Square, folder), told=lambda part: f"part {part}") as team,
         ThreadPoolExecutor(team.size) as pool,
     ):
         return list(pool.map(team, parts))
@@ -78,6 +80,17 @@ def test_a_lost_worker_costs_its_part_and_the_log_says_which(
     assert "part 3 is done again, attempt 2" in record
     done = [p.name.split("-")[1] for p in tmp_path.glob("part-*")]
     assert sorted(done) == sorted([*map(str, range(8)), "3"])
+
+
+def test_what_ray_says_of_lost_workers_is_not_among_the_results(tmp_path: Path) -> None:
+    (tmp_path / "deadly-3").write_text("2")
+    code = (
+        "from pathlib import Path\nfrom raremap.cluster import joined\nfrom tests.test_cluster import squares\n"
+        f"with joined('local', 1): found = squares(Path({str(tmp_path)!r}), [3, 4, 5])\nprint(found)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert told.stdout == "[9, 16, 25]\n"
+    assert "A worker died or was killed while executing a task" in told.stderr
 
 
 def test_a_part_that_costs_worker_after_worker_is_given_up(two: None, tmp_path: Path) -> None:
@@ -103,8 +116,8 @@ class NeverUp:
 def test_workers_that_cannot_begin_are_told_of(two: None) -> None:
     cannot = r"the workers of 'auto' cannot begin .*no module named raremap"
     with (
-        joined("auto", 1) as cluster,
-        cluster.team(NeverUp()) as team,  # type: ignore[arg-type]
+        joined("auto", 1) as here,
+        here.team(NeverUp()) as team,  # type: ignore[arg-type]
         pytest.raises(ClusterError, match=cannot),
     ):
         team(1)
@@ -139,3 +152,54 @@ def test_a_port_where_something_else_listens_is_no_cluster() -> None:
         code = f"from raremap.cluster import joined\nwith joined({address!r}): pass"
         told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert f"ClusterError: no Ray cluster answers at '{address}' (" in told.stderr
+
+
+def test_a_grpc_server_that_is_no_ray_is_no_cluster(two: None) -> None:
+    grpc = pytest.importorskip("grpc")
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    started = time.monotonic()
+    try:
+        with pytest.raises(ClusterError, match="what listens there is no Ray"):
+            cluster._answers(f"127.0.0.1:{port}")
+    finally:
+        server.stop(None)
+    assert time.monotonic() - started < 5
+    cluster._answers(ray.get_runtime_context().gcs_address)  # a real one, beside it
+
+
+SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
+HEADERS, TRAILERS, DATA = b"\x01\x04\0\0\0\x01", b"\x01\x05\0\0\0\x01", b"\0\x01\0\0\0\x01"
+HUFFMAN = bytes.fromhex(
+    "8840889acac8b21234da8f"
+)  # ":status: 200" and the name of "grpc-status", as Go writes it
+ANSWERS: list[tuple[bytes, str]] = [
+    (b"HTTP/1.1 400 Bad Request\r\n\r\n", "speaks no HTTP/2"),
+    (SETTINGS, "timed out"),
+    (SETTINGS + b"\0\0\x01" + TRAILERS + b"\x8d", "is no Ray"),  # 404
+    (SETTINGS + b"\0\0\x01" + HEADERS + b"\x88" + b"\0\0\x06" + DATA + b"<html>", "is no Ray"),
+    (SETTINGS + b"\0\0\x0e" + TRAILERS + HUFFMAN + b"\x0212", "is no Ray"),
+    (SETTINGS + b"\0\0\x0e" + TRAILERS + HUFFMAN + b"\x0216", ""),  # wants a token: Ray itself asks with one
+    (SETTINGS + b"\0\0\x01" + HEADERS + b"\x88" + b"\0\0\x07" + DATA + b"\0\0\0\0\x02id", ""),
+]
+
+
+@pytest.mark.parametrize(("said", "why"), ANSWERS)
+def test_a_cluster_is_what_knows_a_clusters_method(
+    monkeypatch: pytest.MonkeyPatch, said: bytes, why: str
+) -> None:
+    monkeypatch.setattr(cluster, "_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> None:
+            link, _ = server.accept()
+            with link:
+                link.sendall(said)
+                while link.recv(1 << 12):
+                    pass
+
+        done = pool.submit(serve)
+        with pytest.raises(ClusterError, match=why) if why else nullcontext():
+            cluster._answers(f"127.0.0.1:{server.getsockname()[1]}")
+        done.exception(10)

@@ -13,11 +13,11 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from raremap import errors
+from raremap import errors, grpc
 from raremap.errors import ClusterError, MissingExtra, RaremapError, reason
 from raremap.jobs import cores
 
@@ -30,9 +30,8 @@ R = TypeVar("R")
 log = logging.getLogger("raremap")
 
 _SECONDS = 5  # until an address that does not answer is given up
-# How HTTP/2, and so gRPC, begins; a server answers with a frame of settings.
-_SETTINGS = b"\x04"
-_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + bytes(5)
+# Methods that a cluster has and nothing else: what drivers ask first, and what clients can.
+_DRIVER, _CLIENT = "/ray.rpc.NodeInfoGcsService/GetClusterId", "/ray.rpc.RayletDriver/ClusterInfo"
 _TRIES = 3  # workers that a part may cost
 
 Setup = Callable[[], Callable[[P], R]]
@@ -83,16 +82,16 @@ def _paths_passed_on() -> Iterator[None]:
 
 
 def _answers(address: str) -> None:
-    """Raise `ClusterError` where nothing speaks gRPC: Ray itself would wait for minutes."""
+    """Raise `ClusterError` where no Ray answers: Ray itself would wait for minutes, and print what its parts say."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not host or not port.isdigit():
         raise _unreachable(address, "expected HOST:PORT, ray://HOST:PORT, auto or local")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS) as link:
-            if os.environ.get("RAY_USE_TLS") in (None, "0"):
-                link.sendall(_HELLO)
-                if link.recv(9)[3:4] != _SETTINGS:
-                    raise OSError("what listens there is no Ray")
+            method = _CLIENT if address.startswith("ray://") else _DRIVER
+            plain = os.environ.get("RAY_USE_TLS") in (None, "0")
+            if plain and not grpc.knows(link, method, _SECONDS):
+                raise OSError("what listens there is no Ray")
     except (OSError, OverflowError) as error:
         raise _unreachable(address, getattr(error, "strerror", None) or reason(error)) from None
 
@@ -127,11 +126,12 @@ class Cluster:
         self, setup: Setup[P, R], told: Callable[[P], str] = str, on_gpu: bool = False
     ) -> Iterator[Team[P, R]]:
         """Workers that have each called `setup` once; they end with the block. `told` names a part in the log."""
-        team = Team(setup, told, self.size(on_gpu), on_gpu, self.address)
-        try:
-            yield team
-        finally:
-            team.close()
+        with ray_on_stderr():
+            team = Team(setup, told, self.size(on_gpu), on_gpu, self.address)
+            try:
+                yield team
+            finally:
+                team.close()
 
 
 @contextmanager
@@ -149,7 +149,15 @@ def joined(address: str, workers: int | None = None) -> Iterator[Cluster]:
         if ours:
             import ray
 
-            ray.shutdown()
+            with ray_on_stderr():
+                ray.shutdown()
+
+
+@contextmanager
+def ray_on_stderr() -> Iterator[None]:
+    """Ray prints what its raylets say of lost workers, whatever `log_to_driver` is; results alone are for standard output."""
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def maybe_joined(address: str | None, workers: int | None) -> AbstractContextManager[Cluster | None]:

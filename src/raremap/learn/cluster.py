@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from raremap.cluster import connect
+from raremap.cluster import connect, ray_on_stderr
 from raremap.errors import MissingExtra, RaremapError, TrainingError
 from raremap.learn.several import leave, raised
 from raremap.learn.team import Team
@@ -32,7 +32,7 @@ def train_on_ray(given: dict[str, Any], on_gpu: bool) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = False
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ray_on_stderr():
         warnings.simplefilter("ignore")  # of Ray's parts about each other
         try:
             started = connect(train.ray, max(train.devices, os.cpu_count() or 1))

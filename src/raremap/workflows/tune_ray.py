@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.cluster import connect
+from raremap.cluster import connect, ray_on_stderr
 from raremap.errors import ConfigError, MissingExtra
 from raremap.jobs import Progress
 from raremap.workflows.trials import Trial, curve_in, run_trial
@@ -27,6 +27,7 @@ _SETTINGS = {
 }
 
 
+@ray_on_stderr()
 def on_ray(job: Job, address: str, quiet: bool) -> None:
     """Make the trials that are left on Ray: "local" starts it on this machine, else the address of a cluster.
 
