@@ -116,13 +116,13 @@ class Bundle:
     def torch_network(self, device: str = "auto", precision: str = "auto") -> TorchNetwork:
         """The network without averages; "auto" computes in the precision that was settled when the bundle was made.
 
-        So a map is computed as its score was. A device without native bf16 computes in float32, and a bundle that
-        says nothing settles on the first windows.
+        So a map is computed as its score was. A device on which that precision is not fast computes in float32, and a
+        bundle that says nothing settles on the first windows. Raises `ConfigError` where there is no such precision.
         """
-        from raremap.models.forward import TorchNetwork, best_device, has_bf16
+        from raremap.models.forward import TorchNetwork, best_device, fast_on
 
         if precision == "auto" and (settled := self.info.get("precision")) is not None:
-            precision = settled if settled == "float32" or has_bf16(best_device(device)) else "float32"
+            precision = settled if settled == fast_on(best_device(device)) else "float32"
         return TorchNetwork(self.module, self.normalization, device=device, precision=precision)
 
     def opened(self, image: ImageReader) -> Image:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raremap.bundle import FORMAT, fields_of
-from raremap.errors import BundleError
+from raremap.errors import BundleError, ConfigError
 from raremap.files import digest_of, read_item, sha256_of
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
 from raremap.models.options import ModelOptions
+from raremap.models.precision import checked
 from raremap.scene.features.channels import with_features
 from raremap.scene.features.options import Feature
 from raremap.scene.normalize import Normalization
@@ -38,7 +39,8 @@ class Exported:
     """The graph at `path` with all that the bundle told of it; fields are those of a `Bundle`.
 
     `graph` says what the file holds: its checksum, opset, precision, the temperature that its probabilities have, the
-    one size that it takes (`fixed`, None: any), and which channels must be made before it (`before`).
+    one size that it takes (`fixed`, None: any), and which channels must be made before it (`before`). `content` is the
+    file's where it came from another machine; None: it is read from `path`.
     """
 
     path: Path
@@ -56,6 +58,11 @@ class Exported:
     features: tuple[Feature, ...] = ()
     decisions: tuple[Decision, ...] = ()
     shares: tuple[float, ...] | None = None
+    content: bytes | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process, or to a machine that has no such file: the graph's bytes as well."""
+        return {**self.__dict__, "content": self.content or self.path.read_bytes()}
 
     @property
     def name(self) -> str:
@@ -79,7 +86,8 @@ class Exported:
     def network(self, device: str = "auto", precision: str = "auto") -> Network:
         """The graph as maps need it: the channels of `opened` and validity in, probabilities out.
 
-        It computes in what it was exported with, whatever `precision` asks. Raises `MissingExtra` without ONNX Runtime.
+        It computes in what it was exported with. Raises `ConfigError` where `precision` asks for another, `MissingExtra`
+        without ONNX Runtime.
         """
         from raremap.maps.average import Voice, averaged
         from raremap.maps.runtime import RuntimeNetwork
@@ -90,9 +98,20 @@ class Exported:
             self.graph["temperature"],
             tuple(fixed) if fixed else None,
             device,
-            self.graph["precision"],
+            self.computes_in(precision),
+            self.content,
         )
         return averaged([Voice(network, self.before)], self.bands, self.predict)
+
+    def computes_in(self, precision: str) -> str:
+        """The graph's own precision; raises `ConfigError` where another is asked for."""
+        own = str(self.graph["precision"])
+        if precision not in ("auto", own):
+            raise ConfigError(
+                f"precision is {checked(precision)!r}, but {self.path.name} computes in {own}, in which it was exported; "
+                "leave it out"
+            )
+        return own
 
     def opened(self, image: ImageReader) -> Image:
         """An image of the bands with the features that the graph wants; raises `SceneError` where it has no such."""

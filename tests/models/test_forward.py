@@ -143,3 +143,55 @@ def test_windows_without_a_valid_pixel_settle_no_precision(
         network(image, valid)
     assert network.precision == "bf16"
     assert caplog.records[0].getMessage().startswith("bf16 used: mean difference 0.")
+
+
+@pytest.mark.parametrize(
+    ("device", "bf16", "capability", "fast"),
+    [
+        ("cpu", True, (0, 0), "bf16"),
+        ("cpu", False, (9, 0), None),
+        ("cuda", True, (8, 0), "bf16"),
+        ("cuda", False, (7, 5), "float16"),
+        ("cuda", False, (6, 1), None),
+        ("mps", False, (0, 0), None),
+    ],
+)
+def test_sixteen_bits_are_what_the_device_has_units_for(monkeypatch, device, bf16, capability, fast) -> None:
+    monkeypatch.setattr(forward, "has_bf16", lambda device: bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert forward.fast_on(torch.device(device)) == fast
+
+
+class Loud(nn.Module):
+    """A convolution whose logits float16 holds to three digits, and to none where the image is loud."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1, bias=False)
+        nn.init.constant_(self.conv.weight, 1.0)
+
+    def forward(self, x):
+        self.kind = self.conv(x).dtype
+        return self.conv(x) * torch.tensor([1.0, 1.001]).reshape(1, 2, 1, 1)
+
+
+def test_float16_where_it_agrees_and_what_it_cannot_hold_is_computed_again(monkeypatch) -> None:
+    monkeypatch.setattr(forward, "fast_on", lambda device: "float16")
+    module = Loud()
+    network = TorchNetwork(module, Normalization.identity(1), device="cpu")
+    quiet, loud = np.ones((1, 1, 4, 5), np.float32), np.full((1, 1, 4, 5), 1e5, np.float32)
+    valid = np.ones((1, 4, 5), bool)
+    network(quiet, valid)
+    assert network.precision == "float16"
+    assert module.kind == torch.float16
+    exact = TorchNetwork(Loud(), Normalization.identity(1), device="cpu", precision="float32")(loud, valid)
+    assert np.array_equal(network(loud, valid), exact)
+    assert exact[0, 1, 0, 0] > 0.999
+    network(quiet, valid)
+    assert module.kind == torch.float16
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bfloat16", "nonsense", ""])
+def test_a_precision_that_is_none_is_told(precision: str) -> None:
+    with pytest.raises(ConfigError, match=r"^precision is '.*', expected auto, float32, bf16 or float16$"):
+        TorchNetwork(Loud(), Normalization.identity(1), device="cpu", precision=precision)

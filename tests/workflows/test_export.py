@@ -347,6 +347,21 @@ def test_a_file_that_is_no_graph_is_told_by_the_runtime(tmp_path):
         RuntimeNetwork(tmp_path / "m.onnx")
 
 
+def test_lanes_that_share_threads_give_the_same_numbers(made):
+    from raremap.maps.runtime import RuntimeNetwork
+
+    network = RuntimeNetwork(made[2].path, device="cpu")
+    rng = np.random.default_rng(0)
+    image, valid = rng.normal(100, 40, (2, 13, 70, 51)).astype(np.float32), np.ones((2, 70, 51), bool)
+    image = image[:, : network._session.get_inputs()[0].shape[1]]
+    alone = network(image, valid)
+    network.threads = 6
+    network.share(2)
+    assert network.lanes == 2
+    assert network._session.get_session_options().intra_op_num_threads == 5
+    np.testing.assert_array_equal(network(image, valid), alone)
+
+
 def test_a_scene_of_other_bands_is_refused(made, tmp_path):
     other = write(tmp_path / "s.tif", np.ones((3, 9, 9), np.uint8), names=("red", "green", "blue"))
     with pytest.raises(BundleError, match="has no band 'nir'; the bundle needs blue, green, red, nir"):
@@ -395,3 +410,19 @@ def test_the_verb(made, capsys, tmp_path):
     assert (code, out) == (2, "")
     assert "is an exported model, expected the bundle" in err
     assert raremap(capsys, "export", folder / "bundle", "-o", tmp_path / "m.onnx", "--fixed", "64")[0] == 2
+
+
+def test_the_precision_of_the_command_line(made, capsys, tmp_path):
+    folder, _, _, scene = made
+    out = tmp_path / "map.tif"
+    words = ["predict", folder / "bundle", scene, "-o", out, "--device", "cpu", "-q", "--precision"]
+    for precision in ("bf16", "float32"):
+        assert raremap(capsys, *words, precision)[0] == 0
+        with rasterio.open(out) as file:
+            assert file.tags()["raremap_precision"] == precision
+    words[1] = folder / "model.onnx"
+    code, _, err = raremap(capsys, *words, "bf16")
+    assert (code, err.splitlines()) == (
+        2, ["raremap: precision is 'bf16', but model.onnx computes in float32, in which it was exported; leave it out"],
+    )  # fmt: skip
+    assert raremap(capsys, *words, "fp16")[0] == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from tests.rasters import write
 
 from raremap.bundle import Bundle
 from raremap.cluster import joined
-from raremap.errors import ClusterError, SceneError
+from raremap.errors import ClusterError, ConfigError, SceneError
 from raremap.exported import Exported
 from raremap.labels import LabelScheme
 from raremap.maps.drawing import Drawing
@@ -210,6 +211,45 @@ def test_an_exported_model_maps_on_two_workers_what_it_maps_here(
         a, b = (pixels(tmp_path / f"{name}{suffix}") for name in ("one", "two"))
         assert a.tobytes() == b.tobytes(), suffix
     assert len(np.unique(pixels(tmp_path / "one.tif"))) == 4
+
+
+def test_an_exported_model_travels_and_the_map_tells_its_precision(scene: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="the extra export is not installed")
+    torch.manual_seed(3)
+    model = Bundle.from_module(torch.nn.Conv2d(2, 3, 5, padding=2), SCHEME, ["band1", "band2"])
+    path = export(model, tmp_path / "model.onnx", quiet=True).path
+    # Ranges of eight bits need a catalog; the tag follows from what the file says of itself.
+    own = Exported.load(path)
+    small = replace(own, graph={**own.graph, "precision": "int8"}, predict=PredictOptions(window=48))
+    predict(small, scene, tmp_path / "one.tif", quiet=True)
+    moved = pickle.loads(pickle.dumps(small))
+    path.unlink()
+    (one,) = scenes_to_map(moved, scene)
+    given = Given(moved, Drawing(SCHEME), "cpu")
+    map_on(Alone(False), given, [(one, tmp_path / "two.tif")], "", {}, "auto", True)
+    for name in ("one", "two"):
+        with rasterio.open(tmp_path / f"{name}.tif") as file:
+            assert file.tags()["raremap_precision"] == "int8"
+    assert pixels(tmp_path / "one.tif").tobytes() == pixels(tmp_path / "two.tif").tobytes()
+    with pytest.raises(ConfigError, match=r"'float32', but model.onnx computes in int8, .* leave it out"):
+        map_on(Alone(False), given, [(one, tmp_path / "two.tif")], "", {}, "float32", True)
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "match"),
+    [
+        ("nonsense", ConfigError, "device 'nonsense' is not one of a cluster's; use auto, cpu or cuda"),
+        ("cuda", ClusterError, "no machine of the cluster has a GPU"),
+    ],
+)
+def test_a_device_that_the_cluster_lacks_is_told(
+    scene: Path, calls: Path, tmp_path: Path, device: str, error: type[Exception], match: str
+) -> None:
+    model = bundle(calls)
+    (one,) = scenes_to_map(model, scene)
+    with pytest.raises(error, match=match):
+        map_on(Alone(False), Given(model, Drawing(SCHEME), device), [(one, tmp_path / "m.tif")], "", {})
+    assert not list(tmp_path.glob("*m.*"))
 
 
 def test_strips_of_one_exported_model_are_not_taken_for_those_of_another(tmp_path: Path) -> None:

@@ -180,6 +180,14 @@ def test_a_scene_without_the_bands_is_told_before_the_first_is_mapped(tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_precision_is_one_that_there_is(scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="precision is 'fp16', expected auto, float32, bf16 or float16"):
+        predict(bundle(), scene, tmp_path / "map.tif", precision="fp16", quiet=True)  # type: ignore[arg-type]
+    predict(bundle(), scene, tmp_path / "map.tif", precision="bf16", device="cpu", quiet=True)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert file.tags()["raremap_precision"] == "bf16"
+
+
 def test_a_map_says_which_windows_it_was_made_in(scene: Path, tmp_path: Path) -> None:
     predict(bundle(), scene, tmp_path / "map.tif", window=16, overlap=0.5, quiet=True)
     with rasterio.open(tmp_path / "map.tif") as file:

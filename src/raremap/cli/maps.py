@@ -93,6 +93,10 @@ def predict(
     ray: RayOption = None,
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bf16", "float16"],
+        typer.Option(help="of the network's layers; auto: as the bundle was scored"),
+    ] = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -119,7 +123,7 @@ def predict(
         given: dict[str, Any] = dict(
             date=date, clouds=clouds, argmax=argmax,
             cloud_values=numbers(cloud_values, "--cloud-values", int), window=window, overlap=overlap,
-            device=device, prior=prior, nodata=nodata, quiet=quiet, layers=layers, **averaging(tta, flips, scales),
+            device=device, precision=precision, prior=prior, nodata=nodata, quiet=quiet, layers=layers, **averaging(tta, flips, scales),
             **({} if margin is None else {"margin": margin}),
         )  # fmt: skip
         from raremap.workflows import renew
@@ -137,7 +141,7 @@ def predict(
 
     result = run(
         bundle, found, out, probabilities=probabilities, argmax=argmax, window=window, overlap=overlap,
-        device=device, prior=prior, nodata=nodata, quiet=quiet, confidence=confidence, entropy=entropy,
+        device=device, precision=precision, prior=prior, nodata=nodata, quiet=quiet, confidence=confidence, entropy=entropy,
         level=level, ray=ray, workers=workers, layers=layers, **averaging(tta, flips, scales),
     )  # fmt: skip
     show(result, as_json)

@@ -31,8 +31,9 @@ class RuntimeNetwork:
         fixed: tuple[int, int] | None = None,
         device: str = "auto",
         precision: str = "float32",
+        content: bytes | None = None,
     ) -> None:
-        """Raises `BundleError` where the file is not a model, `ConfigError` where the device is not here."""
+        """`content` is what the file holds, where it is not at `path` on this machine. Raises `BundleError` where the file is not a model, `ConfigError` where the device is not here."""
         try:
             import onnxruntime
         except ImportError:
@@ -45,7 +46,8 @@ class RuntimeNetwork:
             )
         self.threads = self.lanes = threads() if device == "cpu" else 1
         self.precision = precision
-        self._path, self._temperature, self._fixed = path, np.float32(temperature), fixed
+        self._path, self._content = path, content
+        self._temperature, self._fixed = np.float32(temperature), fixed
         self._provider = here[device]
         self._session = self._begun(1)
 
@@ -59,7 +61,8 @@ class RuntimeNetwork:
         # Threads that spin while they wait cost five times the time where a container has fewer processors than it sees.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            return onnxruntime.InferenceSession(str(self._path), options, providers=[self._provider])
+            graph = self._content or str(self._path)
+            return onnxruntime.InferenceSession(graph, options, providers=[self._provider])
         except Exception as error:  # its exceptions have no common class of their own
             raise BundleError(
                 f"{self._path} cannot be read by ONNX Runtime ({reason(error)}); export the bundle again"

@@ -18,14 +18,16 @@ from torch import Tensor, nn
 
 from raremap.errors import ConfigError
 from raremap.models import room
+from raremap.models.precision import Precision, checked
 
 if TYPE_CHECKING:
     from raremap.scene.normalize import Normalization
 
 log = logging.getLogger("raremap")
 
-# Where bf16 moves a probability by more than this on average, or changes more classes, float32 is used.
-_BF16_MEAN, _BF16_CLASSES = 0.01, 0.01
+# Where sixteen bits move a probability by more than this on average, or change more classes, float32 is used.
+_MEAN, _CLASSES = 0.01, 0.01
+_SIXTEEN_BITS = {"bf16": torch.bfloat16, "float16": torch.float16}
 
 
 class AnySize(nn.Module):
@@ -84,19 +86,33 @@ def has_bf16(device: torch.device) -> bool:
     return True
 
 
+def fast_on(device: torch.device) -> str | None:
+    """The precision of sixteen bits that is fast there: bf16, or float16 on CUDA devices that have units for that alone."""
+    if has_bf16(device):
+        return "bf16"
+    # Units for float16 came with capability 7.0; before them it is slower than float32.
+    return "float16" if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0) else None
+
+
 class TorchNetwork:
     """A torch module as maps need it: pixels as stored and their validity in, probabilities out.
 
-    `precision` is "float32", "bf16" or "auto": bf16 where it is native and agrees with float32 on the
-    first images with a valid pixel (said in the log). Several threads may ask at once: `lanes` says how many. On a
+    `precision` "auto" is bf16, or float16 where a CUDA device has no bf16, if that agrees with float32 on the
+    first images with a valid pixel (said in the log). What float16 cannot hold is computed again in float32. Several threads may ask at once: `lanes` says how many. On a
     processor they share its `threads`, so that a thread that called `enter_lane` computes alone where there are as many
     lanes, which spares the others waiting for it at every layer; on a CUDA device it has a stream of its own, so that one copies while the other computes. Where a CUDA device
     has no room for what it is asked, it is asked in halves from then on: `most` at once.
     """
 
     def __init__(
-        self, module: nn.Module, normalization: Normalization, device: str = "auto", precision: str = "auto"
+        self,
+        module: nn.Module,
+        normalization: Normalization,
+        device: str = "auto",
+        precision: Precision | str = "auto",
     ) -> None:
+        """Raises `ConfigError` where there is no such precision, or the device is not here."""
+        self._precision = checked(precision)
         self.device = best_device(device)
         self._module = module.to(self.device).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
         shape = (1, -1, 1, 1)
@@ -106,9 +122,9 @@ class TorchNetwork:
         self._scale = torch.tensor(normalization.scale, dtype=torch.float32, device=self.device).reshape(
             shape
         )
-        self._bf16: bool | None = {"float32": False, "bf16": True}.get(precision)
-        if self._bf16 is None and not has_bf16(self.device):
-            self._bf16 = False
+        self._fast = fast_on(self.device)
+        if self._precision == "auto" and self._fast is None:
+            self._precision = "float32"
         self._first = threading.Lock()
         self.threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         self.lanes = {"cpu": self.threads, "cuda": 2}.get(self.device.type, 1)
@@ -141,7 +157,7 @@ class TorchNetwork:
     @property
     def precision(self) -> str:
         """What is computed in; "auto" until the first images were seen."""
-        return "auto" if self._bf16 is None else "bf16" if self._bf16 else "float32"
+        return self._precision
 
     def at_once(self, ask: Callable[[int], object], most: int) -> int | None:
         """How many windows, `most` at the most, a CUDA device has room for when it is to `ask` so many; else None."""
@@ -187,9 +203,12 @@ class TorchNetwork:
             x = self._normalized(image, valid)
             with self._first:
                 # Windows without a valid pixel say nothing of how precise the network is.
-                if self._bf16 is None and valid.any():
-                    self._bf16 = self._agrees(x)
-            return self._probabilities(x, bool(self._bf16)).cpu().numpy()
+                if self._precision == "auto" and self._fast is not None and valid.any():
+                    self._precision = self._fast if self._agrees(x, self._fast) else "float32"
+            probs = self._probabilities(x, self._precision)
+            if self._precision == "float16" and not probs.isfinite().all():
+                probs = self._probabilities(x, "float32")
+            return probs.cpu().numpy()
 
     def _moved(self, array: np.ndarray) -> Tensor:
         """An array on the device; what is copied from pinned memory does not keep the other lane waiting."""
@@ -209,19 +228,21 @@ class TorchNetwork:
             x.nan_to_num_(nan=0.0)  # NaN marks no data, and NaN times 0 is NaN
         return x.contiguous(memory_format=torch.channels_last)
 
-    def _probabilities(self, x: Tensor, bf16: bool) -> Tensor:
+    def _probabilities(self, x: Tensor, precision: str) -> Tensor:
+        dtype = _SIXTEEN_BITS.get(precision)
         # The cache of casted weights is one for all threads: another lane's cast may not be done yet.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None, cache_enabled=False):
             logits = self._module(x)
         return torch.softmax(logits.float(), 1)
 
-    def _agrees(self, x: Tensor) -> bool:
-        exact, fast = self._probabilities(x, False), self._probabilities(x, True)
+    def _agrees(self, x: Tensor, precision: str) -> bool:
+        exact, fast = self._probabilities(x, "float32"), self._probabilities(x, precision)
         difference = float((exact - fast).abs().mean())
         changed = float((exact.argmax(1) != fast.argmax(1)).float().mean())
-        good = difference <= _BF16_MEAN and changed <= _BF16_CLASSES
+        good = difference <= _MEAN and changed <= _CLASSES
         log.info(
-            "bf16 %s: mean difference %.4f, %.2f %% of classes change",
+            "%s %s: mean difference %.4f, %.2f %% of classes change",
+            precision,
             "used" if good else "left",
             difference,
             100 * changed,

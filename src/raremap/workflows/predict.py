@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from raremap.labels import LabelScheme
     from raremap.maps.export import MapSummary
     from raremap.measure.decision import Decision
+    from raremap.models.precision import Precision
     from raremap.workflows.scenes import Given, SceneToMap
 
 
@@ -48,7 +49,7 @@ def predict(
     window: int | None = None,
     overlap: float | None = None,
     device: str = "auto",
-    precision: str = "auto",
+    precision: Precision = "auto",
     prior: Mapping[str, float] | str | Path | None = None,
     nodata: float | None = None,
     tta: str | bool | None = None,
@@ -83,7 +84,8 @@ def predict(
     probabilities of a group's classes are summed, and the most probable group is mapped; the bias, which
     belongs to the classes, is left aside.
 
-    `tags` are what the maps' files say of themselves besides.
+    `precision` is "float32", "bf16", "float16" or "auto": what was settled when the bundle was made, else on the
+    scene's first windows. `tags` are what the maps' files say of themselves besides.
 
     `ray` is the address of a Ray cluster whose `workers` map strips of the scenes, or "local"; see
     `workflows.predict_on_ray`.
@@ -94,10 +96,12 @@ def predict(
     from raremap.cluster import maybe_joined
     from raremap.exported import load_model
     from raremap.maps.export import write_map
+    from raremap.models.precision import checked
     from raremap.ways import predicting, unfitted
     from raremap.workflows.days import date_tag
     from raremap.workflows.scenes import scenes_to_map
 
+    checked(precision)
     own = load_model(bundle) if isinstance(bundle, (str, Path)) else bundle
     bundle = predicting(own, window, overlap, tta, scales)
     # Every scene is opened before the first is mapped: a wrong one is found in the first second.

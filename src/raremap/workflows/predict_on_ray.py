@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raremap.cluster import Cluster
+from raremap.errors import ClusterError, ConfigError
 from raremap.exported import Exported
 from raremap.files import locked
 from raremap.jobs import PartFiles, in_threads, progress
@@ -132,6 +133,12 @@ def map_on(
     Strips that are done stand in a folder beside each map until it is complete, so that a stopped job goes on.
     Raises what mapping here raises, and `ClusterError`.
     """
+    if given.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device '{given.device}' is not one of a cluster's; use auto, cpu or cuda")
+    if given.device == "cuda" and not cluster.has_gpu:
+        raise ClusterError("no machine of the cluster has a GPU that Ray knows of; use --device auto or cpu")
+    if isinstance(given.bundle, Exported):
+        precision = given.bundle.computes_in(precision)
     on_gpu = given.device in ("auto", "cuda") and cluster.has_gpu
     given = replace(given, device="cuda" if on_gpu else "cpu")
     jobs: list[_Scene] = []
@@ -211,10 +218,9 @@ def _settled(job: _Scene, team: Callable[[Task], bytes], precision: str) -> tupl
         kept = team(Task(job.scene, Window(0, 0, 0, 0), precision))
         job.kept.put(key, kept)
     found, _, batch = kept.decode().rpartition(" ")
-    if found not in (
-        "float32",
-        "bf16",
-    ):  # members of an ensemble that differ, or a scene without a valid pixel
+    if (
+        found == "auto" or "," in found
+    ):  # a scene without a valid pixel, or members of an ensemble that differ
         log.info("precision %s on the first windows; float32 is used for all", found)
         found = "float32"
     return found, int(batch)

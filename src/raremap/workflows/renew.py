@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
     from raremap.exported import Exported
+    from raremap.models.precision import Precision
     from raremap.scene.clouds import CloudReader
     from raremap.workflows.scenes import Given, SceneToMap
 
@@ -119,6 +120,7 @@ def renew(
     scales: Sequence[float] | None = None,
     quiet: bool = False,
     layers: Mapping[str, str | Path] | None = None,
+    precision: Precision = "auto",
 ) -> Renewals:
     """Bring the map `update` up to date by newer scenes, in the order of their dates; `out` (default: the map itself).
 
@@ -158,7 +160,7 @@ def renew(
     target = _target(update, out)
     fitted = moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
     decision = fitted or Decision((0.0,) * bundle.scheme.num_classes)
-    network = bundle.network(device=device)
+    network = bundle.network(device=device, precision=precision)
     done, source, cleaned = [], _here(update), False
     for day, scene in dated:
         started = time.perf_counter()
