@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -426,3 +426,36 @@ def test_the_precision_of_the_command_line(made, capsys, tmp_path):
         2, ["raremap: precision is 'bf16', but model.onnx computes in float32, in which it was exported; leave it out"],
     )  # fmt: skip
     assert raremap(capsys, *words, "fp16")[0] == 2
+
+
+def test_the_light_install_and_ensembles_are_told_what_helps(made, capsys, tmp_path):
+    folder, one, _, _ = made
+    words = ["export", folder / "bundle", "-o", tmp_path / "m.onnx", "-q"]
+    done = subprocess.run([sys.executable, "-c", LIGHT, *map(str, words)], capture_output=True, text=True)
+    extra = "raremap: torch is not installed; it comes with the extra 'train': pip install 'raremap[train]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", extra)
+    both = Bundle.ensemble([one, one])
+    both.save(tmp_path / "both")
+    words[1] = tmp_path / "both"
+    code, out, err = raremap(capsys, *words)
+    told = f"which has no ONNX form yet; export its members, such as {tmp_path / 'both/members/0'}\n"
+    assert (code, out, err) == (2, "", f"raremap: {tmp_path / 'both'} is an ensemble, {told}")
+    with pytest.raises(BundleError, match="export its members"):
+        export(both, tmp_path / "m.onnx", quiet=True)
+    words[1] = tmp_path / "both/members/0"
+    assert raremap(capsys, *words)[0] == 0
+
+
+def test_a_bundle_that_computes_otherwise_than_its_graph_says_how_far_they_are_apart(made, tmp_path):
+    one = made[1]
+    exact = export(replace(one, info={"precision": "float32"}), tmp_path / "a.onnx", quiet=True)
+    assert (exact.own_precision, exact.own) == ("float32", None)
+    found = export(replace(one, info={"precision": "bf16"}), tmp_path / "b.onnx", quiet=True)
+    assert found.own_precision == "bf16"
+    assert found.parity == exact.parity
+    # What the maps themselves say, on another image: bf16 has eight bits.
+    assert 1e-4 < found.own.mean < 0.05
+    assert 0 < found.own.changed < 0.1
+    assert "float32 beside the bundle in bf16, in which it computes: greatest difference 0." in str(found)
+    own = json.loads((tmp_path / "b.onnx.json").read_text())["properties"]["raremap:onnx"]["beside_bundle"]
+    assert own == {"precision": "bf16", **asdict(found.own)}

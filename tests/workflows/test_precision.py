@@ -26,7 +26,9 @@ def test_what_agreed_on_the_first_places_holds_for_every_later_scene(
     bundle = Bundle.from_module(torch.nn.Conv2d(3, 3, 1), labels=catalog.scheme, bands=catalog.bands)
     seen: list[bool] = []
     monkeypatch.setattr(forward, "has_bf16", lambda device: True)
-    monkeypatch.setattr(forward.TorchNetwork, "_agrees", lambda self, x, precision: seen.append(agrees) or agrees)
+    monkeypatch.setattr(
+        forward.TorchNetwork, "_agrees", lambda self, x, precision: seen.append(agrees) or agrees
+    )
     settled = with_precision(bundle, catalog, uses(catalog, exp.split), "cpu")
     assert settled.info["precision"] == ("bf16" if agrees else "float32")
     settled.save(tmp_path / "bundle")

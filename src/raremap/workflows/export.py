@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import BundleError, ConfigError, OutputError, RaremapWarning
+from raremap.errors import BundleError, ConfigError, MissingExtra, OutputError, RaremapWarning
 from raremap.files import written
 from raremap.jobs import progress
 from raremap.measure.decision import Decision
@@ -41,7 +41,9 @@ class Deviation:
 class Export:
     """What was written, how far it is from the bundle, and its scores beside the bundle's where they were asked for.
 
-    `parity` is the float32 graph on made-up windows; `int8` the eight-bit graph on the windows of its calibration.
+    `parity` is the float32 graph on made-up windows; `int8` the eight-bit graph on the windows of its calibration. Where
+    the bundle itself computes in another precision, `own_precision`, `own` is how far that is from float32 on the
+    made-up windows: as far as the graph's maps are from the bundle's.
     """
 
     path: Path
@@ -52,6 +54,8 @@ class Export:
     int8: Deviation | None = None
     before: tuple[str, ...] = ()
     scores: dict[str, dict[str, Any]] | None = None
+    own_precision: str = "float32"
+    own: Deviation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -61,8 +65,13 @@ class Export:
         lines = [
             f"{self.path}  {self.precision}, {self.size_bytes / 1e6:.2f} MB",
             f"{self.sidecar}",
-            f"float32 beside the bundle: greatest difference {self.parity.greatest:.1e}",
+            f"float32 beside the bundle in float32: greatest difference {self.parity.greatest:.1e}",
         ]
+        if self.own is not None:
+            lines.append(
+                f"float32 beside the bundle in {self.own_precision}, in which it computes: greatest difference "
+                f"{self.own.greatest:.3f}, mean {self.own.mean:.4f}, {self.own.changed:.2%} of the pixels of another class"
+            )
         if self.int8 is not None:
             lines.append(
                 f"int8 beside float32, on calibration tiles: greatest difference {self.int8.greatest:.3f}, "
@@ -109,10 +118,14 @@ def export(
     from raremap.bundle import Bundle, item_of
     from raremap.exported import SUFFIX, Exported, describe, sidecar
     from raremap.files import sha256_of
-    from raremap.models.graph import NET, write_graph
     from raremap.models.quantize import quantize
     from raremap.scene.features.channels import with_features
 
+    _refuse_ensembles(bundle)
+    try:
+        from raremap.models.graph import NET, write_graph
+    except ImportError as error:  # the light install maps with what was exported, and exports nothing
+        raise MissingExtra(str(error.name or "torch").split(".")[0], "train") from None
     out = Path(out)
     if out.suffix.lower() != SUFFIX:
         raise OutputError(f"{out} does not end in {SUFFIX}; give the file to write, such as -o model{SUFFIX}")
@@ -150,6 +163,9 @@ def export(
         write_graph(graph, exact, opset)
         parity = _parity(bundle, _runtime(exact, facts), fixed)
         facts["parity"] = asdict(parity)
+        own_precision, own = _own(bundle, fixed)
+        if own is not None:
+            facts["beside_bundle"] = {"precision": own_precision, **asdict(own)}
         moved = None
         if int8:
             quantize(exact, fresh, batches, NET)
@@ -163,8 +179,21 @@ def export(
         beside.write_text(describe(item, facts, channels, bundle.scheme), encoding="utf-8")
     scores = None if scored_on is None else _scores(bundle, Exported.load(out), scored_on, quiet)
     return Export(
-        out, sidecar(out), facts["precision"], facts["bytes"], parity, moved, tuple(facts["before"]), scores
-    )
+        out, sidecar(out), facts["precision"], facts["bytes"], parity, moved, tuple(facts["before"]), scores,
+        own_precision, own,
+    )  # fmt: skip
+
+
+def _refuse_ensembles(bundle: object) -> None:
+    """Raise `BundleError` for an ensemble, or the folder of one."""
+    from raremap.bundle import ENSEMBLE
+    from raremap.ensembles import Ensemble
+
+    folder = Path(bundle) if isinstance(bundle, (str, Path)) else None
+    if isinstance(bundle, Ensemble) or (folder is not None and (folder / ENSEMBLE).is_file()):
+        told = f"{folder} is an ensemble" if folder is not None else "this is an ensemble"
+        where = f", such as {folder / 'members' / '0'}" if folder is not None else ""
+        raise BundleError(f"{told}, which has no ONNX form yet; export its members{where}")
 
 
 def _graph(bundle: Bundle, fixed: tuple[int, int] | None) -> Any:
@@ -252,6 +281,31 @@ def taking_turns(rows: np.ndarray, counts: np.ndarray, most: int) -> list[int]:
     return out
 
 
+_SIZES = [(1, 64, 96), (2, 97, 130), (1, 256, 200), (1, 33, 7)]
+
+
+def _own(bundle: Bundle, fixed: tuple[int, int] | None) -> tuple[str, Deviation | None]:
+    """The precision that the bundle computes in, and how far that is from float32 on a made-up window.
+
+    It is what was settled when the bundle was made, wherever that is fast, else what settles here.
+    """
+    from raremap.models.forward import TorchNetwork
+
+    def network(precision: str) -> TorchNetwork:
+        return TorchNetwork(bundle.module, bundle.normalization, device="cpu", precision=precision)
+
+    own = network(bundle.info.get("precision", "auto"))
+    _, channels, valid = _made_up(bundle, np.random.default_rng(0), (1, *(fixed or _SIZES[2][1:])))
+    probs = own(channels, valid)
+    if own.precision == "float32":
+        return "float32", None
+    decision = bundle.decision or Decision((0.0,) * bundle.scheme.num_classes)
+    exact = network("float32")(channels, valid)
+    apart = np.abs(decision.posterior(probs[0]) - decision.posterior(exact[0]))[:, valid[0]]
+    changed = (decision.apply(probs[0]) != decision.apply(exact[0]))[valid[0]]
+    return own.precision, Deviation(float(apart.max()), float(apart.mean()), float(changed.mean()))
+
+
 def _parity(bundle: Bundle, network: RuntimeNetwork, fixed: tuple[int, int] | None) -> Deviation:
     """The graph beside the bundle on windows of several sizes, with gaps; raises `BundleError` where they differ.
 
@@ -261,7 +315,7 @@ def _parity(bundle: Bundle, network: RuntimeNetwork, fixed: tuple[int, int] | No
     from raremap.models.forward import TorchNetwork
 
     exact = TorchNetwork(bundle.module, bundle.normalization, device="cpu", precision="float32")
-    sizes = [(1, *fixed)] if fixed else [(1, 64, 96), (2, 97, 130), (1, 256, 200), (1, 33, 7)]
+    sizes = [(1, *fixed)] if fixed else _SIZES
     rng = np.random.default_rng(0)
     found = []
     for count, height, width in sizes:
