@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    precision_recall_curve,
+    roc_auc_score,
+)
 
 from raremap.errors import SplitError
 from raremap.tabular import measures
@@ -78,6 +85,31 @@ def test_calibration_error_by_hand():
     truth = np.array([1, 0, 0, 0, 1, 1, 1, 1], bool)
     assert measures.calibration_error(logits, truth, cells=2) == pytest.approx(0.125)
     assert measures.brier(logits, truth) == pytest.approx((0.5625 + 3 * 0.0625 + 4 * 0.0625) / 8)
+
+
+def test_rows_weighted_to_another_share_are_measured_as_scikit_learn_does():
+    scores, truth, _ = _rows(600, 0.5)
+    weights = measures.weights_for(truth, 0.03)
+    assert weights is not None
+    assert measures.weights_for(truth, None) is None
+    assert np.average(truth, weights=weights) == pytest.approx(0.03)
+    assert weights.sum() == pytest.approx(600)
+    called, own = scores > 1, {"sample_weight": weights}
+    found = measures.intervals(scores, truth, called, np.arange(600), 100, 0, weights=weights)
+    assert found["average_precision"].value == pytest.approx(average_precision_score(truth, scores, **own))
+    assert found["auc"].value == pytest.approx(roc_auc_score(truth, scores, **own))
+    assert found["f1"].value == pytest.approx(f1_score(truth, called, **own))
+    assert found["f1"].low < found["f1"].value < found["f1"].high < f1_score(truth, called)
+    p = sigmoid(scores)
+    assert measures.brier(scores, truth, weights) == pytest.approx(brier_score_loss(truth, p, **own))
+    assert measures.log_loss(scores, truth, weights) == pytest.approx(log_loss(truth, p, **own))
+    # A row of weight 3 is as three rows of it: two cells of weight 6 each.
+    logits = np.array([log_odds(q) for q in (0.1, 0.2, 0.3, 0.8, 0.9)])
+    truth, weights = np.array([0, 1, 0, 1, 1], bool), np.array([3.0, 2, 1, 5, 1])
+    whole = np.repeat(logits, weights.astype(int)), np.repeat(truth, weights.astype(int))
+    expected = measures.calibration_error(*whole, cells=2)
+    assert measures.calibration_error(logits, truth, 2, weights) == pytest.approx(expected)
+    assert expected == pytest.approx((abs(3 * 0.1 + 2 * 0.2 + 0.3 - 2) + abs(5 * 0.8 + 0.9 - 6)) / 12)
 
 
 def test_sigmoid_calibration_is_the_maximum_of_the_likelihood():

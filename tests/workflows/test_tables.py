@@ -18,6 +18,7 @@ from tests.rasters import zipped
 import raremap as rm
 from raremap.errors import BundleError, ConfigError, OutputError, RaremapWarning, SceneError, TableError
 from raremap.tabular.columns import Faults
+from raremap.workflows.table_train import TableTraining
 
 QUICK = {"model": "logistic", "tune": False, "folds": 3, "replicates": 50}
 
@@ -290,7 +291,10 @@ def test_tuning_and_balances_run_with_gaps(tmp_path, balance):
     assert missing == pytest.approx([gone[rows.slid == 0].mean(), gone[rows.slid == 1].mean()])
 
 
-def test_the_true_prior_is_served(tmp_path):
+def test_the_true_prior_is_served_and_what_figures_are_for(tmp_path):
+    """All that is told is for the share asked for, says so, and comes out of scores.csv with the weights given."""
+    from sklearn.metrics import average_precision_score, f1_score, precision_score
+
     _train(tmp_path, frame(), prior=0.01, group="catchment")
     model = rm.TableModel.load(tmp_path / "run/bundle")
     assert model.serves == 0.01
@@ -298,6 +302,27 @@ def test_the_true_prior_is_served(tmp_path):
     found = rm.table_predict(model, tmp_path / "t.csv", tmp_path / "s.csv", quiet=True)
     assert found.mean is not None
     assert found.mean < 0.1
+    e = json.loads((tmp_path / "run/evaluation.json").read_text())
+    scores = pd.read_csv(tmp_path / "run/scores.csv")
+    weight = np.where(scores.truth, e["weights"]["positive"], e["weights"]["negative"])
+    assert np.average(scores.truth, weights=weight) == pytest.approx(0.01)
+    assert np.average(scores.probability, weights=weight) == pytest.approx(
+        e["calibration"]["after"]["mean"], rel=1e-6
+    )
+    expected = average_precision_score(scores.truth, scores.probability, sample_weight=weight)
+    assert e["intervals"]["average_precision"]["value"] == pytest.approx(expected)
+    assert precision_score(scores.truth, scores.probability > 0.5 * e["least"]) > 0.5  # as half are positive
+    assert e["precision"] < 0.5
+    f1 = 2 * e["precision"] * e["recall"] / (e["precision"] + e["recall"])
+    assert e["intervals"]["f1"]["value"] == pytest.approx(f1)
+    assert f1 < f1_score(scores.truth, scores.probability > e["least"])
+    done = TableTraining(model, tmp_path / "run", e)
+    assert "figures are for a share of 0.01, to which rows are weighted" in str(done)
+    assert (
+        "figures are for a share of 0.01, to which rows are"
+        in (tmp_path / "run/bundle/README.md").read_text()
+    )
+    assert "Figures are for a share of positives of 0.01" in (tmp_path / "run/report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ def train(
     balance: Annotated[str | None, typer.Option(help="weights, smote or none (default: weights)")] = None,
     calibration: Annotated[str, typer.Option(help="sigmoid, isotonic or none")] = "sigmoid",
     prior: Annotated[
-        float | None, typer.Option(help="true share of positives, where the table was not drawn at it")
+        float | None,
+        typer.Option(help="true share of positives, where the table was not drawn at it; figures are for it"),
     ] = None,
     layer: LayerOption = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of folds and model")] = 0,

@@ -20,7 +20,8 @@ _MOST_CATEGORIES = 15
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows `[n, p]` (categories as codes, NaN where missing), truth, probability out of fold, places where known."""
+    """Rows `[n, p]` (categories as codes, NaN where missing), truth, places where known, and the probability out of fold
+    at the table's share of positives."""
 
     values: np.ndarray
     truth: np.ndarray
@@ -52,7 +53,8 @@ def write_table_report(path: Path, evaluation: dict[str, Any], rows: Rows) -> Pa
         distributions=[{"title": names[i], "svg": _distribution(rows, i)} for i in shown],
         left=len(order) - len(shown),
         dependence=[
-            {"title": d["name"], "svg": _dependence(d, evaluation["share"])} for d in evaluation["dependence"]
+            {"title": d["name"], "svg": _dependence(d, evaluation["serves"])}
+            for d in evaluation["dependence"]
         ],
         negative=_NEGATIVE,
         positive=_POSITIVE,
@@ -65,10 +67,10 @@ def write_table_report(path: Path, evaluation: dict[str, Any], rows: Rows) -> Pa
 def _curve(e: dict[str, Any]) -> str:
     recall, precision = np.array(e["curve"]).T
     with axes_of() as (figure, axes):
-        axes.axhline(e["share"], color=INK, lw=0.8, ls=":")
+        axes.axhline(e["serves"], color=INK, lw=0.8, ls=":")
         axes.step(recall, precision, color=_POSITIVE, lw=1.8, where="pre")
         if e["called"]:
-            axes.plot(e["right"] / e["positives"], e["right"] / e["called"], "o", color=INK, ms=5)
+            axes.plot(e["recall"], e["precision"], "o", color=INK, ms=5)
         axes.set_xlabel("recall")
         axes.set_ylabel("precision")
         axes.set_xlim(0, 1)
@@ -79,8 +81,10 @@ def _curve(e: dict[str, Any]) -> str:
 def _reliability(e: dict[str, Any]) -> str:
     """Share against probability, on logarithmic axes where positives are rare."""
     curves = [e["calibration"][k]["curve"] for k in ("raw", "after")]
-    rare = e["share"] < 0.1
-    floor = 0.3 / max(p["rows"] for p in curves[-1]) if rare else 0.0
+    rare = e["serves"] < 0.1
+    # Below the share of a cell that holds one positive row
+    least = min(1.0, e["weights"]["positive"] / e["weights"]["negative"]) / max(p["rows"] for p in curves[-1])
+    floor = 0.3 * least if rare else 0.0
     with axes_of() as (figure, axes):
         for points, color, name in zip(
             curves, (_NEGATIVE, _POSITIVE), ("as the model says", "calibrated"), strict=True

@@ -197,7 +197,9 @@ def _card(model: TableModel) -> str:
     titles = {"average_precision": "average precision", "auc": "AUC", "f1": "F1 at the threshold"}
     rows = [f"| {t} | {model.metrics[k]} |" for k, t in titles.items() if k in model.metrics]
     moved = (
-        f" Probabilities are given for a share of {model.serves:.4g}." if model.serves != model.prior else ""
+        f" Probabilities and figures are for a share of {model.serves:.4g}, to which rows are weighted."
+        if model.serves != model.prior
+        else ""
     )
     table = [
         f"| {c.name} | {c.kind}{' of ' + str(len(c.categories)) if c.categories else ''} |"

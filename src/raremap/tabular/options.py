@@ -72,7 +72,7 @@ class TableOptions(Options):
     the columns `x` and `y` (found by common names where not given); without either they are random, and a warning
     says so. `balance` is how the rare class is heard: `weights` and `smote` move the prior, which is corrected.
     `calibration` is fitted on scores out of fold. `prior` is the true share of the positive class where the table was
-    not drawn at its natural shares; probabilities and threshold are given for it.
+    not drawn at its natural shares; probabilities, threshold and all figures are given for it.
     """
 
     label: str

@@ -47,10 +47,15 @@ class TableTraining:
 
     def __str__(self) -> str:
         e = self.evaluation
-        m = e["texts"]
+        m, weighted = e["texts"], e["serves"] != e["share"]
         return "\n".join(
             [
                 f"{self.bundle}  ({e['rows']:,} rows, {e['positives']:,} positive; {e['folds']['text']})",
+                *(
+                    [f"  figures are for a share of {e['serves']:.4g}, to which rows are weighted"]
+                    if weighted
+                    else []
+                ),
                 f"  average precision  {m['average_precision']}",
                 f"  AUC                {m['auc']}",
                 f"  F1                 {m['f1']}  from a probability of {e['least']:.3g} on",
@@ -120,7 +125,7 @@ def table_train(
     evaluation["tuning"] = {
         "final": trials(tried), "folds": [trials(t) for t in checked.trials], "metric": options.metric,
     }  # fmt: skip
-    evaluation |= explain(values, y, model, checked, options.seed)
+    evaluation |= explain(values, y, model, checked, options)
     return _written(Path(out), model, plain(evaluation), values, y, xy, checked)
 
 
@@ -207,18 +212,30 @@ def _written(
     from raremap.reports.table import Rows, write_table_report
     from raremap.tabular.calibration import sigmoid
 
-    probability = sigmoid(checked.calibrated)
+    calibrated = checked.calibrated
     model.save(out / "bundle")
     with written(out / "evaluation.json") as fresh:
         fresh.write_text(json.dumps(evaluation, indent=1, ensure_ascii=False), encoding="utf-8")
     places = {} if xy is None else {"x": xy[:, 0], "y": xy[:, 1]}
     with written(out / "scores.csv") as fresh:
         csv.write_csv(
-            pa.table({"truth": y.astype(int), "fold": checked.fold, **places, "probability": probability}),
+            pa.table(
+                {
+                    "truth": y.astype(int),
+                    "fold": checked.fold,
+                    **places,
+                    "probability": sigmoid(calibrated + evaluation["moved"]),
+                }
+            ),
             fresh,
         )
     rows = Rows(
-        values, y, probability, xy, [c.kind for c in model.columns], [c.categories for c in model.columns]
+        values,
+        y,
+        sigmoid(calibrated),
+        xy,
+        [c.kind for c in model.columns],
+        [c.categories for c in model.columns],
     )
     write_table_report(out / "report.html", evaluation, rows)
     return TableTraining(model, out, evaluation)
