@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from raremap.errors import LabelError, TableError
@@ -188,6 +189,33 @@ def test_tables_that_cannot_be_read_are_told_in_one_line(tmp_path, name, text, l
     assert line in str(caught.value)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet"])
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (["a", "b", "a"], "has two columns 'a'; each needs"),
+        (["a", "", ""], "has two columns without a name; each"),
+    ],
+)
+def test_columns_of_one_name_are_told(tmp_path, name, columns, line):
+    """Whole or in parts, also where the second holds text and the first numbers."""
+    rows = pa.table([[1.0, 2.0], [3.0, 4.0], ["x", "y"]], names=columns)
+    if name == "t.parquet":
+        pa.parquet.write_table(rows, tmp_path / name)
+    else:
+        separator = "," if name == "t.csv" else "\t"
+        lines = [columns, ["1", "3", "x"], ["2", "4", "y"]]
+        (tmp_path / name).write_text("".join(separator.join(r) + "\n" for r in lines))
+    with pytest.raises(TableError) as caught:
+        read_table(tmp_path / name)
+    assert line in str(caught.value)
+    with (
+        pytest.raises(TableError, match="has two columns"),
+        open_parts(tmp_path / name, types={"a": pa.float64()}) as parts,
+    ):
+        list(parts.batches)
 
 
 def test_a_category_is_the_same_however_it_is_written():

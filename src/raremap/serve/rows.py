@@ -95,9 +95,6 @@ def answer(model: TableModel, rows: Rows, prior: float | None) -> dict[str, Any]
 
 def _picked(names: Sequence[str], columns: Columns, keep: Sequence[str], called: str) -> list[str]:
     """The columns to read, of those there are."""
-    twice = next((n for n in names if names.count(n) > 1), None) if len(set(names)) < len(names) else None
-    if twice is not None:
-        raise TableError(f"{called} has two columns '{twice[:40]}'; each needs a name of its own")
     columns.check(names, called)
     for name in keep:
         if name not in names:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,45 +87,51 @@ def open_parts(
 
     try:
         if suffix in _CSV:
-            with _csv(path, types) as parts:
-                yield parts
-        elif suffix in _PARQUET:
-            with _parquet(path) as parts:
-                yield parts
+            _named_once(header(path), path)  # before a value of the second is found wrong for the first
+            opened = _csv(path, types)
         else:
-            with _vector(path, layer) as parts:
-                yield parts
-    except (pa.ArrowInvalid, pa.ArrowKeyError, DataSourceError, DataLayerError, UnicodeDecodeError) as error:
+            opened = _parquet(path) if suffix in _PARQUET else _vector(path, layer)
+        with opened as parts:
+            _named_once(parts.schema.names, path)
+            yield parts
+    except (
+        pa.ArrowInvalid, pa.ArrowKeyError, DataSourceError, DataLayerError, UnicodeDecodeError, csv.Error,
+    ) as error:  # fmt: skip
         raise TableError(f"{path} cannot be read ({reason(error, 160)}); is it complete?") from None
 
 
 @contextmanager
 def _csv(path: Path, types: Mapping[str, pa.DataType] | None) -> Iterator[Parts]:
-    from pyarrow import csv
+    from pyarrow import csv as arrow
 
     separator = _separator(path)
     if types is not None:
         types = {name: types.get(name, pa.string()) for name in header(path)}
-    convert = csv.ConvertOptions(column_types=types, strings_can_be_null=False)
-    parse = csv.ParseOptions(delimiter=separator)
+    convert = arrow.ConvertOptions(column_types=types, strings_can_be_null=False)
+    parse = arrow.ParseOptions(delimiter=separator)
     if types is None:
         # Types are found out from all rows: streaming would settle them by the first block.
-        table = csv.read_csv(path, parse_options=parse, convert_options=convert)
+        table = arrow.read_csv(path, parse_options=parse, convert_options=convert)
         yield Parts(table.schema, iter(table.to_batches()))
         return
-    with csv.open_csv(
+    with arrow.open_csv(
         path,
-        read_options=csv.ReadOptions(block_size=_CSV_BYTES),
+        read_options=arrow.ReadOptions(block_size=_CSV_BYTES),
         parse_options=parse,
         convert_options=convert,
     ) as reader:
         yield Parts(reader.schema, iter(reader))
 
 
+def _named_once(names: Sequence[str], path: Path) -> None:
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        called = f"two columns '{twice[:40]}'" if twice else "two columns without a name"
+        raise TableError(f"{path} has {called}; each needs a name of its own")
+
+
 def header(path: Path) -> list[str]:
     """Column names of a CSV."""
-    import csv
-
     with path.open(newline="", encoding="utf-8-sig") as file:
         return next(csv.reader(file, delimiter=_separator(path)), [])
 
