@@ -65,7 +65,7 @@ def typed(values: Mapping[str, Sequence[Any]], columns: Columns, called: str) ->
     Raises `TableError` where a number is none.
     """
     arrays = {
-        c.name: pa.array(_numbers(values[c.name], c, called)) if c.kind == "numeric" else _texts(values[c.name])
+        c.name: pa.array(_numbers(values[c.name], c, called, columns.missing)) if c.kind == "numeric" else _texts(values[c.name])
         for c in columns
         if c.name in values
     }  # fmt: skip
@@ -133,7 +133,7 @@ def _csv(path: Path, called: str, columns: Columns, most_rows: int) -> pa.Table:
 
     batches, count = [], 0
     try:
-        with open_parts(path, types=columns.types()) as parts:
+        with open_parts(path, types=columns.types(), missing=columns.missing) as parts:
             for batch in parts.batches:
                 count += batch.num_rows
                 if count > most_rows:
@@ -160,12 +160,14 @@ def _breaks(values: pa.ChunkedArray) -> bool:
     return True in found.unique().to_pylist()
 
 
-def _numbers(values: Sequence[Any], column: Column, called: str) -> list[float | None]:
-    return [_number(v, i, column.name, called) for i, v in enumerate(values, 1)]
+def _numbers(
+    values: Sequence[Any], column: Column, called: str, missing: Sequence[str]
+) -> list[float | None]:
+    return [_number(v, i, column.name, called, missing) for i, v in enumerate(values, 1)]
 
 
-def _number(value: Any, row: int, name: str, called: str) -> float | None:
-    if value is None or (isinstance(value, str) and not category(value)):
+def _number(value: Any, row: int, name: str, called: str, missing: Sequence[str]) -> float | None:
+    if value is None or (isinstance(value, str) and not category(value, missing)):
         return None
     try:
         return float(value)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raremap.errors import LabelError, nearest
-from raremap.tabular.columns import category
+from raremap.tabular.columns import category, coded
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,8 @@ def read_truth(table: pa.Table, label: str, positive: str | None, where: str) ->
     names = table.column_names
     if label not in names:
         raise LabelError(f"{where} has no label column '{label}'; {nearest(label, names)}")
-    whole: Any = table[label].combine_chunks()
-    coded = whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
-    texts = [category(v) for v in coded.dictionary.to_pylist()] + [""]
-    index = pc.fill_null(coded.indices, len(texts) - 1).to_numpy(zero_copy_only=False).astype(np.intp)
+    values, index = coded(table[label])
+    texts = [category(v) for v in values]
     there = sorted({texts[i] for i in np.unique(index)} - {""})
     if not there:
         raise LabelError(f"{where}: the label column '{label}' is empty")

@@ -118,7 +118,7 @@ class TableModel:
             )
         options = own["raremap:model"]
         return cls(
-            columns=Columns.from_dict(own["raremap:columns"]),
+            columns=Columns.from_dict(own["raremap:columns"], own.get("raremap:missing", ())),
             encoder=Encoder.from_dict(own["raremap:encoder"]),
             scorer=OnnxScorer.load(folder / _MODEL, _trees(options)),
             shift=own["raremap:shift"],
@@ -169,6 +169,7 @@ def _item(model: TableModel) -> dict[str, Any]:
             ],
             _KIND: FORMAT,
             "raremap:columns": model.columns.to_dict(),
+            "raremap:missing": list(model.columns.missing),
             "raremap:encoder": plain(model.encoder.to_dict()),
             "raremap:model": model.options,
             "raremap:shift": model.shift,

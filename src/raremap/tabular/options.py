@@ -66,7 +66,8 @@ class TableOptions(Options):
     """A training on a table: its label and columns, folds, imbalance, calibration and tuning.
 
     `positive` is the label's value that is looked for, where it is neither true nor 1. Text and dictionary columns are
-    categorical, numbers and booleans numeric; `categorical` names numbers that are codes; `drop` leaves columns out.
+    categorical, numbers and booleans numeric; `categorical` names numbers that are codes; `drop` leaves columns out. `missing` are texts and
+    numbers that stand for no value, in every column and also when the model is used.
 
     Folds keep a `group` together, or square blocks of `block_m` metres by the coordinates: a geometry's centroid, or
     the columns `x` and `y` (found by common names where not given); without either they are random, and a warning
@@ -79,6 +80,7 @@ class TableOptions(Options):
     positive: str | None = None
     categorical: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     layer: str | None = None
     x: str | None = None
     y: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from raremap.errors import TableError, nearest, reason
+from raremap.tabular.columns import stray, without
 
 CHUNK_ROWS = 1 << 17
 _CSV_BYTES = 8 << 20
@@ -22,6 +24,11 @@ _CSV, _PARQUET = frozenset({".csv", ".tsv", ".txt"}), frozenset({".parquet", ".g
 _VECTOR = frozenset({".gpkg", ".geojson", ".json", ".shp", ".fgb"})
 _X = ("x", "easting", "east", "lon", "longitude", "long", "coord_x", "x_coord")
 _Y = ("y", "northing", "north", "lat", "latitude", "lat", "coord_y", "y_coord")
+_FIRST = 1 << 18  # characters that a decimal comma is looked for in
+_DECIMAL = {mark: re.compile(rf"[-+]?\d*{re.escape(mark)}\d+([eE][-+]?\d+)?") for mark in ",."}
+_STRAY = re.compile(
+    r"In CSV column #(\d+): Row #(\d+): CSV conversion error to double: invalid value '(.*)'", re.S
+)
 _DEGREES = frozenset({"lon", "longitude", "long"})
 
 
@@ -38,11 +45,14 @@ class Source:
     degrees: bool = False
 
 
-def read_table(path: str | Path, layer: str | None = None) -> Source:
-    """A whole table; raises `TableError` in one line where it cannot be read or is empty."""
-    with open_parts(path, layer) as parts:
+def read_table(path: str | Path, layer: str | None = None, missing: Sequence[str] = ()) -> Source:
+    """A whole table; raises `TableError` in one line where it cannot be read or is empty.
+
+    Texts and numbers of `missing` stand for no value.
+    """
+    with open_parts(path, layer, missing=missing) as parts:
         batches = list(parts.batches)
-        table = pa.Table.from_batches(batches, parts.schema)
+        table = without(pa.Table.from_batches(batches, parts.schema), missing)
     if not table.num_rows:
         raise TableError(f"{path} has no rows")
     xy = None
@@ -69,11 +79,15 @@ class Parts:
 
 @contextmanager
 def open_parts(
-    path: str | Path, layer: str | None = None, types: Mapping[str, pa.DataType] | None = None
+    path: str | Path,
+    layer: str | None = None,
+    types: Mapping[str, pa.DataType] | None = None,
+    missing: Sequence[str] = (),
 ) -> Iterator[Parts]:
     """A table part by part, in bounded memory; `types` are those of a CSV's columns (the rest is found out).
 
-    With `types` columns that are not named are read as text, just as they stand. Raises `TableError`.
+    With `types` columns that are not named are read as text, just as they stand. A CSV's numbers have a decimal comma
+    where its first rows have, and texts of `missing` among them are none. Raises `TableError`.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -88,7 +102,7 @@ def open_parts(
     try:
         if suffix in _CSV:
             _named_once(header(path), path)  # before a value of the second is found wrong for the first
-            opened = _csv(path, types)
+            opened = _csv(path, types, missing)
         else:
             opened = _parquet(path) if suffix in _PARQUET else _vector(path, layer)
         with opened as parts:
@@ -97,17 +111,24 @@ def open_parts(
     except (
         pa.ArrowInvalid, pa.ArrowKeyError, DataSourceError, DataLayerError, UnicodeDecodeError, csv.Error,
     ) as error:  # fmt: skip
+        if "conversion error to double" in str(error):
+            _tell_stray(path, types, missing)
         raise TableError(f"{path} cannot be read ({reason(error, 160)}); is it complete?") from None
 
 
 @contextmanager
-def _csv(path: Path, types: Mapping[str, pa.DataType] | None) -> Iterator[Parts]:
+def _csv(
+    path: Path, types: Mapping[str, pa.DataType] | None, missing: Sequence[str], threads: bool = True
+) -> Iterator[Parts]:
     from pyarrow import csv as arrow
 
     separator = _separator(path)
     if types is not None:
         types = {name: types.get(name, pa.string()) for name in header(path)}
-    convert = arrow.ConvertOptions(column_types=types, strings_can_be_null=False)
+    convert = arrow.ConvertOptions(
+        column_types=types, strings_can_be_null=types is None and bool(missing),
+        null_values=[*arrow.ConvertOptions().null_values, *missing], decimal_point=_decimal_point(path, separator),
+    )  # fmt: skip
     parse = arrow.ParseOptions(delimiter=separator)
     if types is None:
         # Types are found out from all rows: streaming would settle them by the first block.
@@ -116,11 +137,27 @@ def _csv(path: Path, types: Mapping[str, pa.DataType] | None) -> Iterator[Parts]
         return
     with arrow.open_csv(
         path,
-        read_options=arrow.ReadOptions(block_size=_CSV_BYTES),
+        read_options=arrow.ReadOptions(block_size=_CSV_BYTES, use_threads=threads),
         parse_options=parse,
         convert_options=convert,
     ) as reader:
         yield Parts(reader.schema, iter(reader))
+
+
+def _tell_stray(path: Path, types: Mapping[str, pa.DataType] | None, missing: Sequence[str]) -> None:
+    """Raise `TableError` of a text among numbers; the rows are counted by one thread only."""
+    try:
+        with _csv(path, types, missing, threads=False) as parts:
+            for _ in parts.batches:
+                pass
+    except pa.ArrowInvalid as error:
+        found = _STRAY.search(str(error))
+        if found is not None:
+            name, row = header(path)[int(found[1])], int(found[2]) - 1  # the names are in its row 1
+            raise TableError(
+                f"{path}: row {row:,} has '{found[3][:30]}' in column '{name[:40]}', expected a number; mend it, or leave it "
+                "empty where there is none"
+            ) from None
 
 
 def _named_once(names: Sequence[str], path: Path) -> None:
@@ -141,6 +178,17 @@ def _separator(path: Path) -> str:
     with path.open(encoding="utf-8-sig") as file:
         line = file.readline()
     return max(",;\t", key=line.count)
+
+
+def _decimal_point(path: Path, separator: str) -> str:
+    """The comma where more cells of the first rows are numbers with it than with a point."""
+    if separator == ",":
+        return "."
+    with path.open(encoding="utf-8-sig") as file:
+        lines = file.read(_FIRST).split("\n")
+    cells = [cell.strip(' "') for line in lines for cell in line.split(separator)]
+    commas, points = (sum(bool(_DECIMAL[mark].fullmatch(c)) for c in cells) for mark in ",.")
+    return "," if commas > points else "."
 
 
 @contextmanager
@@ -207,8 +255,10 @@ def coordinates(source: Source, x: str | None, y: str | None) -> tuple[Source, t
         if not pa.types.is_floating(kind := source.table.schema.field(name).type) and not pa.types.is_integer(
             kind
         ):
+            found = stray(source.table[name]) if pa.types.is_string(kind) else None
+            first = f" ('{found.text[:30]}' in row {found.at + 1:,})" if found else ""
             raise TableError(
-                f"{source.path}: the column '{name}' of coordinates holds {kind}, expected numbers"
+                f"{source.path}: the column '{name}' of coordinates holds {kind}{first}, expected numbers"
             )
     xy = np.column_stack([source.table[n].to_numpy().astype(float) for n in (x, y)])
     return Source(source.path, source.table, xy, x.lower() in _DEGREES), (x, y)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,8 @@ def table_train(
     the bundle, report.html, evaluation.json, and scores.csv: each row's probability by a model that has not seen it.
     Raises `TableError`, `LabelError` or `SplitError` in one line.
     """
+    import numpy as np
+
     from raremap.tabular.columns import Faults, find_columns
     from raremap.tabular.crossval import choose, cross_validate
     from raremap.tabular.evaluation import evaluate, explain, trials
@@ -88,7 +90,7 @@ def table_train(
 
     options = options if options is not None else options_of(**settings)
     where = str(table)
-    source = read_table(table, options.layer)
+    source = read_table(table, options.layer, options.missing)
     for name in options.drop:
         if name not in source.table.column_names:
             raise TableError(
@@ -97,9 +99,10 @@ def table_train(
     truth = read_truth(source.table, options.label, options.positive, where)
     source, used = coordinates(source, options.x, options.y)
     aside = [options.label, *options.drop, *used, *([options.group] if options.group else [])]
-    kept = source.table.filter(truth.labelled)
+    kept, rows = source.table.filter(truth.labelled), np.flatnonzero(truth.labelled) + 1
     xy = source.xy[truth.labelled] if source.xy is not None else None
-    found = find_columns(kept, options.categorical, aside, where)
+    found = find_columns(kept, options.categorical, aside, where, rows)
+    found = replace(found, columns=replace(found.columns, missing=options.missing))
     faults = Faults()
     values = found.columns.values(kept, faults, where)
     found, values = found.without_empty(values)
