@@ -161,13 +161,19 @@ def test_the_same_table_from_every_kind_of_file(tmp_path):
 
 
 def test_coordinates_are_found_by_name_and_taken_out(tmp_path):
-    pd.DataFrame({"Lon": [1.0, 2.0], "lat": [3.0, 4.0], "slope": [5, 6]}).to_csv(
-        tmp_path / "t.csv", index=False
-    )
+    frame = pd.DataFrame({"Lon": [1.0, 2.0], "lat": [3.0, 4.0], "slope": [5, 6]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
     source, used = coordinates(read_table(tmp_path / "t.csv"), None, None)
     assert (used, source.degrees) == (("Lon", "lat"), True)
     assert source.xy is not None
     assert source.xy.tolist() == [[1, 3], [2, 4]]
+    assert not source.unsure
+    frame.columns = ["Longitud", "Latitud", "slope"]
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert coordinates(read_table(tmp_path / "t.csv"), "Longitud", "Latitud")[0].degrees
+    frame.columns = ["x", "y", "slope"]
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert coordinates(read_table(tmp_path / "t.csv"), None, None)[0].unsure
 
 
 @pytest.mark.parametrize(

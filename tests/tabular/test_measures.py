@@ -17,6 +17,7 @@ from raremap.errors import SplitError
 from raremap.tabular import measures
 from raremap.tabular.calibration import Calibration, log_odds, sigmoid
 from raremap.tabular.folds import by_block, by_group, by_row, deal, repeated
+from raremap.tabular.read import read_table
 
 
 def _rows(n: int = 400, share: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -172,6 +173,24 @@ def test_blocks_in_degrees_are_as_long_as_in_metres():
     assert degrees.index[0] != degrees.index[2]
     ten = by_block(np.column_stack([10 + np.arange(100) * 0.009, np.full(100, 60.001)]), 1000, True)
     assert ten.count == pytest.approx(50, abs=2)
+
+
+@pytest.mark.parametrize(("code", "unit"), [(2229, 1200 / 3937), (32611, 1.0), (3424, 1200 / 3937)])
+def test_blocks_in_feet_are_as_long_as_in_metres(tmp_path, code, unit):
+    """The same ground in US survey feet (EPSG:2229, California, and 3424, New Jersey) and in metres has the same blocks."""
+    import geopandas as gpd
+
+    metres = np.random.default_rng(0).uniform(1e5, 1.05e5, (400, 2))
+    places = gpd.GeoDataFrame({"a": range(400)}, geometry=gpd.points_from_xy(*(metres / unit).T), crs=code)
+    places.to_file(tmp_path / "t.gpkg")
+    places.to_parquet(tmp_path / "t.parquet")
+    expected = len(np.unique(metres // 500, axis=0))
+    for name in ("t.gpkg", "t.parquet"):
+        source = read_table(tmp_path / name)
+        assert source.unit_m == pytest.approx(unit)
+        assert source.xy is not None
+        assert by_block(source.xy, 500, source.degrees, source.unit_m).count == expected
+        assert not source.unsure
 
 
 def test_places_that_cannot_be_divided_are_told():

@@ -296,6 +296,16 @@ def test_blocks_of_ground_keep_neighbours_together(tmp_path):
     assert e["folds"]["places"] == block.nunique()
 
 
+def test_columns_x_and_y_that_look_like_degrees_are_told(tmp_path):
+    rows = frame().drop(columns=["catchment", "unit"])
+    degrees = rows.assign(x=(rows.x - 7e5) / 111_195 - 79, y=(rows.y - 9.5e6) / 111_195)
+    line = r"all rows lie in 2 blocks of 500 m, too few for 3 folds; the coordinates are .* look like degrees"
+    with pytest.raises(rm.RaremapError, match=line):
+        _train(tmp_path, degrees.assign(y=degrees.y - 0.02), block_m=500)
+    told = _train(tmp_path, rows.assign(x=(rows.x - 7e5) / 50, y=(rows.y - 9.5e6) / 100), block_m=10)
+    assert any("look like degrees" in t for t in told)  # or a plot of 100 m by 50 m
+
+
 @pytest.mark.parametrize("balance", ["smote", "none"])
 def test_tuning_and_balances_run_with_gaps(tmp_path, balance):
     rows = frame(150)

@@ -29,20 +29,29 @@ _DECIMAL = {mark: re.compile(rf"[-+]?\d*{re.escape(mark)}\d+([eE][-+]?\d+)?") fo
 _STRAY = re.compile(
     r"In CSV column #(\d+): Row #(\d+): CSV conversion error to double: invalid value '(.*)'", re.S
 )
-_DEGREES = frozenset({"lon", "longitude", "long"})
+_DEGREES = "lon"  # as longitude, long and Longitud begin
 
 
 @dataclass(frozen=True)
 class Source:
     """An Arrow table without its geometry, with the places of its rows.
 
-    `xy [n, 2]` are centroids of the geometry (None where there is none), `degrees` says their unit.
+    `xy [n, 2]` are centroids of the geometry (None where there is none); their unit are `degrees`, or `unit_m` metres.
     """
 
     path: str
     table: pa.Table
     xy: np.ndarray | None = None
     degrees: bool = False
+    unit_m: float = 1.0
+    crs: str | None = None
+
+    @property
+    def unsure(self) -> bool:
+        """Whether places are said to be in metres by nothing, and all look like degrees."""
+        if self.xy is None or self.degrees or self.crs is not None:
+            return False
+        return bool((np.abs(self.xy[np.isfinite(self.xy).all(1)]) <= (180, 90)).all())
 
 
 def read_table(path: str | Path, layer: str | None = None, missing: Sequence[str] = ()) -> Source:
@@ -62,7 +71,7 @@ def read_table(path: str | Path, layer: str | None = None, missing: Sequence[str
         middle = shapely.centroid(shapely.from_wkb(table[parts.geometry].to_numpy()))
         xy = np.column_stack([shapely.get_x(middle), shapely.get_y(middle)])
         table = table.drop_columns([parts.geometry])
-    return Source(str(path), table, xy, parts.degrees)
+    return Source(str(path), table, xy, parts.degrees, _metres(parts.crs), parts.crs)
 
 
 @dataclass(frozen=True)
@@ -231,6 +240,16 @@ def _in_degrees(crs: Any) -> bool:
     return CRS.from_user_input(crs).is_geographic
 
 
+def _metres(crs: Any) -> float:
+    """Metres in the unit of a projected CRS."""
+    if not crs:
+        return 1.0
+    from pyproj import CRS
+
+    found = CRS.from_user_input(crs)
+    return float(found.axis_info[0].unit_conversion_factor) if found.is_projected and found.axis_info else 1.0
+
+
 def coordinates(source: Source, x: str | None, y: str | None) -> tuple[Source, tuple[str, ...]]:
     """The source with the places of its rows, and the columns that they were taken from.
 
@@ -261,4 +280,4 @@ def coordinates(source: Source, x: str | None, y: str | None) -> tuple[Source, t
                 f"{source.path}: the column '{name}' of coordinates holds {kind}{first}, expected numbers"
             )
     xy = np.column_stack([source.table[n].to_numpy().astype(float) for n in (x, y)])
-    return Source(source.path, source.table, xy, x.lower() in _DEGREES), (x, y)
+    return Source(source.path, source.table, xy, x.lower().startswith(_DEGREES)), (x, y)

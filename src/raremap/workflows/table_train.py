@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.errors import RaremapWarning, TableError, nearest
+from raremap.errors import RaremapWarning, SplitError, TableError, nearest
 from raremap.files import written
 from raremap.jobs import progress
 from raremap.plain import plain
@@ -177,7 +177,16 @@ def _places(
             raise TableError(
                 f"{source.path} has no geometry and no coordinates for --block-m; name them with --x and --y, or use --group"
             )
-        return by_block(xy, options.block_m, source.degrees), []
+        places = by_block(xy, options.block_m, source.degrees, source.unit_m)
+        if not source.unsure:
+            return places, []
+        looks = "the coordinates are taken as metres and look like degrees; call their columns lon and lat if they are"
+        if places.count < options.folds:
+            raise SplitError(
+                f"{source.path}: all rows lie in {places.count} block{'s' * (places.count > 1)} of {options.block_m:g} m, "
+                f"too few for {options.folds} folds; {looks}"
+            )
+        return places, [looks]
     hint = (
         "its rows have coordinates: --block-m makes blocks of ground"
         if xy is not None
