@@ -262,6 +262,20 @@ def test_what_flatters_or_is_left_out_is_told(tmp_path):
     assert "column &#39;empty&#39; was left out" in page
 
 
+def test_scores_name_the_row_of_the_table(tmp_path):
+    """Also where rows without a label are left out: joined to the table, each has its own truth and place."""
+    rows = frame(120)
+    rows.loc[::7, "slid"] = None
+    _train(tmp_path, rows, drop=("catchment", "unit"))
+    scores = pd.read_csv(tmp_path / "run/scores.csv")
+    assert list(scores) == ["row", "truth", "fold", "x", "y", "probability"]
+    lines = (tmp_path / "t.csv").read_text().splitlines()[1:]
+    own = [lines[row - 1].split(",") for row in scores.row]
+    assert [float(c[-1]) for c in own] == scores.truth.tolist()
+    np.testing.assert_allclose([float(c[1]) for c in own], scores.x)
+    assert len(scores) == rows.slid.notna().sum()
+
+
 def test_what_stands_for_no_value_is_named_once(tmp_path):
     """In training; the bundle knows it. A column of numbers is one again, and scored as where the cells are empty."""
     rows = frame()

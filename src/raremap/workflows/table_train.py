@@ -76,7 +76,8 @@ def table_train(
     """Train a model of a table (CSV, Parquet or GeoPackage) that tells rows of one class from the rest.
 
     `options`, or `settings` as its keys (`label="landslide", model="forest"`; see `TableOptions`). Under `out` stand
-    the bundle, report.html, evaluation.json, and scores.csv: each row's probability by a model that has not seen it.
+    the bundle, report.html, evaluation.json, and scores.csv: each row's probability by a model that has not seen it, with
+    the number of the row in the table, the first being 1.
     Raises `TableError`, `LabelError` or `SplitError` in one line.
     """
     import numpy as np
@@ -129,7 +130,7 @@ def table_train(
         "final": trials(tried), "folds": [trials(t) for t in checked.trials], "metric": options.metric,
     }  # fmt: skip
     evaluation |= explain(values, y, model, checked, options)
-    return _written(Path(out), model, plain(evaluation), values, y, xy, checked)
+    return _written(Path(out), model, plain(evaluation), values, y, xy, checked, rows)
 
 
 def options_of(**settings: Any) -> TableOptions:
@@ -217,6 +218,7 @@ def _written(
     y: np.ndarray,
     xy: np.ndarray | None,
     checked: CrossValidated,
+    numbers: np.ndarray,
 ) -> TableTraining:
     import pyarrow as pa
     from pyarrow import csv
@@ -229,18 +231,9 @@ def _written(
     with written(out / "evaluation.json") as fresh:
         fresh.write_text(json.dumps(evaluation, indent=1, ensure_ascii=False), encoding="utf-8")
     places = {} if xy is None else {"x": xy[:, 0], "y": xy[:, 1]}
+    scores = {"row": numbers, "truth": y.astype(int), "fold": checked.fold, **places}
     with written(out / "scores.csv") as fresh:
-        csv.write_csv(
-            pa.table(
-                {
-                    "truth": y.astype(int),
-                    "fold": checked.fold,
-                    **places,
-                    "probability": sigmoid(calibrated + evaluation["moved"]),
-                }
-            ),
-            fresh,
-        )
+        csv.write_csv(pa.table({**scores, "probability": sigmoid(calibrated + evaluation["moved"])}), fresh)
     rows = Rows(
         values,
         y,
