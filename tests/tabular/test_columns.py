@@ -118,6 +118,8 @@ def test_labels_become_booleans(values, positive, expected):
         ([1, 1, 1], None, "holds '1' only; a model needs rows of both classes"),
         (["yes", "no"], None, "holds 'no', 'yes', expected 0 and 1 or true and false; say which value"),
         ([0, 1, 2], None, "expected 0 and 1 or true and false"),
+        (["slide"] * 2 + ["no"] * 3, None, "say which value is looked for, such as --positive 'slide'"),
+        (["a"] * 3 + ["none", "slide", None, "NA"], None, "such as --positive 'none' or --positive 'slide'"),
         ([0, 1], "slide", "has no value 'slide', it holds '0', '1'"),
         ([None, None], None, "is empty"),
     ],
@@ -126,6 +128,15 @@ def test_labels_that_cannot_be_are_told(values, positive, line):
     with pytest.raises(LabelError, match=r"^t\.csv: the label column 'y' ") as caught:
         read_truth(_table(y=values), "y", positive, "t.csv")
     assert line in str(caught.value)
+
+
+def test_a_label_of_many_values_is_no_label_and_none_is_proposed():
+    with pytest.raises(
+        LabelError, match=r"holds 349 different values \('0', .* …\), expected two classes"
+    ) as caught:
+        read_truth(_table(y=np.arange(349)), "y", None, "t.csv")
+    assert "--positive '" not in str(caught.value)
+    assert read_truth(_table(y=np.arange(349)), "y", "17", "t.csv").positive.sum() == 1
 
 
 def test_more_than_two_classes_are_one_against_the_rest_and_told():

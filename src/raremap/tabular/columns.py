@@ -16,7 +16,7 @@ from raremap.errors import TableError, nearest
 pc: Any = pyarrow.compute  # its functions are made when it is loaded; checkers of types do not see them
 
 FEW = 12
-"""Whole numbers of no more distinct values are named in the report: they may be codes."""
+"""Whole numbers of no more distinct values are named in the report: they may be codes. Of more, a label is no classes."""
 
 _MOST_CATEGORIES = 255
 _STRAY = 0.1  # texts for each number, up to which a column is one of numbers
