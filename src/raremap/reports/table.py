@@ -48,7 +48,7 @@ def write_table_report(path: Path, evaluation: dict[str, Any], rows: Rows) -> Pa
             "reliability": _reliability(evaluation),
             "importance": _importance(evaluation),
             "correlation": _correlation(rows, names, order),
-            "residuals": _residuals(rows),
+            "residuals": _residuals(rows, evaluation["ground"]),
         },
         distributions=[{"title": names[i], "svg": _distribution(rows, i)} for i in shown],
         left=len(order) - len(shown),
@@ -217,24 +217,29 @@ def _dependence(d: dict[str, Any], share: float) -> str:
         return svg_of(figure, f"dependence-{d['name']}")
 
 
-def _residuals(rows: Rows) -> str | None:
+def _residuals(rows: Rows, ground: dict[str, Any]) -> str | None:
     """Truth less probability on the ground, smallest first so that the large ones are seen."""
     if rows.xy is None:
         return None
     there = np.flatnonzero(np.isfinite(rows.xy).all(1))
     if not len(there):
         return None
-    x, y = (rows.xy[there] - rows.xy[there].mean(0)).T
+    middle = rows.xy[there].mean(0)
+    x, y = (rows.xy[there] - middle).T * ground["unit_m"]
+    # A degree of longitude is shorter than one of latitude
+    stretch = 1 / max(np.cos(np.radians(middle[1])), 0.01) if ground["degrees"] else 1.0
+    unit = ", degrees" if ground["degrees"] else ", m" if ground["crs"] else ""
     residual = rows.truth[there] - rows.probability[there]
     order = np.argsort(np.abs(residual), kind="stable")
-    wide, high = max(np.ptp(x), 1e-9), max(np.ptp(y), 1e-9)
+    wide, high = max(np.ptp(x), 1e-9), max(stretch * np.ptp(y), 1e-9)
     with axes_of(7.4, float(np.clip(6.0 * high / wide, 2.5, 8))) as (figure, axes):
         dots = axes.scatter(
             x[order], y[order], c=residual[order], cmap="RdBu_r", vmin=-1, vmax=1,
             s=float(np.clip(20_000 / len(x), 3, 26)), linewidths=0.2, edgecolors=INK, rasterized=len(x) > 3000,
         )  # fmt: skip
-        axes.set_aspect("equal")
-        axes.set_xlabel("from the middle of the rows")
+        axes.set_aspect(stretch)
+        axes.set_xlabel(f"x from the middle of the rows{unit}")
+        axes.set_ylabel(f"y{unit}")
         figure.colorbar(dots, ax=axes, shrink=0.8, label="truth less probability")
         return svg_of(figure, "residuals")
 

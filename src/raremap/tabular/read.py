@@ -250,6 +250,15 @@ def _metres(crs: Any) -> float:
     return float(found.axis_info[0].unit_conversion_factor) if found.is_projected and found.axis_info else 1.0
 
 
+def crs_name(crs: str | None) -> str | None:
+    """What a CRS is called."""
+    if not crs:
+        return None
+    from pyproj import CRS
+
+    return CRS.from_user_input(crs).name
+
+
 def coordinates(source: Source, x: str | None, y: str | None) -> tuple[Source, tuple[str, ...]]:
     """The source with the places of its rows, and the columns that they were taken from.
 

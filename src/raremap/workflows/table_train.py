@@ -87,7 +87,7 @@ def table_train(
     from raremap.tabular.evaluation import evaluate, explain, trials
     from raremap.tabular.fitting import fit
     from raremap.tabular.labels import read_truth
-    from raremap.tabular.read import coordinates, read_table
+    from raremap.tabular.read import coordinates, crs_name, read_table
 
     options = options if options is not None else options_of(**settings)
     where = str(table)
@@ -125,6 +125,9 @@ def table_train(
     model, evaluation = evaluate(
         values, y, places, found.columns, checked, fitted, options, truth.name, source.path
     )
+    evaluation["ground"] = {
+        "crs": crs_name(source.crs), "degrees": source.degrees, "unit_m": source.unit_m,
+    }  # fmt: skip
     evaluation |= {"notes": notes, "chosen": chosen.model_dump(mode="json"), "table": where}
     evaluation["tuning"] = {
         "final": trials(tried), "folds": [trials(t) for t in checked.trials], "metric": options.metric,
