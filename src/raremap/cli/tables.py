@@ -32,6 +32,9 @@ def train(
     ] = None,
     categorical: Annotated[str, typer.Option(metavar="A,B", help="columns of numbers that are codes")] = "",
     drop: Annotated[str, typer.Option(metavar="A,B", help="columns to leave out")] = "",
+    missing: Annotated[
+        str, typer.Option(metavar="A,B", help="texts and numbers that stand for no value, such as ?,-9999")
+    ] = "",
     model: Annotated[str, typer.Option(help="boosting, forest or logistic")] = "boosting",
     group: Annotated[
         str | None, typer.Option(help="column whose rows of one value are never in two folds")
@@ -52,7 +55,8 @@ def train(
     balance: Annotated[str | None, typer.Option(help="weights, smote or none (default: weights)")] = None,
     calibration: Annotated[str, typer.Option(help="sigmoid, isotonic or none")] = "sigmoid",
     prior: Annotated[
-        float | None, typer.Option(help="true share of positives, where the table was not drawn at it")
+        float | None,
+        typer.Option(help="true share of positives, where the table was not drawn at it; figures are for it"),
     ] = None,
     layer: LayerOption = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of folds and model")] = 0,
@@ -68,7 +72,7 @@ def train(
     if smote and balance not in (None, "smote"):
         raise typer.BadParameter(f"--smote and --balance {balance} exclude each other", param_hint="--smote")
     options = options_of(
-        label=label, positive=positive, categorical=_names(categorical), drop=_names(drop), model=model,
+        label=label, positive=positive, categorical=_names(categorical), drop=_names(drop), missing=_names(missing), model=model,
         group=group, block_m=block_m, x=x, y=y, folds=folds, tune=tune, metric=metric, calibration=calibration,
         balance="smote" if smote else balance or "weights", prior=prior, layer=layer, seed=seed,
     )  # fmt: skip

@@ -118,7 +118,7 @@ class TableModel:
             )
         options = own["raremap:model"]
         return cls(
-            columns=Columns.from_dict(own["raremap:columns"]),
+            columns=Columns.from_dict(own["raremap:columns"], own.get("raremap:missing", ())),
             encoder=Encoder.from_dict(own["raremap:encoder"]),
             scorer=OnnxScorer.load(folder / _MODEL, _trees(options)),
             shift=own["raremap:shift"],
@@ -169,6 +169,7 @@ def _item(model: TableModel) -> dict[str, Any]:
             ],
             _KIND: FORMAT,
             "raremap:columns": model.columns.to_dict(),
+            "raremap:missing": list(model.columns.missing),
             "raremap:encoder": plain(model.encoder.to_dict()),
             "raremap:model": model.options,
             "raremap:shift": model.shift,
@@ -197,7 +198,9 @@ def _card(model: TableModel) -> str:
     titles = {"average_precision": "average precision", "auc": "AUC", "f1": "F1 at the threshold"}
     rows = [f"| {t} | {model.metrics[k]} |" for k, t in titles.items() if k in model.metrics]
     moved = (
-        f" Probabilities are given for a share of {model.serves:.4g}." if model.serves != model.prior else ""
+        f" Probabilities and figures are for a share of {model.serves:.4g}, to which rows are weighted."
+        if model.serves != model.prior
+        else ""
     )
     table = [
         f"| {c.name} | {c.kind}{' of ' + str(len(c.categories)) if c.categories else ''} |"

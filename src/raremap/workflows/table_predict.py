@@ -148,7 +148,11 @@ def _rows(
     from raremap.tabular.write import written_parts
 
     started, tally = time.perf_counter(), _Tally()
-    with open_parts(path, layer, types=model.columns.types()) as parts, progress(path.name, 0, quiet) as bar:
+    columns = model.columns
+    with (
+        open_parts(path, layer, types=columns.types(), missing=columns.missing) as parts,
+        progress(path.name, 0, quiet) as bar,
+    ):
         names = [n for n in parts.schema.names if n != parts.geometry]
         model.columns.check(names, str(path))
         for name in keep or ():
