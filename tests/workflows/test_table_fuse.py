@@ -148,6 +148,64 @@ def test_units_map_and_alarms_are_those_of_a_fit_by_hand(ground: Ground, tmp_pat
     assert done.known == {"both": UNITS - 1, "image": 0, "table": 1}
 
 
+def placed(ground: Ground, folder: Path, crs: str | None, east: float) -> tuple[Path, Path]:
+    """Copies of the scene and its units with another CRS, the left edge at `east`."""
+    made = []
+    for source in (ground.scene, ground.units):
+        made.append(folder / f"{source.stem}_{(crs or 'none').replace(':', '')}.tif")
+        made[-1].write_bytes(source.read_bytes())
+        with rasterio.open(made[-1], "r+") as file:
+            file.crs = crs or rasterio.CRS()
+            file.transform = rasterio.transform.from_origin(east, 9_700_000, 10, 10)
+    return made[0], made[1]
+
+
+def zones(ground: Ground, folder: Path, *crs: str | None) -> tuple[list[Path], list[Path]]:
+    """The ground once in each CRS, its rows once for each."""
+    pairs = [placed(ground, folder, c, 600_000 + 1000 * i) for i, c in enumerate(crs)]
+    frames = [ground.frame.assign(scene=scene.stem) for scene, _ in pairs]
+    pd.concat(frames).to_csv(ground.rows, index=False)
+    return [scene for scene, _ in pairs], [units for _, units in pairs]
+
+
+def test_alarms_of_two_zones_lie_where_they_are(ground: Ground, tmp_path: Path) -> None:
+    import geopandas as gpd
+    from pyproj import Transformer
+
+    scenes, units = zones(ground, tmp_path, "EPSG:32717", "EPSG:32718")
+    done = table_fuse(
+        bundle(), table_model(), scenes, units, tmp_path / "out", rows=ground.rows, scene_column="scene",
+        label="landslide", group="catchment", quiet=True,
+    )  # fmt: skip
+    told = pd.read_csv(done.units)
+    assert (set(told["crs"]), done.crs) == ({"EPSG:4326"}, "EPSG:4326")
+    assert "(places in EPSG:4326)" in str(done)
+    row, col = np.divmod(np.arange(UNITS), ACROSS)
+    for i, (scene, zone) in enumerate(zip(scenes, (32717, 32718), strict=True)):
+        to = Transformer.from_crs(zone, 4326, always_xy=True)
+        lon, lat = to.transform(600_000 + 1000 * i + 50 * col + 25, 9_700_000 - 50 * row - 25)
+        own = told[told["scene"] == scene.stem]
+        seen = own["pixels"].to_numpy() > 0
+        # The middle of a unit's valid pixels; a millionth of a degree is a decimetre.
+        np.testing.assert_allclose(own["x"][seen], lon[own["unit"][seen] - 100], atol=1e-6)
+        np.testing.assert_allclose(own["y"][seen], lat[own["unit"][seen] - 100], atol=1e-6)
+    alarms = gpd.read_file(done.alarms)
+    assert alarms.crs.to_epsg() == 4326
+    np.testing.assert_allclose(alarms.geometry.x, alarms["x"])
+    with rasterio.open(done.maps[1]) as file:
+        assert file.crs.to_epsg() == 32718
+
+
+def test_scenes_of_one_zone_keep_it_and_one_without_a_crs_is_told(ground: Ground, tmp_path: Path) -> None:
+    assert set(pd.read_csv(fuse(ground, tmp_path / "one").units)["crs"]) == {"EPSG:25831"}
+    scenes, units = zones(ground, tmp_path, "EPSG:32717", None)
+    with pytest.raises(SceneError, match=r"april_none\.tif has no CRS, .*april_EPSG32717\.tif has one"):
+        table_fuse(
+            bundle(), table_model(), scenes, units, tmp_path / "out", rows=ground.rows, scene_column="scene",
+            label="landslide", group="catchment", quiet=True,
+        )  # fmt: skip
+
+
 def test_what_is_gained_is_told_with_intervals(ground: Ground, tmp_path: Path) -> None:
     done = fuse(ground, tmp_path / "out")
     assert done.gains is not None

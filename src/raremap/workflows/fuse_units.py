@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import TableError, nearest
+from raremap.errors import SceneError, TableError, nearest
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -21,7 +21,10 @@ _RASTERS = frozenset({".tif", ".tiff"})
 
 @dataclass(frozen=True)
 class Laid:
-    """The rows of all units, their polygons (in `crs`) where they have any, and how each scene's pixels find them."""
+    """The rows of all units, their polygons where they have any, and how each scene's pixels find them.
+
+    `crs` is that of the polygons, or of places that are told of units of rasters (`_crs_of`).
+    """
 
     source: Source
     readers: list[Units]
@@ -104,7 +107,24 @@ def _lay_rasters(
                 f"{rows}: units of scene {stem} come twice in column '{key}'; each needs one row"
             )
         readers.append(RasterUnits(raster, grid, numbers[own], own))
-    return Laid(source, readers, None, grids[0].crs, grids, numbers)
+    return Laid(source, readers, None, _crs_of(scenes, grids), grids, numbers)
+
+
+def _crs_of(scenes: list[str], grids: list[Any]) -> Any:
+    """The scenes' own CRS, or EPSG:4326 where they have several, such as two UTM zones: one file holds places of one.
+
+    Raises `SceneError` where only some have one.
+    """
+    from rasterio.crs import CRS
+
+    first = grids[0].crs
+    for path, grid in zip(scenes, grids, strict=True):
+        if (grid.crs is None) != (first is None):
+            without, other = (path, scenes[0]) if grid.crs is None else (scenes[0], path)
+            raise SceneError(
+                f"{without} has no CRS, {other} has one; write it into the file, or fuse them one by one"
+            )
+    return first if all(g.crs == first for g in grids) else CRS.from_epsg(4326)
 
 
 def read_polygons(path: Path, layer: str | None) -> GeoDataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 from raremap.errors import ConfigError, LabelError, OutputError, RaremapWarning, TableError, nearest
 from raremap.files import written
 from raremap.jobs import progress
-from raremap.workflows.fuse_files import SCORES, write_map, write_units
+from raremap.workflows.fuse_files import SCORES, code_of, write_map, write_units
 from raremap.workflows.fuse_units import Laid, lay
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fused:
-    """What was written, units and alarms, and what the fusion gains (None where it was given)."""
+    """What was written, units and alarms, and what the fusion gains (None where it was given).
+
+    `crs` is that of x and y in `units` and of `alarms`, as a code.
+    """
 
     units: Path
     alarms: Path
@@ -41,6 +44,7 @@ class Fused:
     alarm_count: int
     double_check: bool
     gains: Gains | None = None
+    crs: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -55,6 +59,7 @@ class Fused:
             "alarm_count": self.alarm_count,
             "double_check": self.double_check,
             "gains": self.gains.to_dict() if self.gains else None,
+            "crs": self.crs,
         }
 
     def __str__(self) -> str:
@@ -65,7 +70,7 @@ class Fused:
             f"{self.known['table']:,} to the table alone",
             f"weights: image {w[0]:.2f}, table {w[1]:.2f} (1 and 1: nothing shared; ½ and ½: all shared)",
             f"{self.alarm_count:,} alarms where {kind}: {self.alarms}",
-            f"units: {self.units}",
+            f"units: {self.units}{f' (places in {self.crs})' if self.crs else ''}",
             *(f"map: {p}" for p in self.maps),
         ]
         return "\n".join([*lines, *([str(self.gains)] if self.gains else []), f"fusion: {self.fusion_file}"])
@@ -105,7 +110,8 @@ def table_fuse(
     fusion.json of an earlier run, nothing is fitted, and `top` is as in its fit. `prior` is the share of positive units to expect.
 
     Writes under `out`: units.csv, alarms.gpkg, a map NAME.fused.tif a scene (bands fused, image, table: each
-    unit's probability), and fusion.json. Raises one line where files do not fit each other.
+    unit's probability), and fusion.json. Places of units and alarms are in the CRS of the scenes (EPSG:4326 where scenes
+    have several), or of the polygons. Raises one line where files do not fit each other.
     """
     from raremap.ensembles import load_bundle
     from raremap.tabular.columns import Faults
@@ -185,7 +191,7 @@ def table_fuse(
         fresh.write_text(json.dumps(told, indent=1), encoding="utf-8")
     return Fused(
         *files, maps, target, given, len(chosen), {k: int(v.sum()) for k, v in seen.items()},
-        int(chosen.sum()), double_check, found,
+        int(chosen.sum()), double_check, found, code_of(laid.crs),
     )  # fmt: skip
 
 
