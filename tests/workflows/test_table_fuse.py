@@ -14,7 +14,7 @@ import torch
 from tests.rasters import zipped
 
 from raremap.bundle import Bundle
-from raremap.errors import ConfigError, LabelError, RaremapWarning, SceneError, TableError
+from raremap.errors import ConfigError, LabelError, RaremapWarning, SceneError, SplitError, TableError
 from raremap.labels import LabelScheme
 from raremap.tabular.calibration import Calibration
 from raremap.tabular.columns import Column, Columns
@@ -248,14 +248,84 @@ def test_units_without_truth_are_scored_and_not_fitted_on(ground: Ground, tmp_pa
     assert pd.read_csv(done.units)["p_fused"].notna().all()
 
 
-def test_polygons_give_what_their_raster_gives(ground: Ground, tmp_path: Path) -> None:
+def squares(ground: Ground, crs: str = "EPSG:25831", side: float = 50):
+    """The units as polygons with their rows, from the scene's upper left corner."""
     import geopandas as gpd
     import shapely
 
-    corner = np.array([(500 + 50 * c, 4_000_000 - 50 * r) for r in range(ACROSS) for c in range(ACROSS)])
-    shapes = shapely.box(corner[:, 0], corner[:, 1] - 50, corner[:, 0] + 50, corner[:, 1])
+    with rasterio.open(ground.scene) as file:
+        left, top = file.bounds.left, file.bounds.top
+    row, col = np.divmod(np.arange(UNITS), ACROSS)
+    x, y = left + side * col, top - side * row
+    return gpd.GeoDataFrame(ground.frame, geometry=shapely.box(x, y - side, x + side, y), crs=crs)
+
+
+def test_blocks_are_places_of_polygons_and_of_pixels_in_metres(ground: Ground, tmp_path: Path) -> None:
+    squares(ground).to_file(tmp_path / "units.gpkg")
+    # From 500 to 1,500 m and from 3,999,000 to 4,000,000: five by five blocks of 200 m, and half ones at the left.
+    row, col = np.divmod(np.arange(UNITS), ACROSS)
+    block = np.column_stack([(525 + 50 * col) // 200, (4_000_000 - 25 - 50 * row) // 200])
+    expected = len(np.unique(block[np.arange(UNITS) != 3], axis=0))
+    one = fuse(ground, tmp_path / "raster", group=None, block_m=200)
+    two = table_fuse(
+        bundle(), table_model(), ground.scene, tmp_path / "units.gpkg", tmp_path / "polygons", label="landslide",
+        block_m=200, quiet=True,
+    )  # fmt: skip
+    assert one.gains is not None
+    assert two.gains is not None
+    assert one.gains.places == two.gains.places == expected == 30
+    assert one.gains.to_dict()["figures"] == two.gains.to_dict()["figures"]
+
+
+def test_blocks_are_of_metres_where_the_scene_is_in_feet(ground: Ground, tmp_path: Path) -> None:
+    scene, units = placed(ground, tmp_path, "EPSG:2263", 0)
+    done = table_fuse(
+        bundle(), table_model(), scene, units, tmp_path / "out", rows=ground.rows, label="landslide",
+        block_m=100, quiet=True,
+    )  # fmt: skip
+    assert done.gains is not None
+    row, col = np.divmod(np.arange(UNITS), ACROSS)
+    foot = 1200 / 3937  # the survey's
+    block = np.column_stack([foot * (50 * col + 25) // 100, foot * (9_700_000 - 50 * row - 25) // 100])
+    assert done.gains.places == len(np.unique(block, axis=0))
+
+
+def test_the_example_of_the_help_runs(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from tests.command import raremap
+
+    import raremap as rm
+    from raremap.cli import tables
+    from raremap.models.options import UNet
+    from raremap.scene.normalize import Normalization
+
+    monkeypatch.chdir(tmp_path)
+    options = UNet(kind="unet", width=4, depth=1)
+    torch.manual_seed(0)
+    Bundle(
+        module=options.build(1, 2).eval(), scheme=LabelScheme({0: "other", 1: "landslide"}), bands=("band1",),
+        normalization=Normalization("standard", (0.0,), (1.0,)), options=options, prior=(0.9, 0.1),
+    ).save("runs/net/bundle")  # fmt: skip
+    rm.table_train(
+        ground.rows, "runs/units", label="landslide", drop=("unit",), group="catchment", model="logistic", tune=False,
+        replicates=20, quiet=True,
+    )  # fmt: skip
+    with rasterio.open(ground.scene, "r+") as file:
+        file.transform = rasterio.transform.from_origin(500, 4_000_000, 30, 30)
+    squares(ground, side=150).to_file("units.gpkg")
+    example = next(line for line in str(tables.fuse.__doc__).splitlines() if "Example: raremap " in line)
+    code, out, err = raremap(capsys, *example.split("Example: raremap ")[1].split(), "-q")
+    assert code == 0, err
+    assert "400 units: 399 known to both" in out
+    assert (tmp_path / "fused/april.fused.tif").is_file()
+
+
+def test_polygons_give_what_their_raster_gives(ground: Ground, tmp_path: Path) -> None:
+    import geopandas as gpd
+
     path = tmp_path / "units.gpkg"
-    gpd.GeoDataFrame(ground.frame, geometry=shapes, crs="EPSG:25831").to_crs(4326).to_file(path)
+    squares(ground).to_crs(4326).to_file(path)
     one = fuse(ground, tmp_path / "raster")
     two = table_fuse(
         bundle(),
@@ -299,6 +369,15 @@ def test_calibration_on_training_places_is_warned_of(ground: Ground, tmp_path: P
         ({"key": "number"}, TableError, "has no column 'number'"),
         ({"group": "valley"}, TableError, "has no column 'valley' to group by"),
         ({"scene_column": "catchment"}, TableError, "has no row whose 'catchment' is 'april'"),
+        (
+            {"group": None},
+            SplitError,
+            "1 scene is too few for 5 folds; give --block-m, .* or --group, a column",
+        ),
+        ({"block_m": 100}, ConfigError, "--group and --block-m are two ways to make places; give one"),
+        ({"group": None, "block_m": 0}, ConfigError, "blocks of 0 m are none"),
+        ({"group": None, "block_m": 9e6}, SplitError, "positive rows lie in 1 block, too few for 5 folds"),
+        ({"folds": 1}, ConfigError, "folds is 1, expected 2 or more"),
         ({"landslide": "slide"}, ConfigError, "the image model has no class 'slide'"),
         ({"prior": 1.5}, ConfigError, "the prior is 1.5, expected a share between 0 and 1"),
         ({"label": None, "fusion": "nowhere.json"}, ConfigError, "fusion nowhere.json cannot be read"),

@@ -161,6 +161,9 @@ def fuse(
     group: Annotated[
         str | None, typer.Option(help="column of places for cross-fitting (default: scenes are places)")
     ] = None,
+    block_m: Annotated[
+        float | None, typer.Option("--block-m", help="square blocks of so many metres as places")
+    ] = None,
     double_check: Annotated[
         bool, typer.Option("--double-check", help="alarms only where both sides exceed their thresholds")
     ] = False,
@@ -177,13 +180,13 @@ def fuse(
 ) -> None:
     """An image model and a table's model to one map and one table of alarms; what fusion gains, with intervals.
 
-    Example: raremap table fuse runs/net/bundle runs/units/bundle --scenes april.tif --units units.gpkg --label landslide -o fused
+    Example: raremap table fuse runs/net/bundle runs/units/bundle --scenes april.tif --units units.gpkg --label landslide --block-m 500 -o fused
     """
     from raremap.workflows.table_fuse import table_fuse
     from raremap.workflows.table_fuse_at import table_fuse_at
 
     if date is not None:
-        if scenes or rows or label or group or scene_column or len(units or []) > 1:
+        if scenes or rows or label or group or block_m or scene_column or len(units or []) > 1:
             raise typer.BadParameter(
                 "goes with --fusion, --at and one file of polygons as --units; leave the others out",
                 param_hint="--date",
@@ -207,7 +210,7 @@ def fuse(
         raise typer.BadParameter("belongs to --date, whose scene is fetched", param_hint="--at")
     result = table_fuse(
         bundle, table_bundle, scenes, units, out, rows=rows, key=key, scene_column=scene_column, label=label,
-        positive=positive, fusion=fusion, landslide=landslide, group=group, double_check=double_check, prior=prior,
-        top=top, folds=folds, seed=seed, device=device, layer=layer, quiet=quiet,
+        positive=positive, fusion=fusion, landslide=landslide, group=group, block_m=block_m,
+        double_check=double_check, prior=prior, top=top, folds=folds, seed=seed, device=device, layer=layer, quiet=quiet,
     )  # fmt: skip
     show(result, as_json)

@@ -5,22 +5,31 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import ConfigError, LabelError, OutputError, RaremapWarning, TableError, nearest
+from raremap.errors import (
+    ConfigError,
+    LabelError,
+    OutputError,
+    RaremapWarning,
+    SplitError,
+    TableError,
+    nearest,
+)
 from raremap.files import written
 from raremap.jobs import progress
-from raremap.workflows.fuse_files import SCORES, code_of, write_map, write_units
+from raremap.workflows.fuse_files import SCORES, centres, code_of, write_map, write_units
 from raremap.workflows.fuse_units import Laid, lay
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
     from raremap.maps.zonal import Summary
+    from raremap.tabular.folds import Places
     from raremap.tabular.fusion import Fusion
     from raremap.tabular.gains import Gains
     from raremap.tabular.model import TableModel
@@ -90,6 +99,7 @@ def table_fuse(
     fusion: str | Path | None = None,
     landslide: str | None = None,
     group: str | None = None,
+    block_m: float | None = None,
     double_check: bool = False,
     prior: float | None = None,
     top: int = 4,
@@ -106,8 +116,9 @@ def table_fuse(
     units, or the objects of a map. `landslide` names the image model's class (default: the second of two).
 
     Rows with a value in the column `label` are the calibration places: nothing else may have used them. The fusion is
-    fitted on them, and what it gains is measured on them, cross-fitted over `group` (default: scenes). With `fusion`, a
-    fusion.json of an earlier run, nothing is fitted, and `top` is as in its fit. `prior` is the share of positive units to expect.
+    fitted on them, and what it gains is measured on them, cross-fitted over places: the values of `group`, square blocks
+    of `block_m` metres, or else the scenes. With `fusion`, a fusion.json of an earlier run, nothing is fitted, and `top`
+    is as in its fit. `prior` is the share of positive units to expect.
 
     Writes under `out`: units.csv, alarms.gpkg, a map NAME.fused.tif a scene (bands fused, image, table: each
     unit's probability), and fusion.json. Places of units and alarms are in the CRS of the scenes (EPSG:4326 where scenes
@@ -136,6 +147,8 @@ def table_fuse(
         landslide = past.landslide_of(image_model.scheme.names, landslide)
     which = class_of(image_model.scheme.names, landslide)
     paths = _names(scenes)
+    if label is not None:
+        _enough_places(len(paths), folds, group, block_m)
     stems = [Path(p).stem for p in paths]
     if double := [s for s in stems if stems.count(s) > 1]:
         raise OutputError(f"two scenes are called {double[0]}, and would write one map; fuse them one by one")
@@ -153,17 +166,16 @@ def table_fuse(
     if given is None:
         assert truth is not None
         labelled, y = truth
-        names = _groups(laid, group, scene_of, paths)[labelled]
-        _unused(image_model, names)
-        from raremap.tabular.folds import by_group
-
+        names = _groups(laid, group, scene_of, paths)
+        _unused(image_model, names[labelled])
+        places = _places(names, group) if block_m is None else _blocks(laid, block_m, summary, scene_of)
         i, t = image_logits[labelled], table_logits[labelled]
         if not (known := ~np.isnan(i)).any() or y[known].all() or not y[known].any():
             raise LabelError(
                 f"{laid.source.path}: {int(y[known].sum())} of the {int(known.sum())} labelled units that the scenes show are "
                 "positive; both classes are needed to fit the fusion"
             )
-        found = gains(cross_fit(i, t, y, by_group(names), folds, seed), seed=seed)
+        found = gains(cross_fit(i, t, y, places.of(labelled), folds, seed), seed=seed)
         given = Fusion.fit(i, t, y)
     alarms = given.alarms(image_logits, table_logits)
     chosen = alarms.double_check if double_check else alarms.fused
@@ -300,7 +312,7 @@ def _asked(
 
 
 def _groups(laid: Laid, group: str | None, scene_of: np.ndarray, paths: list[str]) -> np.ndarray:
-    """The place of each row, by name."""
+    """The group of each row by name, or its scene."""
     if group is None:
         return np.array([*(Path(p).stem for p in paths), ""])[scene_of]
     names = laid.source.table.column_names
@@ -310,6 +322,44 @@ def _groups(laid: Laid, group: str | None, scene_of: np.ndarray, paths: list[str
     if values.null_count:
         raise TableError(f"{laid.source.path}: {values.null_count:,} rows have no group in column '{group}'")
     return np.array([str(v) for v in values.to_pylist()])
+
+
+def _enough_places(scenes: int, folds: int, group: str | None, block_m: float | None) -> None:
+    """Raise in one line, before any pixel is mapped, where the places to cross-fit over are not right."""
+    if folds < 2:
+        raise ConfigError(f"folds is {folds}, expected 2 or more")
+    if group is not None and block_m is not None:
+        raise ConfigError("--group and --block-m are two ways to make places; give one")
+    if block_m is not None and block_m <= 0:
+        raise ConfigError(f"blocks of {block_m:g} m are none; give a length above 0")
+    if group is None and block_m is None and scenes < folds:
+        raise SplitError(
+            f"without --group or --block-m scenes are the places, and {scenes} scene{'s are' if scenes > 1 else ' is'} too few "
+            f"for {folds} folds; give --block-m, the side of blocks of ground in metres, or --group, a column of places"
+        )
+
+
+def _places(names: np.ndarray, group: str | None) -> Places:
+    from raremap.tabular.folds import by_group
+
+    return replace(by_group(names), kind="scene" if group is None else "group")
+
+
+def _blocks(laid: Laid, block_m: float, summary: Summary, scene_of: np.ndarray) -> Places:
+    """Square blocks of ground; units that no scene shows share one, as nothing is fitted or measured on them."""
+    from pyproj import CRS
+
+    from raremap.tabular.folds import Places, by_block
+
+    xy = laid.source.xy if laid.shapes is not None else None
+    xy = centres(laid, summary, scene_of) if xy is None else xy
+    crs = CRS.from_user_input(laid.crs.to_wkt()) if laid.crs is not None else None
+    degrees = crs is not None and crs.is_geographic
+    unit_m = crs.axis_info[0].unit_conversion_factor if crs is not None and not degrees else 1.0
+    index = np.zeros(len(xy), np.intp)
+    there = np.isfinite(xy).all(1)
+    index[there] = by_block(xy[there] * unit_m, block_m, degrees).index
+    return Places("block", index)
 
 
 def _unused(bundle: Any, places: np.ndarray) -> None:
