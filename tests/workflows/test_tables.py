@@ -234,6 +234,23 @@ def test_odd_values_at_prediction_are_missing_and_told(work, tmp_path):
     )
 
 
+def test_another_unit_than_the_trainings_is_warned_of_in_rows_and_pixels(work, tmp_path):
+    _, rows, done = work
+    found = rm.TableModel.load(done.bundle).columns.columns
+    assert found[0].range == pytest.approx((rows.slope.min(), rows.slope.max()))
+    radians = rows.assign(slope=np.radians(rows.slope))
+    radians.to_csv(tmp_path / "r.csv", index=False)
+    line = r"'slope' lies outside what the model has met in 100 % of the {} \(.* to .* in training, .* here\)"
+    with pytest.warns(RaremapWarning, match=r"r\.csv: " + line.format("rows")):
+        scored = rm.table_predict(done.bundle, tmp_path / "r.csv", tmp_path / "s.csv", quiet=True)
+    assert scored.to_dict()["outside"] == {"slope": 300}
+    raster(tmp_path / "r.tif", radians, ["slope", "rain", "rock"], 10, 20)
+    with pytest.warns(RaremapWarning, match=r"r\.tif: " + line.format("pixels")):
+        scored = rm.table_predict(done.bundle, tmp_path / "r.tif", tmp_path / "m.tif", quiet=True)
+    assert scored.outside == {"slope": 200}
+    assert f"| slope | numeric, {rows.slope.min():.4g} to " in (done.bundle / "README.md").read_text()
+
+
 def _train(tmp_path: Path, rows: pd.DataFrame, **settings: object) -> list[str]:
     """Train on rows; gives what was told."""
     rows.to_csv(tmp_path / "t.csv", index=False)

@@ -200,7 +200,8 @@ def _card(model: TableModel) -> str:
         f" Probabilities are given for a share of {model.serves:.4g}." if model.serves != model.prior else ""
     )
     table = [
-        f"| {c.name} | {c.kind}{' of ' + str(len(c.categories)) if c.categories else ''} |"
+        f"| {c.name} | {c.kind}{' of ' + str(len(c.categories)) if c.categories else ''}"
+        f"{f', {c.range[0]:.4g} to {c.range[1]:.4g}' if c.range else ''} |"
         for c in model.columns
     ]
     return "\n".join(

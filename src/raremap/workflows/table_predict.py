@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +31,7 @@ class Scored:
     """What was written: rows or pixels with a probability, those without (nodata), alarms, the mean, seconds.
 
     An alarm is a probability of `least` or more; `prior` the share of positives that probabilities are given for.
+    `outside` counts, by attribute, the rows or pixels beyond its range in training (0.1 % of those at either end).
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Scored:
     prior: float
     seconds: float
     alarm_ha: float | None = None
+    outside: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -92,17 +94,19 @@ def table_predict(
         raise ConfigError(f"the prior is {prior}, expected a share between 0 and 1")
     # Path would make s3:/ of s3://
     paths = [str(inputs)] if isinstance(inputs, (str, Path)) else [str(p) for p in inputs]
-    out, faults = Path(out), Faults()
+    out = Path(out)
     if any(Path(p).suffix.lower() in _TABLES for p in paths):
         if len(paths) > 1:
             raise TableError(f"{len(paths)} inputs are given; score tables one by one")
         _apart(out, paths)
+        faults = Faults()
         done = _rows(model, Path(paths[0]), out, prior, keep, layer, faults, quiet)
     else:
         if dtype not in ("float32", "uint8"):
             raise ConfigError(f"a map's type is float32 or uint8, not '{dtype}'")
         check_name(out)
         _apart(out, paths)
+        faults = Faults("pixels")
         done = _map(model, paths, out, prior, dtype, bands, faults, quiet)
     for line in faults.lines():
         warnings.warn(f"{paths[0]}: {line}", RaremapWarning, stacklevel=2)
@@ -175,7 +179,7 @@ def _rows(
         written_parts(out, schema, scored(), parts)
     return Scored(
         out, "rows", tally.count, 0, tally.alarms, tally.mean, model.least(prior), _served(model, prior),
-        time.perf_counter() - started,
+        time.perf_counter() - started, outside=dict(faults.beyond.count),
     )  # fmt: skip
 
 
@@ -240,6 +244,7 @@ def _map(
     return Scored(
         out, "pixels", tally.count, total - tally.count, tally.alarms, tally.mean, model.least(prior),
         _served(model, prior), time.perf_counter() - started, alarm_ha if areas is not None else None,
+        dict(faults.beyond.count),
     )  # fmt: skip
 
 
