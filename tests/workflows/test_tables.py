@@ -251,6 +251,46 @@ def test_another_unit_than_the_trainings_is_warned_of_in_rows_and_pixels(work, t
     assert f"| slope | numeric, {rows.slope.min():.4g} to " in (done.bundle / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "great", "nodata"), [("float32", np.inf, None), ("float64", -1e39, -1.7e308)]
+)
+def test_infinite_pixels_are_no_data_and_counted(work, tmp_path, dtype, great, nodata):
+    """Also those that are too great for the float32 that models read; a value of no data is not counted."""
+    _, rows, done = work
+    raster(tmp_path / "in.tif", rows, ["slope", "rain", "rock"], 10, 20, dtype=dtype, nodata=nodata)
+    expected = rm.table_predict(done.bundle, tmp_path / "in.tif", tmp_path / "a.tif", quiet=True)
+    with rasterio.open(tmp_path / "in.tif", "r+") as file:
+        band = file.read(2)
+        band[0, :5] = great
+        band[0, 7] = np.nan if nodata is None else nodata
+        file.write(band, 2)
+    with pytest.warns(RaremapWarning) as told:
+        found = rm.table_predict(done.bundle, tmp_path / "in.tif", tmp_path / "b.tif", quiet=True)
+    lines = [str(w.message) for w in told]
+    assert lines == [f"{tmp_path / 'in.tif'}: column 'rain' has 5 infinite pixels; taken as no data"]
+    assert (found.count, found.nodata) == (194, 6)
+    with rasterio.open(expected.path) as a, rasterio.open(found.path) as b:
+        wanted = a.read(1)
+        wanted[0, [0, 1, 2, 3, 4, 7]] = np.nan
+        np.testing.assert_array_equal(b.read(1), wanted)
+
+
+def test_infinite_pixels_of_files_of_one_attribute_are_counted_too(work, tmp_path):
+    """Each file has a value of no data of its own, which may be infinite itself."""
+    _, rows, done = work
+    for name, nodata in (("slope", -9999), ("rain", -np.inf), ("rock", 0)):
+        raster(tmp_path / f"{name}.tif", rows, [name], 10, 20, nodata=nodata)
+        with rasterio.open(tmp_path / f"{name}.tif", "r+") as file:
+            band = file.read(1)
+            band[0, :3] = nodata
+            band[1, 0] = np.inf if name == "rain" else band[1, 0]
+            file.write(band, 1)
+    paths = [tmp_path / f"{n}.tif" for n in ("slope", "rain", "rock")]
+    with pytest.warns(RaremapWarning, match="column 'rain' has 1 infinite pixels; taken as no data"):
+        found = rm.table_predict(done.bundle, paths, tmp_path / "b.tif", quiet=True)
+    assert (found.count, found.nodata) == (196, 4)
+
+
 def _train(tmp_path: Path, rows: pd.DataFrame, **settings: object) -> list[str]:
     """Train on rows; gives what was told."""
     rows.to_csv(tmp_path / "t.csv", index=False)

@@ -80,7 +80,7 @@ def table_predict(
     A table gives `out` (.csv, .parquet or .gpkg) with its columns (`keep`: some of them) and `probability` and
     `alarm`; rows are read and written in parts. A raster (a file with a band an attribute, or a file for each, called
     as the attributes) gives a COG of probabilities: float32 with nodata NaN, or uint8 in steps of 1/250 with
-    nodata 255. A pixel where any attribute has no data has no probability. `bands` say which attribute each band is.
+    nodata 255. A pixel where any attribute has no data, or is infinite, has no probability. `bands` say which attribute each band is.
 
     `prior` is the share of positives to expect; an alarm needs the same evidence whatever it is. Raises `TableError` or
     `SceneError` where an attribute is missing.
@@ -228,6 +228,7 @@ def _map(
         with writer, progress(Path(paths[0]).name, reader.grid.height * reader.grid.width, quiet) as bar:
             for window in _windows(reader):
                 image, valid = reader.read(window)
+                valid &= ~_infinite(reader, image, faults)
                 logits = model.logits(model.columns.of_arrays(image[:, valid], faults))
                 probability, alarm = _told(model, logits, prior)
                 tally.add(probability, alarm)
@@ -246,6 +247,24 @@ def _map(
         _served(model, prior), time.perf_counter() - started, alarm_ha if areas is not None else None,
         dict(faults.beyond.count),
     )  # fmt: skip
+
+
+def _infinite(reader: ImageReader, image: Any, faults: Faults) -> Any:
+    """Pixels `[h, w]` where an attribute is infinite as float32, as models read it; counted by attribute."""
+    import numpy as np
+
+    found = np.zeros(image.shape[1:], bool)
+    if not np.issubdtype(image.dtype, np.floating):
+        return found
+    for name, band, nodata in zip(reader.bands, image, reader.nodatas, strict=True):
+        with np.errstate(over="ignore"):
+            infinite = np.isinf(band.astype(np.float32, copy=False))
+        if nodata is not None:
+            infinite &= band != nodata
+        if count := int(infinite.sum()):
+            faults.infinite[name] += count
+            found |= infinite
+    return found
 
 
 def open_attributes(model: TableModel, paths: Sequence[str], bands: Sequence[str] = ()) -> ImageReader:
