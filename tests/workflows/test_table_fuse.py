@@ -14,7 +14,15 @@ import torch
 from tests.rasters import zipped
 
 from raremap.bundle import Bundle
-from raremap.errors import ConfigError, LabelError, RaremapWarning, SceneError, SplitError, TableError
+from raremap.errors import (
+    ConfigError,
+    LabelError,
+    RaremapError,
+    RaremapWarning,
+    SceneError,
+    SplitError,
+    TableError,
+)
 from raremap.labels import LabelScheme
 from raremap.tabular.calibration import Calibration
 from raremap.tabular.columns import Column, Columns
@@ -91,7 +99,8 @@ def ground(tmp_path: Path) -> Ground:
 
 
 def fuse(ground: Ground, out: Path, **more):
-    asked = dict(rows=ground.rows, label="landslide", group="catchment", quiet=True) | more
+    fits = {} if "fusion" in more else {"label": "landslide", "group": "catchment"}
+    asked = dict(rows=ground.rows, quiet=True) | fits | more
     return table_fuse(bundle(), table_model(), ground.scene, ground.units, out, **asked)
 
 
@@ -218,7 +227,7 @@ def test_what_is_gained_is_told_with_intervals(ground: Ground, tmp_path: Path) -
 def test_a_fusion_is_used_again_without_truth(ground: Ground, tmp_path: Path) -> None:
     first = fuse(ground, tmp_path / "one")
     ground.frame.drop(columns="landslide").to_csv(ground.rows, index=False)
-    again = fuse(ground, tmp_path / "two", label=None, fusion=tmp_path / "one/fusion.json")
+    again = fuse(ground, tmp_path / "two", fusion=tmp_path / "one/fusion.json")
     assert again.gains is None
     pd.testing.assert_frame_equal(pd.read_csv(first.units), pd.read_csv(again.units))
 
@@ -228,7 +237,7 @@ def test_a_fusion_serves_the_class_and_the_models_that_it_was_fitted_for(
 ) -> None:
     file = fuse(ground, tmp_path / "one").fusion_file
     with pytest.raises(ConfigError, match=r"fitted for the class 'landslide', and 'other' is asked for"):
-        fuse(ground, tmp_path / "two", label=None, fusion=file, landslide="other")
+        fuse(ground, tmp_path / "two", fusion=file, landslide="other")
     others = replace(table_model(), info={"name": "rainfall"})
     with pytest.warns(
         RaremapWarning, match=r"fitted for the models .* and these are .* and rainfall: its calibration"
@@ -378,9 +387,29 @@ def test_calibration_on_training_places_is_warned_of(ground: Ground, tmp_path: P
         ({"group": None, "block_m": 0}, ConfigError, "blocks of 0 m are none"),
         ({"group": None, "block_m": 9e6}, SplitError, "positive rows lie in 1 block, too few for 5 folds"),
         ({"folds": 1}, ConfigError, "folds is 1, expected 2 or more"),
+        (
+            {"fusion": "f.json", "label": "landslide"},
+            ConfigError,
+            "give --label to fit .*, or --fusion with one",
+        ),
+        *(
+            (
+                {"fusion": "f.json", name: value},
+                ConfigError,
+                f"--{option} has no effect with --fusion, where nothing is",
+            )
+            for name, option, value in (
+                ("group", "group", "nono"),
+                ("block_m", "block-m", 5),
+                ("positive", "positive", "3"),
+                ("folds", "folds", 9),
+                ("seed", "seed", 0),
+                ("top", "top", 4),
+            )
+        ),
         ({"landslide": "slide"}, ConfigError, "the image model has no class 'slide'"),
         ({"prior": 1.5}, ConfigError, "the prior is 1.5, expected a share between 0 and 1"),
-        ({"label": None, "fusion": "nowhere.json"}, ConfigError, "fusion nowhere.json cannot be read"),
+        ({"fusion": "nowhere.json"}, ConfigError, "fusion nowhere.json cannot be read"),
     ],
 )
 def test_wrong_input_is_told_in_a_line(ground: Ground, tmp_path: Path, more, error, told) -> None:
@@ -388,6 +417,51 @@ def test_wrong_input_is_told_in_a_line(ground: Ground, tmp_path: Path, more, err
         fuse(ground, tmp_path / "out", **more)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_polygons_have_no_use_for_is_told(ground: Ground, tmp_path: Path) -> None:
+    path = tmp_path / "units.gpkg"
+    squares(ground).to_file(path)
+    for more, told in (
+        ({"scene_column": "u"}, r"--scene-column has no effect on polygons \(.*units\.gpkg\); leave it out"),
+        ({"key": "units"}, r"has no column 'units'; did you mean 'unit'\?"),
+    ):
+        with pytest.raises(RaremapError, match=told):
+            table_fuse(
+                bundle(), table_model(), ground.scene, path, tmp_path / "out", label="landslide", block_m=100, quiet=True, **more
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--fusion", "F", "--group", "nono"), "--group has no effect with --fusion, where nothing is fitted; leave it out"),
+        (("--fusion", "F", "--seed", "0"), "--seed has no effect with --fusion"),
+        (("--label", "l", "--buffer-m", "5"), "--buffer-m has no effect without --date, whose scene is fetched"),
+        (("--label", "l", "--source", "hub"), "--source has no effect without --date"),
+    ],
+)  # fmt: skip
+def test_the_command_line_refuses_what_has_no_effect(
+    capsys: pytest.CaptureFixture, tmp_path: Path, words, told
+) -> None:
+    from tests.command import raremap
+
+    code, _, said = raremap(
+        capsys,
+        "table",
+        "fuse",
+        "a",
+        "b",
+        "--scenes",
+        "s.tif",
+        "--units",
+        "u.gpkg",
+        *words,
+        "-o",
+        tmp_path / "out",
+    )
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert told in said
 
 
 def test_units_of_another_place_or_grid_are_told(ground: Ground, tmp_path: Path) -> None:

@@ -365,6 +365,7 @@ def test_the_true_prior_is_served(tmp_path):
         ({"group": "x", "block_m": 5.0}, "group and block_m are two ways to make folds; give one"),
         ({"folds": 1}, "folds: Input should be greater than or equal to 2"),
         ({"prior": 1.5}, "prior: Input should be less than 1"),
+        ({"metric": "auc"}, "metric and inner_folds are of tuning, and tune is false; leave them out"),
         ({"group": "catchmen"}, "has no column 'catchmen' to group by; did you mean 'catchment'?"),
         ({"drop": ("rian",)}, "has no column 'rian' to leave out; did you mean 'rain'?"),
         ({"categorical": ("roc",)}, "has no column 'roc' to be categorical; did you mean 'rock'?"),
@@ -410,6 +411,27 @@ def test_wrong_inputs_of_a_prediction_are_told(work, tmp_path):
     with pytest.raises(SceneError, match="no pixel with data in all attributes"):
         rm.table_predict(done.bundle, tmp_path / "void.tif", tmp_path / "m.tif", quiet=True)
     assert not (tmp_path / "m.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "line"),
+    [
+        ("in.tif", {"keep": ("a",)}, "--keep has no effect on a raster (in.tif); leave it out"),
+        ("in.tif", {"layer": "a"}, "--layer has no effect on a raster (in.tif); leave it out"),
+        ("t.csv", {"dtype": "foo"}, "--dtype has no effect on the rows of a table (t.csv); leave it out"),
+        ("t.csv", {"dtype": "float32"}, "--dtype has no effect on the rows of a table (t.csv); leave it out"),
+        ("t.csv", {"bands": ["q"]}, "--bands has no effect on the rows of a table (t.csv); leave it out"),
+    ],
+)
+def test_options_of_the_other_kind_of_input_are_refused(work, tmp_path, capsys, name, more, line):
+    _, _, done = work
+    with pytest.raises(ConfigError, match=f"^{re.escape(line)}$"):
+        rm.table_predict(done.model, name, tmp_path / "out.tif", quiet=True, **more)
+    words = [(f"--{k}", v if isinstance(v, str) else v[0]) for k, v in more.items()]
+    code, _, err = raremap(
+        capsys, "table", "predict", done.bundle, name, *words[0], "-o", tmp_path / "out.tif", "-q"
+    )
+    assert (code, err) == (2, f"raremap: {line}\n")
 
 
 def test_the_command_line(work, tmp_path, capsys):

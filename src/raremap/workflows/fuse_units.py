@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import SceneError, TableError, nearest
+from raremap.errors import SceneError, TableError, nearest, refuse
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -62,6 +63,7 @@ def lay(
         raise TableError(
             f"{units[0]} holds polygons, whose own columns are the rows; leave {rows} out, or give rasters of units"
         )
+    refuse(f"on polygons ({units[0]})", scene_column=scene_column)
     return _lay_polygons(Path(units[0]), grids, key, layer)
 
 
@@ -127,6 +129,12 @@ def _crs_of(scenes: list[str], grids: list[Any]) -> Any:
     return first if all(g.crs == first for g in grids) else CRS.from_epsg(4326)
 
 
+def check_key(path: str | Path, names: Sequence[str], key: str) -> None:
+    """Raise `TableError` where units are to be called by a column that is not there; without a column `unit` they are counted."""
+    if key != "unit" and key not in names:
+        raise TableError(f"{path} has no column '{key}'; {nearest(key, names)}")
+
+
 def read_polygons(path: Path, layer: str | None) -> GeoDataFrame:
     """Units as polygons with their attributes; raises `TableError` where a row has none."""
     import geopandas as gpd
@@ -150,6 +158,7 @@ def _lay_polygons(path: Path, grids: list[Any], key: str, layer: str | None) -> 
     from raremap.tabular.read import read_table
 
     source = read_table(path, layer)
+    check_key(path, source.table.column_names, key)
     frame = read_polygons(path, layer)
     if frame.crs is None and any(g.crs is not None for g in grids):
         raise TableError(f"{path} has no CRS, the scenes have one; write it into the file")

@@ -19,6 +19,7 @@ from raremap.errors import (
     SplitError,
     TableError,
     nearest,
+    refuse,
 )
 from raremap.files import written
 from raremap.jobs import progress
@@ -102,9 +103,9 @@ def table_fuse(
     block_m: float | None = None,
     double_check: bool = False,
     prior: float | None = None,
-    top: int = 4,
-    folds: int = 5,
-    seed: int = 0,
+    top: int | None = None,
+    folds: int | None = None,
+    seed: int | None = None,
     device: str = "auto",
     layer: str | None = None,
     quiet: bool = False,
@@ -116,9 +117,10 @@ def table_fuse(
     units, or the objects of a map. `landslide` names the image model's class (default: the second of two).
 
     Rows with a value in the column `label` are the calibration places: nothing else may have used them. The fusion is
-    fitted on them, and what it gains is measured on them, cross-fitted over places: the values of `group`, square blocks
-    of `block_m` metres, or else the scenes. With `fusion`, a fusion.json of an earlier run, nothing is fitted, and `top`
-    is as in its fit. `prior` is the share of positive units to expect.
+    fitted on them, and what it gains is measured on them, cross-fitted over `folds` (5) of places: the values of `group`,
+    square blocks of `block_m` metres, or else the scenes. A unit's image score is of its `top` (4) surest pixels. With
+    `fusion`, a fusion.json of an earlier run, nothing is fitted, and what belongs to a fit is refused. `prior` is the
+    share of positive units to expect.
 
     Writes under `out`: units.csv, alarms.gpkg, a map NAME.fused.tif a scene (bands fused, image, table: each
     unit's probability), and fusion.json. Places of units and alarms are in the CRS of the scenes (EPSG:4326 where scenes
@@ -134,6 +136,12 @@ def table_fuse(
         raise ConfigError(
             "give --label to fit the fusion on rows with truth, or --fusion with one that was fitted"
         )
+    if fusion is not None:
+        refuse(
+            "with --fusion, where nothing is fitted", positive=positive, group=group, block_m=block_m, top=top,
+            folds=folds, seed=seed,
+        )  # fmt: skip
+    top, folds, seed = 4 if top is None else top, 5 if folds is None else folds, seed or 0
     if prior is not None and not 0 < prior < 1:
         raise ConfigError(f"the prior is {prior}, expected a share between 0 and 1")
     if top < 1:

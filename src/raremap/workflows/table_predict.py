@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raremap.errors import ConfigError, OutputError, RaremapWarning, SceneError, TableError, nearest
+from raremap.errors import ConfigError, OutputError, RaremapWarning, SceneError, TableError, nearest, refuse
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def table_predict(
     out: str | Path,
     prior: float | None = None,
     keep: Sequence[str] | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     bands: Sequence[str] = (),
     layer: str | None = None,
     quiet: bool = False,
@@ -79,11 +79,11 @@ def table_predict(
 
     A table gives `out` (.csv, .parquet or .gpkg) with its columns (`keep`: some of them) and `probability` and
     `alarm`; rows are read and written in parts. A raster (a file with a band an attribute, or a file for each, called
-    as the attributes) gives a COG of probabilities: float32 with nodata NaN, or uint8 in steps of 1/250 with
+    as the attributes) gives a COG of probabilities: `dtype` float32 (default) with nodata NaN, or uint8 in steps of 1/250 with
     nodata 255. A pixel where any attribute has no data, or is infinite, has no probability. `bands` say which attribute each band is.
 
     `prior` is the share of positives to expect; an alarm needs the same evidence whatever it is. Raises `TableError` or
-    `SceneError` where an attribute is missing.
+    `SceneError` where an attribute is missing, `ConfigError` where an option is of the other kind of input.
     """
     from raremap.scene.cog import check_name
     from raremap.tabular.columns import Faults
@@ -98,10 +98,13 @@ def table_predict(
     if any(Path(p).suffix.lower() in _TABLES for p in paths):
         if len(paths) > 1:
             raise TableError(f"{len(paths)} inputs are given; score tables one by one")
+        refuse(f"on the rows of a table ({paths[0]})", dtype=dtype, bands=tuple(bands))
         _apart(out, paths)
         faults = Faults()
         done = _rows(model, Path(paths[0]), out, prior, keep, layer, faults, quiet)
     else:
+        refuse(f"on a raster ({paths[0]})", keep=keep, layer=layer)
+        dtype = dtype or "float32"
         if dtype not in ("float32", "uint8"):
             raise ConfigError(f"a map's type is float32 or uint8, not '{dtype}'")
         check_name(out)
