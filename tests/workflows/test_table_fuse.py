@@ -15,6 +15,7 @@ from tests.rasters import zipped
 
 from raremap.bundle import Bundle
 from raremap.errors import (
+    BundleError,
     ConfigError,
     LabelError,
     RaremapError,
@@ -430,6 +431,49 @@ def test_what_polygons_have_no_use_for_is_told(ground: Ground, tmp_path: Path) -
             table_fuse(
                 bundle(), table_model(), ground.scene, path, tmp_path / "out", label="landslide", block_m=100, quiet=True, **more
             )  # fmt: skip
+
+
+def test_objects_of_a_map_have_no_slope_and_are_told_whence(ground: Ground, tmp_path: Path) -> None:
+    path = tmp_path / "objects.gpkg"
+    squares(ground).drop(columns="slope").assign(area_m2=2500.0, confidence=0.9).to_file(path)
+    with pytest.raises(
+        TableError, match=r"has no column 'slope', which the model reads; it follows from heights: .*--date"
+    ):
+        table_fuse(
+            bundle(), table_model(), ground.scene, path, tmp_path / "out", label="landslide", block_m=100, quiet=True
+        )  # fmt: skip
+
+
+def test_a_bundle_of_the_other_kind_says_what_it_is(ground: Ground, tmp_path: Path) -> None:
+    import raremap as rm
+
+    run = tmp_path / "units"
+    done = rm.table_train(
+        ground.rows, run, label="landslide", drop=("unit",), group="catchment", model="logistic", tune=False, folds=3,
+        replicates=20, quiet=True,
+    )  # fmt: skip
+    image = bundle().save(tmp_path / "net/bundle")
+    for first, second, told in (
+        (done.bundle, done.bundle, f"^{done.bundle} is a model of a table, expected one of imagery"),
+        (run, image, f"^{run} is the folder of a run; give the bundle in it, {done.bundle}$"),
+        (bundle(), image, f"^{image} is no model of a table; use raremap predict for models of imagery"),
+        (bundle(), image.parent, f"^{image.parent} is the folder of a run; give the bundle in it, {image}$"),
+        (bundle(), done.bundle / "model.onnx", "is a file; give the folder that `raremap table train` wrote"),
+    ):
+        with pytest.raises(BundleError, match=told):
+            table_fuse(
+                first, second, ground.scene, ground.units, tmp_path / "out", rows=ground.rows, label="l"
+            )
+    with pytest.raises(
+        BundleError, match=r"model\.onnx is of a model of a table; give its folder to raremap table"
+    ):
+        rm.predict(done.bundle / "model.onnx", ground.scene, tmp_path / "map.tif", quiet=True)
+    (tmp_path / "several").mkdir()
+    (tmp_path / "several/ensemble.json").write_text("{}")
+    with pytest.raises(
+        BundleError, match="several is an ensemble of models of imagery; give the bundle of `raremap table"
+    ):
+        rm.table_predict(tmp_path / "several", ground.rows, tmp_path / "s.csv", quiet=True)
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def table_fuse(
         raise OutputError(f"two scenes are called {double[0]}, and would write one map; fuse them one by one")
     laid = lay(paths, _names(units), rows, key, scene_column, layer)
     table = laid.source.table
-    model.columns.check(table.column_names, laid.source.path)
+    _attributes(model, table.column_names, laid)
     truth = _truth(laid.source, label, positive) if label is not None else None
     faults = Faults()
     table_logits = model.logits(model.columns.values(table, faults, laid.source.path))
@@ -279,6 +279,19 @@ def read_fusion(path: Path, *models: str) -> PastFusion:
             stacklevel=3,
         )
     return past
+
+
+def _attributes(model: TableModel, there: Sequence[str], laid: Laid) -> None:
+    """Raise `TableError` where units lack an attribute, such as objects of a map, which carry no terrain."""
+    from raremap.workflows.unit_terrain import lacking
+
+    missing = lacking(model.columns.names, there)
+    if laid.shapes is not None and missing == [n for n in model.columns.names if n not in there] != []:
+        raise TableError(
+            f"{laid.source.path} has no column '{missing[0]}', which the model reads; it follows from heights: add it, such as by "
+            "zonal statistics of a raster, or fuse with --date, which fetches them"
+        )
+    model.columns.check(there, laid.source.path)
 
 
 def _truth(source: Source, label: str, positive: str | None) -> tuple[np.ndarray, np.ndarray]:
