@@ -14,6 +14,13 @@ from typing import Any
 
 from raremap.errors import BundleError, OutputError
 
+ITEM = "model.json"
+"""The file of a bundle that describes it."""
+ENSEMBLE = "ensemble.json"
+"""The file that makes a folder an ensemble of bundles."""
+TABLE = "raremap:table"
+"""The property that marks the description of a model of a table."""
+
 
 @contextmanager
 def written(path: str | Path) -> Iterator[Path]:
@@ -131,6 +138,23 @@ def digest_of(item: dict[str, Any]) -> str:
     """Checksum of a model's item without its own digest, independent of layout."""
     bare = {**item, "properties": {k: v for k, v in item["properties"].items() if k != "raremap:digest"}}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+
+
+def is_table_bundle(folder: str | Path) -> bool:
+    """Whether a folder holds a model of a table, and none of imagery; what is damaged is left for the reader to tell."""
+    try:
+        return TABLE in json.loads((Path(folder) / ITEM).read_text(encoding="utf-8"))["properties"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_item(folder: Path) -> None:
+    """Raise `BundleError` where a bundle's folder has no description; a run's folder is told from a bundle."""
+    if (folder / ITEM).is_file():
+        return
+    if (folder / "bundle" / ITEM).is_file():
+        raise BundleError(f"{folder} is the folder of a run; give the bundle in it, {folder / 'bundle'}")
+    raise BundleError(f"bundle {folder} has no {ITEM}; it is incomplete, copy the whole folder again")
 
 
 def read_item(path: Path, what: str, newest: int, key: str = "raremap:format") -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -325,3 +327,42 @@ def test_a_category_is_the_same_however_it_is_written():
         "",
         "",
     ]
+
+
+def test_what_lies_beyond_the_training_is_counted_by_column():
+    rng = np.random.default_rng(0)
+    trained = rng.normal(30, 8, (5000, 2)).astype(np.float32)
+    trained[7, 0] = -9999  # one wrong value makes no range
+    known = Columns(
+        (Column("slope", "numeric"), Column("rain", "numeric"), Column("rock", "categorical", ("a",)))
+    )
+    columns = known.ranged(np.column_stack([trained, np.zeros(5000)]))
+    assert columns.columns[0].range == tuple(np.sort(trained[:, 0])[[4, -5]])
+    assert columns.columns[2].range is None
+    again = Columns.from_dict(json.loads(json.dumps(columns.to_dict())))
+    assert again == columns
+    faults = Faults()
+    slope = np.radians(trained[:200, 0].astype(float))
+    slope[:4] = [np.nan, np.inf, 30, 30]
+    rain = np.where(np.arange(200) < 20, 500.0, 30.0)
+    table = pa.table({"slope": slope, "rain": rain, "rock": ["a"] * 200})
+    for part in (table.slice(0, 50), table.slice(50)):
+        again.values(part, faults)
+    assert faults.beyond.count == {"slope": 196, "rain": 20}
+    line = faults.lines()[-1]
+    assert line.startswith("'slope' lies outside what the model has met in 99 % of the rows (")
+    assert "30 here); so do 'rain' in 10 %; are the units of measure the same?" in line
+    few = Faults()
+    again.values(
+        pa.table({"slope": [30.0] * 100, "rain": [500.0] * 4 + [30.0] * 96, "rock": ["a"] * 100}), few
+    )
+    assert few.beyond.count == {"rain": 4}
+    assert few.lines() == []
+
+
+def test_columns_of_older_bundles_have_no_range():
+    old = Columns.from_dict([{"name": "slope", "kind": "numeric"}])
+    faults = Faults()
+    old.values(pa.table({"slope": [1e9]}), faults)
+    assert faults.lines() == []
+    assert faults.beyond.count == {}

@@ -243,6 +243,63 @@ def test_odd_values_at_prediction_are_missing_and_told(work, tmp_path):
     )
 
 
+def test_another_unit_than_the_trainings_is_warned_of_in_rows_and_pixels(work, tmp_path):
+    _, rows, done = work
+    found = rm.TableModel.load(done.bundle).columns.columns
+    assert found[0].range == pytest.approx((rows.slope.min(), rows.slope.max()))
+    radians = rows.assign(slope=np.radians(rows.slope))
+    radians.to_csv(tmp_path / "r.csv", index=False)
+    line = r"'slope' lies outside what the model has met in 100 % of the {} \(.* to .* in training, .* here\)"
+    with pytest.warns(RaremapWarning, match=r"r\.csv: " + line.format("rows")):
+        scored = rm.table_predict(done.bundle, tmp_path / "r.csv", tmp_path / "s.csv", quiet=True)
+    assert scored.to_dict()["outside"] == {"slope": 300}
+    raster(tmp_path / "r.tif", radians, ["slope", "rain", "rock"], 10, 20)
+    with pytest.warns(RaremapWarning, match=r"r\.tif: " + line.format("pixels")):
+        scored = rm.table_predict(done.bundle, tmp_path / "r.tif", tmp_path / "m.tif", quiet=True)
+    assert scored.outside == {"slope": 200}
+    assert f"| slope | numeric, {rows.slope.min():.4g} to " in (done.bundle / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "great", "nodata"), [("float32", np.inf, None), ("float64", -1e39, -1.7e308)]
+)
+def test_infinite_pixels_are_no_data_and_counted(work, tmp_path, dtype, great, nodata):
+    """Also those that are too great for the float32 that models read; a value of no data is not counted."""
+    _, rows, done = work
+    raster(tmp_path / "in.tif", rows, ["slope", "rain", "rock"], 10, 20, dtype=dtype, nodata=nodata)
+    expected = rm.table_predict(done.bundle, tmp_path / "in.tif", tmp_path / "a.tif", quiet=True)
+    with rasterio.open(tmp_path / "in.tif", "r+") as file:
+        band = file.read(2)
+        band[0, :5] = great
+        band[0, 7] = np.nan if nodata is None else nodata
+        file.write(band, 2)
+    with pytest.warns(RaremapWarning) as told:
+        found = rm.table_predict(done.bundle, tmp_path / "in.tif", tmp_path / "b.tif", quiet=True)
+    lines = [str(w.message) for w in told]
+    assert lines == [f"{tmp_path / 'in.tif'}: column 'rain' has 5 infinite pixels; taken as no data"]
+    assert (found.count, found.nodata) == (194, 6)
+    with rasterio.open(expected.path) as a, rasterio.open(found.path) as b:
+        wanted = a.read(1)
+        wanted[0, [0, 1, 2, 3, 4, 7]] = np.nan
+        np.testing.assert_array_equal(b.read(1), wanted)
+
+
+def test_infinite_pixels_of_files_of_one_attribute_are_counted_too(work, tmp_path):
+    """Each file has a value of no data of its own, which may be infinite itself."""
+    _, rows, done = work
+    for name, nodata in (("slope", -9999), ("rain", -np.inf), ("rock", 0)):
+        raster(tmp_path / f"{name}.tif", rows, [name], 10, 20, nodata=nodata)
+        with rasterio.open(tmp_path / f"{name}.tif", "r+") as file:
+            band = file.read(1)
+            band[0, :3] = nodata
+            band[1, 0] = np.inf if name == "rain" else band[1, 0]
+            file.write(band, 1)
+    paths = [tmp_path / f"{n}.tif" for n in ("slope", "rain", "rock")]
+    with pytest.warns(RaremapWarning, match="column 'rain' has 1 infinite pixels; taken as no data"):
+        found = rm.table_predict(done.bundle, paths, tmp_path / "b.tif", quiet=True)
+    assert (found.count, found.nodata) == (196, 4)
+
+
 def _train(tmp_path: Path, rows: pd.DataFrame, **settings: object) -> list[str]:
     """Train on rows; gives what was told."""
     rows.to_csv(tmp_path / "t.csv", index=False)
@@ -389,6 +446,7 @@ def test_the_true_prior_is_served_and_what_figures_are_for(tmp_path):
         ({"group": "x", "block_m": 5.0}, "group and block_m are two ways to make folds; give one"),
         ({"folds": 1}, "folds: Input should be greater than or equal to 2"),
         ({"prior": 1.5}, "prior: Input should be less than 1"),
+        ({"metric": "auc"}, "metric and inner_folds are of tuning, and tune is false; leave them out"),
         ({"group": "catchmen"}, "has no column 'catchmen' to group by; did you mean 'catchment'?"),
         ({"drop": ("rian",)}, "has no column 'rian' to leave out; did you mean 'rain'?"),
         ({"categorical": ("roc",)}, "has no column 'roc' to be categorical; did you mean 'rock'?"),
@@ -436,6 +494,27 @@ def test_wrong_inputs_of_a_prediction_are_told(work, tmp_path):
     with pytest.raises(SceneError, match="no pixel with data in all attributes"):
         rm.table_predict(done.bundle, tmp_path / "void.tif", tmp_path / "m.tif", quiet=True)
     assert not (tmp_path / "m.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "line"),
+    [
+        ("in.tif", {"keep": ("a",)}, "--keep has no effect on a raster (in.tif); leave it out"),
+        ("in.tif", {"layer": "a"}, "--layer has no effect on a raster (in.tif); leave it out"),
+        ("t.csv", {"dtype": "foo"}, "--dtype has no effect on the rows of a table (t.csv); leave it out"),
+        ("t.csv", {"dtype": "float32"}, "--dtype has no effect on the rows of a table (t.csv); leave it out"),
+        ("t.csv", {"bands": ["q"]}, "--bands has no effect on the rows of a table (t.csv); leave it out"),
+    ],
+)
+def test_options_of_the_other_kind_of_input_are_refused(work, tmp_path, capsys, name, more, line):
+    _, _, done = work
+    with pytest.raises(ConfigError, match=f"^{re.escape(line)}$"):
+        rm.table_predict(done.model, name, tmp_path / "out.tif", quiet=True, **more)
+    words = [(f"--{k}", v if isinstance(v, str) else v[0]) for k, v in more.items()]
+    code, _, err = raremap(
+        capsys, "table", "predict", done.bundle, name, *words[0], "-o", tmp_path / "out.tif", "-q"
+    )
+    assert (code, err) == (2, f"raremap: {line}\n")
 
 
 def test_the_command_line(work, tmp_path, capsys):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from raremap.errors import TableError, nearest
+from raremap.tabular.ranges import Beyond, range_of
 
 pc: Any = pyarrow.compute  # its functions are made when it is loaded; checkers of types do not see them
 
@@ -25,30 +26,41 @@ _MISSING = frozenset({"", "na", "n/a", "nan", "null", "#n/a", "#na"})
 
 @dataclass(frozen=True)
 class Column:
-    """An attribute: numeric, or categorical with its categories as text in order."""
+    """An attribute: numeric, or categorical with its categories as text in order.
+
+    `range` is that of its numbers in training (`range_of`); None where it is not known.
+    """
 
     name: str
     kind: Literal["numeric", "categorical"]
     categories: tuple[str, ...] = ()
+    range: tuple[float, float] | None = None
 
 
 @dataclass
 class Faults:
-    """What was met in rows and treated as missing, by column: infinite values, and categories not seen before."""
+    """What was met in rows (or pixels), by column: infinite values and new categories, which are missing, and numbers `beyond`.
 
+    Infinite pixels are no data.
+    """
+
+    unit: Literal["rows", "pixels"] = "rows"
     infinite: Counter[str] = field(default_factory=Counter)
     new: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    beyond: Beyond = field(default_factory=Beyond)
 
     def lines(self) -> list[str]:
-        """One line for each, for warnings."""
-        return [
-            f"column '{c}' has {n:,} infinite values; taken as missing" for c, n in self.infinite.items()
-        ] + [
-            f"column '{c}' has {n:,} rows of categories not met in training (such as '{self.examples[c]}'); "
+        """One line for each, for warnings; one for all that lies beyond the training, where that is sizeable."""
+        infinite = {"rows": "values; taken as missing", "pixels": "pixels; taken as no data"}[self.unit]
+        beyond = self.beyond.line(self.unit)
+        lines = [f"column '{c}' has {n:,} infinite {infinite}" for c, n in self.infinite.items()]
+        lines += [
+            f"column '{c}' has {n:,} {self.unit} of categories not met in training (such as '{self.examples[c]}'); "
             "taken as missing"
             for c, n in self.new.items()
         ]
+        return [*lines, beyond] if beyond else lines
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,7 @@ class Columns:
                 out[:, i] = _codes(found, column, faults, self.missing)
             else:
                 numbers = _numbers(found, column.name, where, self.missing)
-                out[:, i] = _finite(numbers, column.name, faults, self.missing)
+                out[:, i] = _finite(numbers, column, faults, self.missing)
         return out
 
     def of_arrays(self, bands: np.ndarray, faults: Faults) -> np.ndarray:
@@ -114,20 +126,37 @@ class Columns:
                 codes = _of_uniques(there.tolist(), np.bincount(inverse), column, faults, self.missing)
                 out[:, i] = codes[inverse]
             else:
-                out[:, i] = _finite(band, column.name, faults, self.missing)
+                out[:, i] = _finite(band, column, faults, self.missing)
         return out
+
+    def ranged(self, values: np.ndarray) -> Columns:
+        """The same with the ranges of their numbers in the training rows `[n, p]`."""
+        columns = tuple(
+            replace(c, range=range_of(values[:, i])) if c.kind == "numeric" else c
+            for i, c in enumerate(self.columns)
+        )
+        return replace(self, columns=columns)
 
     def to_dict(self) -> list[dict[str, Any]]:
         """JSON-ready form."""
         return [
-            {"name": c.name, "kind": c.kind, **({"categories": list(c.categories)} if c.categories else {})}
+            {
+                "name": c.name,
+                "kind": c.kind,
+                **({"categories": list(c.categories)} if c.categories else {}),
+                **({"range": list(c.range)} if c.range else {}),
+            }
             for c in self.columns
         ]
 
     @classmethod
     def from_dict(cls, data: list[dict[str, Any]], missing: Sequence[str] = ()) -> Columns:
-        """What `to_dict` gave."""
-        columns = tuple(Column(d["name"], d["kind"], tuple(d.get("categories", ()))) for d in data)
+        """What `to_dict` gave; older bundles have no ranges."""
+        ranges = [d.get("range") for d in data]
+        columns = tuple(
+            Column(d["name"], d["kind"], tuple(d.get("categories", ())), (r[0], r[1]) if r else None)
+            for d, r in zip(data, ranges, strict=True)
+        )
         return cls(columns, tuple(missing))
 
 
@@ -394,14 +423,16 @@ def _numbers(values: Any, name: str, where: str, missing: Sequence[str]) -> np.n
         ) from None
 
 
-def _finite(values: np.ndarray, name: str, faults: Faults, missing: Sequence[str]) -> np.ndarray:
-    """As float32, where infinite values (also those beyond its range) are missing and counted."""
+def _finite(values: np.ndarray, column: Column, faults: Faults, missing: Sequence[str]) -> np.ndarray:
+    """As float32, where infinite values (also those that are too great for it) are missing and counted."""
     with np.errstate(over="ignore"):
         out = np.array(values, np.float32)
     if missing:
         out[np.isin(values, _numbers_of(missing))] = np.nan
     infinite = np.isinf(out)
     if infinite.any():
-        faults.infinite[name] += int(infinite.sum())
+        faults.infinite[column.name] += int(infinite.sum())
         out[infinite] = np.nan
+    if column.range is not None:
+        faults.beyond.add(column.name, out, column.range)
     return out

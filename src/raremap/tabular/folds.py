@@ -68,7 +68,7 @@ def deal(truth: np.ndarray, places: Places, folds: int, seed: int, what: str = "
         if holding < folds:
             raise SplitError(
                 f"{name} rows lie in {holding} {places.kind}{'' if holding == 1 else 's'}, too few for {folds} {what}; "
-                "ask for fewer folds or smaller places"
+                f"ask for fewer folds or smaller places{' (--block-m or --group)' if places.kind == 'scene' else ''}"
             )
     out = np.empty(len(truth), np.intp)
     if places.kind == "row":

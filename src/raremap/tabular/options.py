@@ -103,4 +103,6 @@ class TableOptions(Options):
             raise ValueError("group and block_m are two ways to make folds; give one")
         if (self.x is None) != (self.y is None):
             raise ValueError("x and y belong together; give both or none")
+        if not self.tune and (self.metric != "average_precision" or self.inner_folds != 3):
+            raise ValueError("metric and inner_folds are of tuning, and tune is false; leave them out")
         return self

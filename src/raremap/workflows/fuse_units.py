@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import TableError, nearest
+from raremap.errors import SceneError, TableError, nearest, refuse
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -21,7 +22,10 @@ _RASTERS = frozenset({".tif", ".tiff"})
 
 @dataclass(frozen=True)
 class Laid:
-    """The rows of all units, their polygons (in `crs`) where they have any, and how each scene's pixels find them."""
+    """The rows of all units, their polygons where they have any, and how each scene's pixels find them.
+
+    `crs` is that of the polygons, or of places that are told of units of rasters (`_crs_of`).
+    """
 
     source: Source
     readers: list[Units]
@@ -59,6 +63,7 @@ def lay(
         raise TableError(
             f"{units[0]} holds polygons, whose own columns are the rows; leave {rows} out, or give rasters of units"
         )
+    refuse(f"on polygons ({units[0]})", scene_column=scene_column)
     return _lay_polygons(Path(units[0]), grids, key, layer)
 
 
@@ -104,7 +109,30 @@ def _lay_rasters(
                 f"{rows}: units of scene {stem} come twice in column '{key}'; each needs one row"
             )
         readers.append(RasterUnits(raster, grid, numbers[own], own))
-    return Laid(source, readers, None, grids[0].crs, grids, numbers)
+    return Laid(source, readers, None, _crs_of(scenes, grids), grids, numbers)
+
+
+def _crs_of(scenes: list[str], grids: list[Any]) -> Any:
+    """The scenes' own CRS, or EPSG:4326 where they have several, such as two UTM zones: one file holds places of one.
+
+    Raises `SceneError` where only some have one.
+    """
+    from rasterio.crs import CRS
+
+    first = grids[0].crs
+    for path, grid in zip(scenes, grids, strict=True):
+        if (grid.crs is None) != (first is None):
+            without, other = (path, scenes[0]) if grid.crs is None else (scenes[0], path)
+            raise SceneError(
+                f"{without} has no CRS, {other} has one; write it into the file, or fuse them one by one"
+            )
+    return first if all(g.crs == first for g in grids) else CRS.from_epsg(4326)
+
+
+def check_key(path: str | Path, names: Sequence[str], key: str) -> None:
+    """Raise `TableError` where units are to be called by a column that is not there; without a column `unit` they are counted."""
+    if key != "unit" and key not in names:
+        raise TableError(f"{path} has no column '{key}'; {nearest(key, names)}")
 
 
 def read_polygons(path: Path, layer: str | None) -> GeoDataFrame:
@@ -130,6 +158,7 @@ def _lay_polygons(path: Path, grids: list[Any], key: str, layer: str | None) -> 
     from raremap.tabular.read import read_table
 
     source = read_table(path, layer)
+    check_key(path, source.table.column_names, key)
     frame = read_polygons(path, layer)
     if frame.crs is None and any(g.crs is not None for g in grids):
         raise TableError(f"{path} has no CRS, the scenes have one; write it into the file")

@@ -123,7 +123,7 @@ def table_train(
     for note in notes:
         warnings.warn(note, RaremapWarning, stacklevel=2)
     model, evaluation = evaluate(
-        values, y, places, found.columns, checked, fitted, options, truth.name, source.path
+        values, y, places, found.columns.ranged(values), checked, fitted, options, truth.name, source.path
     )
     evaluation["ground"] = {
         "crs": crs_name(source.crs), "degrees": source.degrees, "unit_m": source.unit_m,
