@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import queue
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import rasterio
@@ -20,6 +19,7 @@ from rasterio.shutil import copy as rio_copy
 from rasterio.windows import Window as RioWindow
 
 from raremap.errors import OutputError
+from raremap.files import scratch
 from raremap.scene.gdal import bounded_cache
 from raremap.scene.grid import Grid
 from raremap.scene.rawfile import RawRaster, raw_bytes
@@ -44,7 +44,7 @@ class CogWriter:
 
     The file takes its name when the block ends without a fault; otherwise nothing remains. Pixels that
     were never written are nodata. A thread does the writing; meanwhile the raw raster needs disk space
-    beside the result. Raises `OutputError` with one line where the folder is not writable (at the start)
+    beside the result, in a hidden folder; that of a writer of the same file that was killed is removed at the start. Raises `OutputError` with one line where the folder is not writable (at the start)
     or the disk is full.
 
     Overviews of classes are by nearest pixel, which keeps the share of a rare class as it is; a majority
@@ -73,6 +73,7 @@ class CogWriter:
         self._raw_bytes = sum(raw_bytes(size, dtype, len(bands)) for size in sizes)
         self._sizes = sizes
         self._scratch: Path | None = None
+        self._in_use: IO[bytes] | None = None
         self._levels: list[RawRaster] = []
         self._queue: queue.Queue[tuple[Window, np.ndarray] | None] = queue.Queue(maxsize=2)
         self._failed: BaseException | None = None
@@ -80,7 +81,7 @@ class CogWriter:
         self._complete = False
 
     def __enter__(self) -> CogWriter:
-        self._scratch = _scratch(self.path)
+        self._scratch, self._in_use = _scratch(self.path)
         try:
             free = shutil.disk_usage(self._scratch).free
             if free < self._raw_bytes:
@@ -214,6 +215,8 @@ class CogWriter:
         finally:
             if self._scratch is not None:
                 shutil.rmtree(self._scratch, ignore_errors=True)
+            if self._in_use is not None:
+                self._in_use.close()
 
     def _told(self, step: Callable[[], object]) -> None:
         """Do a step of the writing; its faults become one line that names the file."""
@@ -227,13 +230,13 @@ class CogWriter:
             ) from None
 
 
-def _scratch(path: Path) -> Path:
-    """A hidden folder beside `path`, on the same disk, so that the result can be renamed into place."""
+def _scratch(path: Path) -> tuple[Path, IO[bytes] | None]:
+    """A hidden folder beside `path`, on the same disk, so that the result can be renamed into place; see `scratch`."""
     if path.is_dir():
         raise OutputError(f"{path} is a folder, expected a file name to write to")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
+        return scratch(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror}); choose a writable folder") from None
 
