@@ -22,9 +22,11 @@ from raremap.maps.options import PredictOptions
 from raremap.maps.quantities import STYLES, quantity_path, quantity_writer
 from raremap.maps.stream import Network, batch_of, stream
 from raremap.maps.style import qml
-from raremap.scene.cog import CogWriter
+from raremap.scene.cog import CogWriter, check_room
 from raremap.scene.grid import Grid
 from raremap.scene.raster import Image
+from raremap.scene.rawfile import STRIPE
+from raremap.scene.window import Window
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def write_map(
     """
     drawing = Drawing(scheme, decide, soften, probabilities, tuple(quantities))
     options = options or PredictOptions()
-    with MapFiles(out_path, reader.grid, drawing, tags) as files:
+    with MapFiles(out_path, reader.grid, drawing, tags, held_rows(reader, options.window)) as files:
         batch = batch_of(reader, options, network)
         options = options.model_copy(update={"batch": batch})
         strips = stream(reader, network, network_classes or scheme.num_classes, options, progress=progress)
@@ -119,16 +121,36 @@ def computed(precision: str, batch: int) -> dict[str, str]:
     return {"raremap_precision": precision, "raremap_batch": str(batch)}
 
 
+def held_rows(reader: Image, window: int) -> list[tuple[int, int]]:
+    """Rows (first, end) that a map of the scene may write to, in windows of so many pixels.
+
+    What a sparse file leaves out takes no room of the map either, but for the windows that reach into it.
+    """
+    grid, out = reader.grid, []
+    for top in range(0, grid.height, STRIPE):
+        part = Window(top, 0, STRIPE, grid.width).intersect(grid.window)
+        if not reader.blank(part):
+            out.append((max(0, top - window), min(grid.height, part.row_end + window)))
+    return out
+
+
 class MapFiles:
     """The files of a map, written rectangle by rectangle in any order; they take their names together, by `finish`.
 
-    Where the block ends without it nothing is left.
+    Where the block ends without it nothing is left. `rows` are those that are written to at the most (None: all), as
+    `held_rows` gives them; the disk must have room for these in all files together.
     """
 
     def __init__(
-        self, path: str | Path, grid: Grid, drawing: Drawing, tags: Mapping[str, str] | None = None
+        self,
+        path: str | Path,
+        grid: Grid,
+        drawing: Drawing,
+        tags: Mapping[str, str] | None = None,
+        rows: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         self.path, self.grid, self._drawing, self._tags = Path(path), grid, drawing, tags
+        self._rows = rows
         self.counts = np.zeros(drawing.scheme.num_classes, np.int64)
         self._files = ExitStack()
         self._writers: dict[str, CogWriter] = {}
@@ -136,7 +158,9 @@ class MapFiles:
 
     def __enter__(self) -> MapFiles:
         try:
-            for name, writer in self._made().items():
+            made = self._made()
+            check_room(list(made.values()), self._rows)
+            for name, writer in made.items():
                 self._writers[name] = self._files.enter_context(writer)
         except BaseException as error:
             self.__exit__(type(error), error)

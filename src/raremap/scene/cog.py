@@ -22,7 +22,7 @@ from raremap.errors import OutputError
 from raremap.files import scratch
 from raremap.scene.gdal import bounded_cache
 from raremap.scene.grid import Grid
-from raremap.scene.rawfile import RawRaster, raw_bytes
+from raremap.scene.rawfile import RawRaster, raw_room
 from raremap.scene.window import Window
 
 _BLOCK = 512
@@ -69,9 +69,8 @@ class CogWriter:
         self._nodata = nodata
         self._colors, self._tags, self._scale = colors, dict(tags or {}), scale
         self._overviews, self._level = overviews, level
-        sizes = _halved(grid) if overviews == "nearest" else [grid]
-        self._raw_bytes = sum(raw_bytes(size, dtype, len(bands)) for size in sizes)
-        self._sizes = sizes
+        self._sizes = _halved(grid) if overviews == "nearest" else [grid]
+        self._has_room = False
         self._scratch: Path | None = None
         self._in_use: IO[bytes] | None = None
         self._levels: list[RawRaster] = []
@@ -83,12 +82,8 @@ class CogWriter:
     def __enter__(self) -> CogWriter:
         self._scratch, self._in_use = _scratch(self.path)
         try:
-            free = shutil.disk_usage(self._scratch).free
-            if free < self._raw_bytes:
-                raise OutputError(
-                    f"{self.path} needs {self._raw_bytes / 1e9:.1f} GB while it is made, "
-                    f"its disk has {free / 1e9:.1f} GB left; choose another disk"
-                )
+            if not self._has_room:
+                check_room([self])
             self._told(self._open)
         except BaseException:
             self._abandon()
@@ -117,6 +112,12 @@ class CogWriter:
         if self._failed is not None:
             self._told(self._check)
         self._queue.put((window, array))
+
+    def room(self, rows: Sequence[tuple[int, int]] | None = None) -> int:
+        """Bytes of disk that the raw raster takes; no rows but `rows` (first, end) are written to (None: all)."""
+        rows = [(0, self.grid.height)] if rows is None else rows
+        bands = len(self.bands)
+        return sum(raw_room(s, self.dtype, bands, rows, 1 << i) for i, s in enumerate(self._sizes))
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Add tags that are known before the end only."""
@@ -228,6 +229,31 @@ class CogWriter:
             raise OutputError(
                 f"{self.path} cannot be written ({cause}); check the space left on its disk, nothing was changed"
             ) from None
+
+
+def check_room(writers: Sequence[CogWriter], rows: Sequence[tuple[int, int]] | None = None) -> None:
+    """Raise `OutputError` where a disk has less room than writers of one grid take on it together; `rows` as in `room`.
+
+    They do not look for themselves any more when they begin.
+    """
+    disks: dict[int, list[CogWriter]] = {}
+    for writer in writers:
+        writer._has_room = True
+        disks.setdefault(_folder_of(writer.path).stat().st_dev, []).append(writer)
+    for own in disks.values():
+        path, others = own[0].path, len(own) - 1
+        need, free = sum(w.room(rows) for w in own), shutil.disk_usage(_folder_of(path)).free
+        if free < need:
+            told = f" and {others} more files beside it need" if others else " needs"
+            raise OutputError(
+                f"{path}{told} {need / 1e9:.1f} GB while {'they are' if others else 'it is'} made, "
+                f"{'their' if others else 'its'} disk has {free / 1e9:.1f} GB left; choose another disk"
+            )
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder of a file, or the nearest above it that is there."""
+    return next(p for p in path.absolute().parents if p.is_dir())
 
 
 def _scratch(path: Path) -> tuple[Path, IO[bytes] | None]:

@@ -17,7 +17,7 @@ from raremap.exported import Exported
 from raremap.files import locked
 from raremap.jobs import PartFiles, in_threads, progress
 from raremap.maps.drawing import Drawing
-from raremap.maps.export import MapFiles, MapSummary, computed
+from raremap.maps.export import MapFiles, MapSummary, computed, held_rows
 from raremap.maps.parcel import packed, unpacked
 from raremap.maps.stream import batch_of, parts_of, stream
 from raremap.scene.gdal import fingerprint
@@ -146,7 +146,8 @@ def map_on(
                 ).hexdigest()
                 about = (reader.paths[0], reader.nodata)
                 batch = batch_of(reader, given.bundle.predict)
-                files = MapFiles(target, reader.grid, given.drawing, {**tags, **date_tag(scene)})
+                rows = held_rows(reader, given.bundle.predict.window)
+                files = MapFiles(target, reader.grid, given.drawing, {**tags, **date_tag(scene)}, rows)
             jobs.append(_Scene(scene, cut, PartFiles(folder), made[:24], files, about, len(cut), batch))
         team = stack.enter_context(cluster.team(given, on_gpu=on_gpu))
         if precision == "auto" or on_gpu:
