@@ -215,6 +215,18 @@ def test_a_stopped_job_keeps_the_scenes_that_it_had_finished(tmp_path: Path) -> 
     assert predict(replace(model, module=other), paths, out, **{**how, "overlap": 0.5}).kept == 0
 
 
+@pytest.mark.usefixtures("where")
+def test_what_was_settled_is_said_once_and_not_where_quiet_is_wanted(
+    tmp_path: Path, scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write(tmp_path / "other.tif", np.ones((1, 30, 40), np.float32))
+    how = {"window": 16, "precision": "float32"}
+    predict(bundle(), [scene, other], tmp_path / "out", **how)
+    assert capsys.readouterr() == ("", "computed in float32, windows of 16 pixels, 1024 at once\n")
+    predict(bundle(), [scene, other], tmp_path / "quiet", **how, quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_map_that_is_called_by_its_file_is_made_anew_and_one_that_was_changed_is_not_kept(
     tmp_path: Path, scene: Path
 ) -> None:

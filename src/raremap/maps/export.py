@@ -127,6 +127,11 @@ def write_map(
         return files.finish(reader.paths[0], reader.nodata, precision, batch)
 
 
+def settled(precision: str, batch: int, window: int) -> str:
+    """How a map is computed, in a line for the user."""
+    return f"computed in {precision}, windows of {window} pixels, {batch} at once"
+
+
 def finished(path: Path, drawing: Drawing, job: str) -> MapSummary | None:
     """What `write_map` told of a map that stands with all its files and was made by the same `job`, else None."""
     if not all(p.exists() for p in (*_paths(path, drawing).values(), path.with_suffix(".qml"))):

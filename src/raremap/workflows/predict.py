@@ -94,7 +94,8 @@ def predict(
     `tags` are what the maps' files say of themselves besides.
 
     In a folder a map is kept that stands finished there and was made of the same files by the same model and options, so
-    that a stopped job goes on; one that is called by its own file is made anew.
+    that a stopped job goes on; one that is called by its own file is made anew. Unless `quiet`, a line on standard error
+    says the precision, the window and how many windows at once were settled.
 
     `ray` is the address of a Ray cluster whose `workers` map strips of the scenes, or "local"; see
     `workflows.predict_on_ray`.
@@ -105,7 +106,7 @@ def predict(
     from raremap.cluster import maybe_joined
     from raremap.exported import load_model
     from raremap.maps.drawing import Drawing
-    from raremap.maps.export import finished, write_map
+    from raremap.maps.export import finished, settled, write_map
     from raremap.ways import predicting, unfitted
     from raremap.workflows.days import date_tag
     from raremap.workflows.predict_on_ray import Given, broken_off, map_on
@@ -135,6 +136,7 @@ def predict(
             map_on(cluster, given, left, rule, told | more, precision, quiet, keys, done)
             return Maps(tuple(done[target] for target in targets))
     network = bundle.network(device=device, precision=precision)
+    said = ""
     for number, (scene, target) in enumerate(left, start=1):
         try:
             with (
@@ -146,6 +148,10 @@ def predict(
                     probabilities=probabilities, tags={**told, **date_tag(scene), **more}, progress=bar,
                     quantities=quantities, network_classes=bundle.scheme.num_classes, job=keys.get(target),
                 )  # fmt: skip
+                line = settled(done[target].precision, done[target].batch, bundle.predict.window)
+                if line != said:  # which is known at the end of a map
+                    bar.note(line)
+                said = line
         except RaremapError as error:
             raise broken_off(error, len(done), len(left) - number) from None
     return Maps(tuple(done[target] for target in targets))

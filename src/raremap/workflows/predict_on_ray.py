@@ -18,7 +18,7 @@ from raremap.exported import Exported
 from raremap.files import locked
 from raremap.jobs import PartFiles, in_threads, progress
 from raremap.maps.drawing import Drawing
-from raremap.maps.export import MapFiles, MapSummary, held_rows
+from raremap.maps.export import MapFiles, MapSummary, held_rows, settled
 from raremap.maps.parcel import packed, unpacked
 from raremap.maps.stream import batch_of, parts_of, stream
 from raremap.scene.gdal import fingerprint
@@ -162,6 +162,7 @@ def map_on(
                 job.batch = batch
         title = jobs[0].scene.path if len(jobs) == 1 else f"{len(jobs)} scenes"
         bar = stack.enter_context(progress(title, sum(job.files.grid.height for job in jobs), quiet))
+        bar.note(settled(precision, jobs[0].batch, given.bundle.predict.window))
 
         def strips() -> Iterator[Task]:
             for number, job in enumerate(jobs):
