@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from raremap.errors import BundleError, OutputError
 
@@ -126,6 +127,34 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
                 f"another process is at work in {folder}; wait for it, or choose another folder"
             ) from None
         yield
+
+
+_OWNED = "raremap.lock"
+
+
+def scratch(path: Path) -> tuple[Path, IO[bytes] | None]:
+    """A hidden folder beside `path` to make it in, and a file that says that it is in use until it is closed.
+
+    Those of earlier writers of `path` that were killed are removed first: the system closes a dead process's files.
+    Where there are no such locks (None) nothing is removed. Raises `OSError`.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent)), None
+    for old in path.parent.glob(f".{glob.escape(path.stem)}.{'?' * 8}/{_OWNED}"):
+        with suppress(OSError), old.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
+    file = (folder / "fresh.lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # a file system without locks
+        file.close()
+        return folder, None
+    os.replace(file.name, folder / _OWNED)  # not before it is held: another writer would remove the folder
+    return folder, file
 
 
 def sha256_of(path: Path) -> str:
