@@ -16,7 +16,7 @@ import torch
 from tests.rasters import write
 
 from raremap.bundle import Bundle
-from raremap.errors import BundleError, ConfigError, OutputError, SceneError
+from raremap.errors import BundleError, ConfigError, OutputError, RaremapWarning, SceneError
 from raremap.labels import LabelScheme
 from raremap.measure.decision import Decision
 from raremap.scene import cog
@@ -291,3 +291,36 @@ def test_a_map_says_which_windows_it_was_made_in(scene: Path, tmp_path: Path) ->
     assert tags["raremap_windows"] == "16 pixels, overlap 0.5, hann"
     assert tags["raremap_batch"] == "1024"
     assert tags["raremap_precision"] in ("float32", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("more", "name", "error", "message"),
+    [
+        ({"probabilities": "int8"}, "map.tif", ConfigError, "probabilities is 'int8', expected float32 or uint8"),
+        ({}, "map.png", OutputError, r"map\.png is no name for a map; give one that ends in \.tif"),
+        ({}, "map.VRT", OutputError, r"map\.VRT is no name for a map"),
+    ],
+)  # fmt: skip
+def test_what_no_map_can_be_is_refused_before_the_first_file(
+    scene: Path, tmp_path: Path, more, name: str, error, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        predict(bundle(), scene, tmp_path / name, quiet=True, **more)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_folder_may_be_called_with_a_dot(scene: Path, tmp_path: Path) -> None:
+    predict(bundle(), scene, tmp_path / "maps.2024", quiet=True)
+    assert (tmp_path / "maps.2024/scene.map.tif").exists()
+
+
+def test_what_stands_beside_a_map_that_is_made_again_is_told_or_goes(scene: Path, tmp_path: Path) -> None:
+    out = tmp_path / "map.tif"
+    predict(bundle(), scene, out, probabilities="float32", confidence=True, quiet=True)
+    Path(f"{out}.aux.xml").write_text("<PAMDataset/>")
+    with pytest.warns(
+        RaremapWarning, match=r"map\.probs\.tif will be of an older map; remove what is not needed"
+    ):
+        predict(bundle(), scene, out, confidence=True, quiet=True)
+    assert not Path(f"{out}.aux.xml").exists()
+    predict(bundle(), scene, out, probabilities="uint8", confidence=True, quiet=True)

@@ -134,7 +134,7 @@ def settled(precision: str, batch: int, window: int) -> str:
 
 def finished(path: Path, drawing: Drawing, job: str) -> MapSummary | None:
     """What `write_map` told of a map that stands with all its files and was made by the same `job`, else None."""
-    if not all(p.exists() for p in (*_paths(path, drawing).values(), path.with_suffix(".qml"))):
+    if not all(p.exists() for p in (*paths_of(path, drawing).values(), path.with_suffix(".qml"))):
         return None
     try:
         with opened(path) as file:
@@ -149,7 +149,7 @@ def finished(path: Path, drawing: Drawing, job: str) -> MapSummary | None:
     return _summary(path, drawing, grid, pixels, 0.0, *how, kept=True)
 
 
-def _paths(path: Path, drawing: Drawing) -> dict[str, Path]:
+def paths_of(path: Path, drawing: Drawing) -> dict[str, Path]:
     """The rasters of a map."""
     out = {CLASS: path}
     if drawing.probabilities is not None:
@@ -169,7 +169,7 @@ def _summary(
 ) -> MapSummary:
     return MapSummary(
         path=path,
-        probabilities=_paths(path, drawing).get(PROBS),
+        probabilities=paths_of(path, drawing).get(PROBS),
         pixels=pixels,
         nodata_pixels=grid.height * grid.width - sum(pixels.values()),
         pixel_ha=_pixel_hectares(grid),
@@ -230,7 +230,7 @@ class MapFiles:
     def _made(self) -> dict[str, CogWriter]:
         """A writer for each file; the classes', which says of which job they are, takes its name last."""
         scheme, tags, kind = self._drawing.scheme, self._tags, self._drawing.probabilities
-        paths = _paths(self.path, self._drawing)
+        paths = paths_of(self.path, self._drawing)
         out = {
             CLASS: CogWriter(
                 self.path, self.grid, "uint8", bands=("class",), nodata=scheme.map_nodata,

@@ -27,6 +27,11 @@ from raremap.scene.window import Window
 
 _BLOCK = 512
 _HELD_BYTES = 48 << 20
+_BESIDE = (
+    ".aux.xml",
+    ".ovr",
+    ".msk",
+)  # what GDAL keeps beside a raster: statistics and the like, of older pixels
 _FAULTS = (RasterioError, CPLE_BaseError, OSError)
 
 
@@ -42,7 +47,8 @@ class CogWriter:
         with CogWriter("map.tif", grid, "uint8", nodata=255) as out:
             out.write(Window(0, 0, 64, 64), array)
 
-    The file takes its name when the block ends without a fault; otherwise nothing remains. Pixels that
+    The file takes its name when the block ends without a fault, and what GDAL kept beside an older one goes; otherwise
+    nothing remains. Pixels that
     were never written are nodata. A thread does the writing; meanwhile the raw raster needs disk space
     beside the result, in a hidden folder; that of a writer of the same file that was killed is removed at the start. Raises `OutputError` with one line where the folder is not writable (at the start)
     or the disk is full.
@@ -96,7 +102,7 @@ class CogWriter:
         try:
             if kind is None:
                 self.complete()
-                self._told(lambda: os.replace(self._path("cog.tif"), self.path))
+                self._told(self._name)
         finally:
             self._abandon()
 
@@ -207,6 +213,11 @@ class CogWriter:
         _last_blocks(fresh)
         for level in self._levels:
             level.path.unlink()
+
+    def _name(self) -> None:
+        os.replace(self._path("cog.tif"), self.path)
+        for suffix in _BESIDE:
+            self.path.with_name(f"{self.path.name}{suffix}").unlink(missing_ok=True)
 
     def _abandon(self) -> None:
         """Remove whatever has no name yet."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from raremap.ensembles import Ensemble
     from raremap.exported import Exported
     from raremap.labels import LabelScheme
+    from raremap.maps.drawing import Drawing
     from raremap.maps.export import MapSummary
     from raremap.measure.decision import Decision
     from raremap.workflows.predict_on_ray import Given as OnRay
@@ -112,6 +113,8 @@ def predict(
     from raremap.workflows.predict_on_ray import Given, broken_off, map_on
     from raremap.workflows.scenes import scenes_to_map
 
+    if probabilities not in (None, "float32", "uint8"):
+        raise ConfigError(f"probabilities is '{probabilities}', expected float32 or uint8")
     own = load_model(bundle) if isinstance(bundle, (str, Path)) else bundle
     bundle = predicting(own, window, overlap, tta, scales)
     # Every scene is opened before the first is mapped: a wrong one is found in the first second.
@@ -131,6 +134,8 @@ def predict(
     left = [pair for pair in pairs if pair[1] not in done]
     if not left:
         return Maps(tuple(done[target] for target in targets))
+    if older := _older([target for _, target in left], given.drawing):
+        warnings.warn(older, RaremapWarning, stacklevel=2)
     with maybe_joined(ray, workers) as cluster:
         if cluster is not None:
             map_on(cluster, given, left, rule, told | more, precision, quiet, keys, done)
@@ -172,6 +177,18 @@ def _keys(
     return {target: key(scene) for scene, target in pairs}
 
 
+def _older(targets: Sequence[Path], drawing: Drawing) -> str:
+    """That rasters stand beside the maps to be made that are not made with them, in a line; empty where there are none."""
+    from raremap.maps.export import paths_of
+    from raremap.maps.quantities import beside
+
+    found = [p for t in targets for p in beside(t) if p not in paths_of(t, drawing).values()]
+    if not found:
+        return ""
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{found[0]}{more} will be of an older map; remove what is not needed, or predict it anew"
+
+
 def _deciding(scheme: LabelScheme, decision: Decision | None, level: int) -> tuple[LabelScheme, Any, Any]:
     """The classes of the map, and how the network's probabilities become classes and probabilities that are written."""
     soften = decision.posterior if decision is not None and decision.softens else None
@@ -189,11 +206,17 @@ def _deciding(scheme: LabelScheme, decision: Decision | None, level: int) -> tup
 
 
 def _targets(scenes: list[SceneToMap], out: Path) -> list[Path]:
+    from rasterio.drivers import raster_driver_extensions
+
+    from raremap.scene.cog import check_name
+
     if len(scenes) == 1 and not out.is_dir() and out.suffix.lower() in (".tif", ".tiff"):
         targets = [out]
     else:
         if out.suffix.lower() in (".tif", ".tiff") and not out.is_dir():
             raise OutputError(f"{len(scenes)} scenes cannot share the map {out}; give a folder with -o")
+        if out.suffix.lower()[1:] in raster_driver_extensions() and not out.is_dir():
+            check_name(out)  # which tells of it
         targets = [out / f"{scene.name}.map.tif" for scene in scenes]
     for scene, target in zip(scenes, targets, strict=True):
         if target.exists() and any(Path(p).exists() and target.samefile(p) for p in scene.record.files):
