@@ -237,7 +237,7 @@ def _residuals(rows: Rows, ground: dict[str, Any]) -> str | None:
             x[order], y[order], c=residual[order], cmap="RdBu_r", vmin=-1, vmax=1,
             s=float(np.clip(20_000 / len(x), 3, 26)), linewidths=0.2, edgecolors=INK, rasterized=len(x) > 3000,
         )  # fmt: skip
-        axes.set_aspect(stretch)
+        axes.set_aspect(stretch, adjustable="datalim")  # a box that gives way lies over its own label
         axes.set_xlabel(f"x from the middle of the rows{unit}")
         axes.set_ylabel(f"y{unit}")
         figure.colorbar(dots, ax=axes, shrink=0.8, label="truth less probability")
