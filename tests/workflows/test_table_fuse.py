@@ -433,6 +433,19 @@ def test_what_polygons_have_no_use_for_is_told(ground: Ground, tmp_path: Path) -
             )  # fmt: skip
 
 
+def test_rows_to_be_fused_are_read_as_those_of_the_training(ground: Ground, tmp_path: Path) -> None:
+    frame = ground.frame.astype({"slope": object})
+    frame.loc[5, "slope"] = "?"
+    frame.to_csv(ground.rows, index=False)
+    model = table_model()
+    model = replace(model, columns=replace(model.columns, missing=("?",)))
+    done = table_fuse(
+        bundle(), model, ground.scene, ground.units, tmp_path / "out", rows=ground.rows, label="landslide",
+        group="catchment", quiet=True,
+    )  # fmt: skip
+    assert done.known == {"both": UNITS - 2, "image": 1, "table": 1}
+
+
 def test_objects_of_a_map_have_no_slope_and_are_told_whence(ground: Ground, tmp_path: Path) -> None:
     path = tmp_path / "objects.gpkg"
     squares(ground).drop(columns="slope").assign(area_m2=2500.0, confidence=0.9).to_file(path)

@@ -131,11 +131,11 @@ class Columns:
 
     def ranged(self, values: np.ndarray) -> Columns:
         """The same with the ranges of their numbers in the training rows `[n, p]`."""
-        columns = tuple(
+        columns = (
             replace(c, range=range_of(values[:, i])) if c.kind == "numeric" else c
             for i, c in enumerate(self.columns)
         )
-        return replace(self, columns=columns)
+        return replace(self, columns=tuple(columns))
 
     def to_dict(self) -> list[dict[str, Any]]:
         """JSON-ready form."""

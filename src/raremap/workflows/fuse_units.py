@@ -42,10 +42,12 @@ def lay(
     key: str,
     scene_column: str | None,
     layer: str | None,
+    missing: Sequence[str] = (),
 ) -> Laid:
     """Find the rows of all units and the pixels of each; raises `TableError` where the files do not fit each other.
 
-    `units` are rasters, one a scene in the order of `scenes`, with `rows` beside them; or one file of polygons.
+    `units` are rasters, one a scene in the order of `scenes`, with `rows` beside them; or one file of polygons. `missing`
+    are what stands for no value in the rows.
     """
     from raremap.scene.raster import open_image
 
@@ -54,7 +56,7 @@ def lay(
         with open_image(path) as reader:
             grids.append(reader.grid)
     if all(Path(p).suffix.lower() in _RASTERS for p in units):
-        return _lay_rasters(scenes, grids, units, rows, key, scene_column, layer)
+        return _lay_rasters(scenes, grids, units, rows, key, scene_column, layer, missing)
     if len(units) > 1:
         raise TableError(
             f"{len(units)} files of units are given; give one raster a scene, or one file of polygons"
@@ -64,12 +66,12 @@ def lay(
             f"{units[0]} holds polygons, whose own columns are the rows; leave {rows} out, or give rasters of units"
         )
     refuse(f"on polygons ({units[0]})", scene_column=scene_column)
-    return _lay_polygons(Path(units[0]), grids, key, layer)
+    return _lay_polygons(Path(units[0]), grids, key, layer, missing)
 
 
 def _lay_rasters(
     scenes: list[str], grids: list[Any], units: list[str], rows: str | Path | None, key: str,
-    scene_column: str | None, layer: str | None,
+    scene_column: str | None, layer: str | None, missing: Sequence[str],
 ) -> Laid:  # fmt: skip
     from raremap.maps.zonal import RasterUnits
     from raremap.tabular.read import read_table
@@ -80,7 +82,7 @@ def _lay_rasters(
         raise TableError(
             f"{len(units)} rasters of units for {len(scenes)} scenes; give one a scene, in the same order"
         )
-    source = read_table(rows, layer)
+    source = read_table(rows, layer, missing)
     names = source.table.column_names
     for column in (key, *([scene_column] if scene_column else [])):
         if column not in names:
@@ -153,11 +155,11 @@ def read_polygons(path: Path, layer: str | None) -> GeoDataFrame:
     return frame
 
 
-def _lay_polygons(path: Path, grids: list[Any], key: str, layer: str | None) -> Laid:
+def _lay_polygons(path: Path, grids: list[Any], key: str, layer: str | None, missing: Sequence[str]) -> Laid:
     from raremap.maps.zonal import PolygonUnits
     from raremap.tabular.read import read_table
 
-    source = read_table(path, layer)
+    source = read_table(path, layer, missing)
     check_key(path, source.table.column_names, key)
     frame = read_polygons(path, layer)
     if frame.crs is None and any(g.crs is not None for g in grids):

@@ -160,7 +160,7 @@ def table_fuse(
     stems = [Path(p).stem for p in paths]
     if double := [s for s in stems if stems.count(s) > 1]:
         raise OutputError(f"two scenes are called {double[0]}, and would write one map; fuse them one by one")
-    laid = lay(paths, _names(units), rows, key, scene_column, layer)
+    laid = lay(paths, _names(units), rows, key, scene_column, layer, model.columns.missing)
     table = laid.source.table
     _attributes(model, table.column_names, laid)
     truth = _truth(laid.source, label, positive) if label is not None else None
@@ -379,7 +379,7 @@ def _blocks(laid: Laid, block_m: float, summary: Summary, scene_of: np.ndarray) 
     unit_m = crs.axis_info[0].unit_conversion_factor if crs is not None and not degrees else 1.0
     index = np.zeros(len(xy), np.intp)
     there = np.isfinite(xy).all(1)
-    index[there] = by_block(xy[there] * unit_m, block_m, degrees).index
+    index[there] = by_block(xy[there], block_m, degrees, unit_m).index
     return Places("block", index)
 
 
