@@ -52,12 +52,12 @@ def ranking(folder: Path, tune: bool, quick: bool, sizes: bool) -> dict[str, dic
     values = columns.values(table, Faults())
     base = TableOptions(label="landslide", tune=False, folds=3 if quick else 5)
     fold = deal(truth, by_row(len(truth)), base.folds, base.seed)
-    plain = np.empty(len(truth))
+    plain, trees = np.empty(len(truth)), 50 if quick else 300
     for k in range(base.folds):
-        forest = RandomForestClassifier(50 if quick else 300, random_state=0).fit(
+        forest = RandomForestClassifier(trees, random_state=0).fit(
             factors[fold != k].to_numpy(), truth[fold != k]
         )
-        plain[fold == k] = clipped_log_odds(forest.predict_proba(factors[fold == k].to_numpy())[:, 1], 300)
+        plain[fold == k] = clipped_log_odds(forest.predict_proba(factors[fold == k].to_numpy())[:, 1], trees)
     out = {"plain forest": _figures(measures, plain, truth, None, plain)}
     print(out, file=sys.stderr)
     methods = [("boosting", "weights"), ("logistic", "weights"), ("boosting", "none"), ("boosting", "smote")]

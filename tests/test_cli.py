@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +16,10 @@ import yaml
 from tests import project
 from tests.command import raremap
 from tests.rasters import write
+
+from raremap.scene.cog import CogWriter
+from raremap.scene.grid import Grid
+from raremap.scene.window import Window
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +153,44 @@ def test_a_warning_is_one_line_too(capsys, work):
     code, _, err = raremap(capsys, "census", work / "warned/catalog.parquet")
     assert code == 0
     assert err == "raremap: warning: no training pixel of 'glacier'; it cannot be learned from this split\n"
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 128 + 15), ("SIGHUP", 128 + 1), ("SIGINT", 128 + 2)])
+def test_a_job_that_a_batch_system_or_a_closed_session_stops_leaves_nothing(
+    capsys, tmp_path, monkeypatch, name, code
+):
+    number = getattr(signal, name)
+
+    def stopped(*_, **__):
+        with CogWriter(tmp_path / "map.tif", Grid(600, 600), "uint8") as out:
+            out.write(Window(0, 0, 5, 600), np.ones((5, 600), np.uint8))
+            assert list(tmp_path.glob(".map.*"))
+            os.kill(os.getpid(), number)
+            if name == "SIGHUP":  # a terminal that closes says so twice
+                os.kill(os.getpid(), number)
+            time.sleep(20)
+
+    monkeypatch.setattr("raremap.workflows.rescale.rescale", stopped)
+    monkeypatch.setattr("signal.raise_signal", lambda n: sys.exit(128 + n))  # the end of this process, too
+    before = signal.getsignal(number)
+    if name == "SIGINT":  # a process that a shell put in the background ignores it
+        before = signal.default_int_handler
+        signal.signal(number, before)
+    found = raremap(capsys, "rescale", "a.tif", "--like", "b.tif", "-o", tmp_path / "map.tif")
+    assert found == (code, "", "raremap: stopped; nothing half-written was left\n")
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(number) == before
+
+
+def test_what_nohup_has_set_stays(capsys, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr(
+        "raremap.workflows.rescale.rescale", lambda *_, **__: os.kill(os.getpid(), signal.SIGHUP)
+    )
+    try:
+        assert raremap(capsys, "rescale", "a.tif", "--like", "b.tif", "-o", "map.tif")[0] == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

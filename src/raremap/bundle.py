@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import TypeAdapter
 
 from raremap.errors import BundleError, MissingExtra
-from raremap.files import digest_of, read_item, sha256_of, written_folder
+from raremap.files import (
+    ENSEMBLE,
+    ITEM,
+    check_item,
+    digest_of,
+    is_table_bundle,
+    read_item,
+    sha256_of,
+    written_folder,
+)
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
@@ -37,9 +46,7 @@ if TYPE_CHECKING:
     from raremap.scene.raster import Image, ImageReader
 
 FORMAT = 1
-_WEIGHTS, ITEM, _CARD = "model.safetensors", "model.json", "README.md"
-ENSEMBLE = "ensemble.json"
-"""The file that makes a folder an ensemble of bundles."""
+_WEIGHTS, _CARD = "model.safetensors", "README.md"
 
 
 @dataclass(frozen=True)
@@ -173,11 +180,15 @@ class Bundle:
             raise BundleError(
                 f"{folder} is an ensemble of bundles; read it with Ensemble.load, not Bundle.load"
             )
-        for name in (ITEM, _WEIGHTS):
-            if not (folder / name).is_file():
-                raise BundleError(
-                    f"bundle {folder} has no {name}; it is incomplete, copy the whole folder again"
-                )
+        check_item(folder)
+        if is_table_bundle(folder):
+            raise BundleError(
+                f"{folder} is a model of a table, expected one of imagery; rows are scored by raremap table predict"
+            )
+        if not (folder / _WEIGHTS).is_file():
+            raise BundleError(
+                f"bundle {folder} has no {_WEIGHTS}; it is incomplete, copy the whole folder again"
+            )
         own = read_item(folder / ITEM, "a bundle", FORMAT)["properties"]
         if own["raremap:weights_sha256"] != sha256_of(folder / _WEIGHTS):
             raise BundleError(

@@ -103,3 +103,16 @@ def reason(error: BaseException, most: int = 100) -> str:
     if isinstance(error, KeyError):
         return f"key {error} is missing"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
+def refuse(why: str, **options: object) -> None:
+    """Raise `ConfigError` for the first option that is given (not None, nor empty) and has no effect, as `why` says.
+
+    >>> refuse("on a raster", keep=None, layer=())
+    >>> refuse("on a raster", block_m=5)
+    Traceback (most recent call last):
+    raremap.errors.ConfigError: --block-m has no effect on a raster; leave it out
+    """
+    for name, value in options.items():
+        if value not in (None, ()):
+            raise ConfigError(f"--{name.replace('_', '-')} has no effect {why}; leave it out")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from raremap.bundle import FORMAT, fields_of
 from raremap.errors import BundleError, ConfigError
-from raremap.files import digest_of, read_item, sha256_of
+from raremap.files import digest_of, is_table_bundle, read_item, sha256_of
 from raremap.labels import LabelScheme
 from raremap.maps.options import PredictOptions
 from raremap.measure.decision import Decision
@@ -131,6 +131,8 @@ class Exported:
                 f"exported model {path} does not exist; make it: raremap export BUNDLE -o {path}"
             )
         beside = sidecar(path)
+        if is_table_bundle(path.parent):
+            raise BundleError(f"{path} is of a model of a table; give its folder to raremap table predict")
         if not beside.is_file():
             raise BundleError(
                 f"{path} has no {beside.name} beside it, which says its bands and classes; copy both files, "

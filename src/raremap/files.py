@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from raremap.errors import BundleError, OutputError
+
+ITEM = "model.json"
+"""The file of a bundle that describes it."""
+ENSEMBLE = "ensemble.json"
+"""The file that makes a folder an ensemble of bundles."""
+TABLE = "raremap:table"
+"""The property that marks the description of a model of a table."""
 
 
 @contextmanager
@@ -121,6 +129,34 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         yield
 
 
+_OWNED = "raremap.lock"
+
+
+def scratch(path: Path) -> tuple[Path, IO[bytes] | None]:
+    """A hidden folder beside `path` to make it in, and a file that says that it is in use until it is closed.
+
+    Those of earlier writers of `path` that were killed are removed first: the system closes a dead process's files.
+    Where there are no such locks (None) nothing is removed. Raises `OSError`.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent)), None
+    for old in path.parent.glob(f".{glob.escape(path.stem)}.{'?' * 8}/{_OWNED}"):
+        with suppress(OSError), old.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
+    file = (folder / "fresh.lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # a file system without locks
+        file.close()
+        return folder, None
+    os.replace(file.name, folder / _OWNED)  # not before it is held: another writer would remove the folder
+    return folder, file
+
+
 def sha256_of(path: Path) -> str:
     """Checksum of a file."""
     with path.open("rb") as file:
@@ -131,6 +167,23 @@ def digest_of(item: dict[str, Any]) -> str:
     """Checksum of a model's item without its own digest, independent of layout."""
     bare = {**item, "properties": {k: v for k, v in item["properties"].items() if k != "raremap:digest"}}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+
+
+def is_table_bundle(folder: str | Path) -> bool:
+    """Whether a folder holds a model of a table, and none of imagery; what is damaged is left for the reader to tell."""
+    try:
+        return TABLE in json.loads((Path(folder) / ITEM).read_text(encoding="utf-8"))["properties"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_item(folder: Path) -> None:
+    """Raise `BundleError` where a bundle's folder has no description; a run's folder is told from a bundle."""
+    if (folder / ITEM).is_file():
+        return
+    if (folder / "bundle" / ITEM).is_file():
+        raise BundleError(f"{folder} is the folder of a run; give the bundle in it, {folder / 'bundle'}")
+    raise BundleError(f"bundle {folder} has no {ITEM}; it is incomplete, copy the whole folder again")
 
 
 def read_item(path: Path, what: str, newest: int, key: str = "raremap:format") -> dict[str, Any]:

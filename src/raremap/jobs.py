@@ -276,3 +276,8 @@ class PartFiles:
     def remove(self) -> None:
         """Delete the folder: the whole is done."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Delete the folder where it holds no part, only the lock of a job that has come to nothing."""
+        if not any(self._folder.glob("*.part")):
+            self.remove()

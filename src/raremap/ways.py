@@ -30,7 +30,8 @@ def predicting(
     """The model that predicts in another way, with the decision that was fitted for it.
 
     What is None stays; `tta` True is "d4", False "none". Where no decision was fitted for that way, the model's own
-    stays, and `unfitted` tells. Raises `ConfigError` where a value makes no sense.
+    stays, and `unfitted` tells. Raises `ConfigError` where a value makes no sense, or scales enlarge windows beyond what an
+    exported model takes.
     """
     tta = {True: "d4", False: "none"}.get(tta, tta) if isinstance(tta, bool) else tta
     asked = {"window": window, "overlap": overlap, "tta": tta, "scales": scales and tuple(scales)}
@@ -43,6 +44,12 @@ def predicting(
         raise ConfigError(
             f"{key} is {given.get(str(key))!r}: {first['msg'].removeprefix('Value error, ')}"
         ) from None
+    side, most = min(getattr(model, "graph", {}).get("fixed") or [0]), max(options.scales)
+    if options.window <= side < round(options.window * most):  # a larger window is told where it is met
+        raise ConfigError(
+            f"{model.name} takes windows of {side} pixels at the most, and scale {most:g} makes windows of {options.window} "
+            f"larger; use --window {int(side / most)}, or export without --fixed"
+        )
     if options == model.predict:
         return model
     known = [d for d in (model.decision, *model.decisions) if d is not None]

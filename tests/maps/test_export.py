@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,8 +18,10 @@ from tests.rasters import write
 from raremap.errors import LabelError, OutputError, SceneError
 from raremap.labels import LabelScheme
 from raremap.maps import drawing as drawing_module
-from raremap.maps.export import write_map
+from raremap.maps.export import held_rows, write_map
 from raremap.maps.options import PredictOptions
+from raremap.scene import cog
+from raremap.scene.cog import CogWriter
 from raremap.scene.raster import open_image
 
 SCHEME = LabelScheme({3: "low", 7: "middle <&>", 9: "high"}, colors={"low": "#102030"})
@@ -305,3 +308,51 @@ def test_a_map_says_in_what_it_was_computed_and_how_many_windows_at_once(tmp_pat
         with rasterio.open(tmp_path / name) as file:
             tags = file.tags()
         assert (tags["raremap_precision"], tags["raremap_batch"]) == ("bf16", "4")
+
+
+def left(monkeypatch, free):
+    """A disk with so many bytes left."""
+    usage = shutil.disk_usage("/")._replace(free=free)
+    monkeypatch.setattr("raremap.scene.cog.shutil.disk_usage", lambda _: usage)
+
+
+def test_the_files_of_a_map_must_have_room_on_the_disk_together(tmp_path, monkeypatch):
+    _, path = scene(tmp_path, 600, 600)
+    one = 600 * 600 * 4 // 3  # bytes of the class map with its overviews
+    left(monkeypatch, 2 * one)
+    mapped(path, tmp_path / "one/map.tif")
+    mapped(path, tmp_path / "two/map.tif", quantities=("confidence",))
+    with pytest.raises(
+        OutputError, match=r"map\.tif and 2 more files beside it need 0\.0 GB while they are made"
+    ):
+        mapped(path, tmp_path / "three/map.tif", quantities=("confidence", "entropy"))
+    assert not (tmp_path / "three").exists()
+
+
+def test_of_a_sparse_scene_room_is_asked_for_what_it_holds(tmp_path, monkeypatch):
+    path, block = tmp_path / "sparse.tif", 512
+    size = dict(height=12_000, width=700, tiled=True, blockxsize=block, blockysize=block)
+    with rasterio.open(
+        path, "w", driver="GTiff", count=2, dtype="uint8", nodata=0, sparse_ok=True, **size
+    ) as file:
+        image = np.random.default_rng(0).integers(1, 256, (2, block, block), dtype=np.uint8)
+        file.write(image, window=rasterio.windows.Window(0, 8 * block, block, block))
+    taken, copy = [], cog.rio_copy
+
+    def copying(raw, fresh, **options):
+        raws = tmp_path.glob(".map.*/raw*.bin")
+        taken.append(sum(p.stat().st_blocks * 512 for p in raws))
+        return copy(raw, fresh, **options)
+
+    monkeypatch.setattr(cog, "rio_copy", copying)
+    options = PredictOptions(window=256)
+    with open_image(path) as reader:
+        rows = held_rows(reader, options.window)
+    need = CogWriter(tmp_path / "map.tif", reader.grid, "uint8").room(rows)
+    assert need < 12_000 * 700 / 3
+    left(monkeypatch, need)
+    mapped(path, tmp_path / "map.tif", options=options)
+    assert 0 < max(taken) <= need + 4096 * 6  # whole blocks of the disk
+    left(monkeypatch, need - 1)
+    with pytest.raises(OutputError, match="needs"):
+        mapped(path, tmp_path / "map.tif", options=options)

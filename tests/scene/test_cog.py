@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -113,6 +115,31 @@ def test_a_fault_in_the_block_leaves_the_older_file(tmp_path):
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
     assert (tmp_path / "a.tif").read_bytes() == b"older"
+
+
+def test_what_a_killed_writer_left_goes_when_the_next_begins_and_what_a_living_one_uses_stays(tmp_path):
+    code = "import sys, time; from raremap.scene.cog import CogWriter; from raremap.scene.grid import Grid"
+    code += "\nwith CogWriter(sys.argv[1], Grid(60, 60), 'uint8'): print('in', flush=True); time.sleep(60)"
+    words = [sys.executable, "-c", code, str(tmp_path / "a.tif")]
+    killed, living = (subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2))
+    with killed, living:
+        try:
+            assert (killed.stdout.readline(), living.stdout.readline()) == (b"in\n", b"in\n")
+            killed.kill()
+            killed.wait()
+            others = [".a.settings", ".a.probs.abcdefgh"]  # not of a writer, and of another file's
+            for name in others:
+                (tmp_path / name).mkdir()
+            assert len(list(tmp_path.iterdir())) == 4
+            with CogWriter(tmp_path / "a.tif", grid(60, 60), "uint8") as out:
+                out.write(Window(0, 0, 60, 60), np.ones((60, 60), np.uint8))
+            left = sorted(p.name for p in tmp_path.iterdir() if p.name not in others)
+            assert len(left) == 2
+            assert left[1] == "a.tif"
+            assert (tmp_path / left[0] / "raw0.bin").exists()
+        finally:
+            for process in (killed, living):
+                process.kill()
 
 
 def test_a_write_that_fails_in_the_thread_is_told(tmp_path):

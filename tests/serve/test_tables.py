@@ -270,6 +270,16 @@ def test_a_wrong_field_is_told(client: TestClient, tmp_path: Path, fields: dict,
     assert line in answer.json()["error"]
 
 
+def test_what_a_model_knows_as_no_value_is_none_in_a_request() -> None:
+    from raremap.serve.rows import of_json
+    from raremap.tabular.columns import Column, Columns, Faults
+
+    columns = Columns((Column("slope", "numeric"), Column("rock", "categorical", ("marl",))), ("?", "-1"))
+    sent = [{"slope": "?", "rock": "marl"}, {"slope": -1, "rock": "?"}, {"slope": "4", "rock": None}]
+    values = columns.values(of_json(sent, columns, ()).table, Faults())
+    np.testing.assert_array_equal(values, np.float32([[np.nan, 0], [np.nan, np.nan], [4, np.nan]]))
+
+
 def test_a_server_of_tables_alone_answers(tmp_path: Path) -> None:
     app = create_app([tables.model().save(tmp_path / "t")], ServeOptions(data=tmp_path / "d", rate=0))
     with TestClient(app, base_url="http://localhost") as client:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from raremap.errors import LabelError, TableError
@@ -117,6 +120,8 @@ def test_labels_become_booleans(values, positive, expected):
         ([1, 1, 1], None, "holds '1' only; a model needs rows of both classes"),
         (["yes", "no"], None, "holds 'no', 'yes', expected 0 and 1 or true and false; say which value"),
         ([0, 1, 2], None, "expected 0 and 1 or true and false"),
+        (["slide"] * 2 + ["no"] * 3, None, "say which value is looked for, such as --positive 'slide'"),
+        (["a"] * 3 + ["none", "slide", None, "NA"], None, "such as --positive 'none' or --positive 'slide'"),
         ([0, 1], "slide", "has no value 'slide', it holds '0', '1'"),
         ([None, None], None, "is empty"),
     ],
@@ -125,6 +130,15 @@ def test_labels_that_cannot_be_are_told(values, positive, line):
     with pytest.raises(LabelError, match=r"^t\.csv: the label column 'y' ") as caught:
         read_truth(_table(y=values), "y", positive, "t.csv")
     assert line in str(caught.value)
+
+
+def test_a_label_of_many_values_is_no_label_and_none_is_proposed():
+    with pytest.raises(
+        LabelError, match=r"holds 349 different values \('0', .* …\), expected two classes"
+    ) as caught:
+        read_truth(_table(y=np.arange(349)), "y", None, "t.csv")
+    assert "--positive '" not in str(caught.value)
+    assert read_truth(_table(y=np.arange(349)), "y", "17", "t.csv").positive.sum() == 1
 
 
 def test_more_than_two_classes_are_one_against_the_rest_and_told():
@@ -160,13 +174,19 @@ def test_the_same_table_from_every_kind_of_file(tmp_path):
 
 
 def test_coordinates_are_found_by_name_and_taken_out(tmp_path):
-    pd.DataFrame({"Lon": [1.0, 2.0], "lat": [3.0, 4.0], "slope": [5, 6]}).to_csv(
-        tmp_path / "t.csv", index=False
-    )
+    frame = pd.DataFrame({"Lon": [1.0, 2.0], "lat": [3.0, 4.0], "slope": [5, 6]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
     source, used = coordinates(read_table(tmp_path / "t.csv"), None, None)
     assert (used, source.degrees) == (("Lon", "lat"), True)
     assert source.xy is not None
     assert source.xy.tolist() == [[1, 3], [2, 4]]
+    assert not source.unsure
+    frame.columns = ["Longitud", "Latitud", "slope"]
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert coordinates(read_table(tmp_path / "t.csv"), "Longitud", "Latitud")[0].degrees
+    frame.columns = ["x", "y", "slope"]
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert coordinates(read_table(tmp_path / "t.csv"), None, None)[0].unsure
 
 
 @pytest.mark.parametrize(
@@ -190,6 +210,113 @@ def test_tables_that_cannot_be_read_are_told_in_one_line(tmp_path, name, text, l
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_decimal_commas_are_read_as_pandas_reads_them(tmp_path, separator):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"x": rng.uniform(7e5, 8e5, 30), "n": range(30), "rock": ["a", "b,c"] * 15, "d": "01.02.2020"}
+    )
+    frame.loc[3, "x"] = None
+    frame.to_csv(tmp_path / "t.csv", index=False, sep=separator, decimal=",", float_format="%.3f")
+    expected = pd.read_csv(tmp_path / "t.csv", sep=separator, decimal=",")
+    found = read_table(tmp_path / "t.csv").table
+    assert str(found.schema.field("x").type) == "double"
+    pd.testing.assert_frame_equal(found.to_pandas(), expected)
+    with open_parts(tmp_path / "t.csv", types={"x": pa.float64()}) as parts:
+        typed = pa.Table.from_batches(list(parts.batches))
+    np.testing.assert_array_equal(typed["x"].to_numpy(), expected.x)
+
+
+def _stray(*texts: str) -> pa.Table:
+    return _table(slope=[*(f"{i}.5" for i in range(40)), *texts], rain=np.arange(40.0 + len(texts)))
+
+
+def test_texts_among_numbers_are_told_with_their_row_and_what_to_do():
+    line = r"^t\.csv: column 'slope' holds numbers, but '\?' in row 41 and 1 more rows; if .* say --missing '\?', else mend"
+    with pytest.raises(TableError, match=line):
+        find_columns(_stray("?", "-"), [], [], "t.csv")
+    with pytest.raises(TableError, match="but 'steep' in row 90; if"):
+        find_columns(_stray("steep"), [], [], "t.csv", np.arange(40 + 1) + 50)
+    commas = _table(slope=[f"{i},5" for i in range(40)], rain=np.arange(40.0))
+    with pytest.raises(
+        TableError, match=r"numbers with a decimal comma \('0,5' in row 1\), expected a point"
+    ):
+        find_columns(commas, [], [], "t.csv")
+    # Codes, names and text that is named stay what they were.
+    assert find_columns(_stray("?"), ["slope"], [], "t.csv").columns.columns[0].kind == "categorical"
+    names = _table(unit=[f"{i}" if i % 2 else f"{i}b" for i in range(40)], rain=np.arange(40.0))
+    assert "look like names" in find_columns(names, [], [], "t.csv").left_out["unit"]
+    codes = _table(rock=["1", "2", "3", "x"] * 10, rain=np.arange(40.0))
+    assert find_columns(codes, [], [], "t.csv").columns.columns[0].categories == ("1", "2", "3", "x")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_what_is_named_missing_is(tmp_path, name):
+    """Texts in a CSV and numbers in any file, in attributes and label; the same for rows to be scored."""
+    rock, y, nan = ["a", "b", "?", "a"], ["1", "0", "1", "?"], np.nan
+    slope = ["1.5", "?", "-9999", "4"] if name == "t.csv" else [1.5, None, -9999.0, 4.0]
+    frame = pd.DataFrame({"slope": slope, "rock": rock, "y": y})
+    frame.to_csv(tmp_path / name, index=False) if name == "t.csv" else frame.to_parquet(tmp_path / name)
+    missing = ("?", "-9999")
+    source = read_table(tmp_path / name, missing=missing)
+    assert source.table["slope"].to_pylist() == [1.5, None, None, 4]
+    assert read_truth(source.table, "y", None, name).labelled.tolist() == [True, True, True, False]
+    columns = Columns((Column("slope", "numeric"), Column("rock", "categorical", ("a", "b"))), missing)
+    expected = np.float32([[1.5, 0], [nan, 1], [nan, nan], [4, 0]])
+    faults = Faults()
+    with open_parts(tmp_path / name, types=columns.types(), missing=missing) as parts:
+        streamed = pa.Table.from_batches(list(parts.batches))
+    np.testing.assert_array_equal(columns.values(streamed, faults), expected)
+    np.testing.assert_array_equal(
+        columns.values(pa.table({"slope": ["1.5", " ?", "-9999", "4"], "rock": rock}), faults), expected
+    )
+    assert not faults.lines()
+    only = Columns(columns.columns[:1], missing)
+    np.testing.assert_array_equal(only.of_arrays(np.float32([[1.5, -9999]]), faults), [[1.5], [nan]])
+
+
+def test_a_text_among_numbers_in_parts_is_told_with_its_row(tmp_path, monkeypatch):
+    from raremap.tabular import read
+
+    monkeypatch.setattr(read, "_CSV_BYTES", 1 << 10)
+    cells = [f"{i}.5" for i in range(2000)]
+    cells[1499] = "steep"
+    (tmp_path / "t.csv").write_text("unit,slope\n" + "".join(f"u,{c}\n" for c in cells))
+    line = r"t\.csv: row 1,500 has 'steep' in column 'slope', expected a number; mend it"
+    with (
+        pytest.raises(TableError, match=line),
+        open_parts(tmp_path / "t.csv", types={"slope": pa.float64()}) as parts,
+    ):
+        list(parts.batches)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet"])
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (["a", "b", "a"], "has two columns 'a'; each needs"),
+        (["a", "", ""], "has two columns without a name; each"),
+    ],
+)
+def test_columns_of_one_name_are_told(tmp_path, name, columns, line):
+    """Whole or in parts, also where the second holds text and the first numbers."""
+    rows = pa.table([[1.0, 2.0], [3.0, 4.0], ["x", "y"]], names=columns)
+    if name == "t.parquet":
+        pa.parquet.write_table(rows, tmp_path / name)
+    else:
+        separator = "," if name == "t.csv" else "\t"
+        lines = [columns, ["1", "3", "x"], ["2", "4", "y"]]
+        (tmp_path / name).write_text("".join(separator.join(r) + "\n" for r in lines))
+    with pytest.raises(TableError) as caught:
+        read_table(tmp_path / name)
+    assert line in str(caught.value)
+    with (
+        pytest.raises(TableError, match="has two columns"),
+        open_parts(tmp_path / name, types={"a": pa.float64()}) as parts,
+    ):
+        list(parts.batches)
+
+
 def test_a_category_is_the_same_however_it_is_written():
     assert [category(v) for v in (7, 7.0, "7", "7.00", True, None, "n/a")] == [
         "7",
@@ -200,3 +327,42 @@ def test_a_category_is_the_same_however_it_is_written():
         "",
         "",
     ]
+
+
+def test_what_lies_beyond_the_training_is_counted_by_column():
+    rng = np.random.default_rng(0)
+    trained = rng.normal(30, 8, (5000, 2)).astype(np.float32)
+    trained[7, 0] = -9999  # one wrong value makes no range
+    known = Columns(
+        (Column("slope", "numeric"), Column("rain", "numeric"), Column("rock", "categorical", ("a",)))
+    )
+    columns = known.ranged(np.column_stack([trained, np.zeros(5000)]))
+    assert columns.columns[0].range == tuple(np.sort(trained[:, 0])[[4, -5]])
+    assert columns.columns[2].range is None
+    again = Columns.from_dict(json.loads(json.dumps(columns.to_dict())))
+    assert again == columns
+    faults = Faults()
+    slope = np.radians(trained[:200, 0].astype(float))
+    slope[:4] = [np.nan, np.inf, 30, 30]
+    rain = np.where(np.arange(200) < 20, 500.0, 30.0)
+    table = pa.table({"slope": slope, "rain": rain, "rock": ["a"] * 200})
+    for part in (table.slice(0, 50), table.slice(50)):
+        again.values(part, faults)
+    assert faults.beyond.count == {"slope": 196, "rain": 20}
+    line = faults.lines()[-1]
+    assert line.startswith("'slope' lies outside what the model has met in 99 % of the rows (")
+    assert "30 here); so do 'rain' in 10 %; are the units of measure the same?" in line
+    few = Faults()
+    again.values(
+        pa.table({"slope": [30.0] * 100, "rain": [500.0] * 4 + [30.0] * 96, "rock": ["a"] * 100}), few
+    )
+    assert few.beyond.count == {"rain": 4}
+    assert few.lines() == []
+
+
+def test_columns_of_older_bundles_have_no_range():
+    old = Columns.from_dict([{"name": "slope", "kind": "numeric"}])
+    faults = Faults()
+    old.values(pa.table({"slope": [1e9]}), faults)
+    assert faults.lines() == []
+    assert faults.beyond.count == {}

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    precision_recall_curve,
+    roc_auc_score,
+)
 
 from raremap.errors import SplitError
 from raremap.tabular import measures
 from raremap.tabular.calibration import Calibration, log_odds, sigmoid
 from raremap.tabular.folds import by_block, by_group, by_row, deal, repeated
+from raremap.tabular.read import read_table
 
 
 def _rows(n: int = 400, share: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -80,6 +88,31 @@ def test_calibration_error_by_hand():
     assert measures.brier(logits, truth) == pytest.approx((0.5625 + 3 * 0.0625 + 4 * 0.0625) / 8)
 
 
+def test_rows_weighted_to_another_share_are_measured_as_scikit_learn_does():
+    scores, truth, _ = _rows(600, 0.5)
+    weights = measures.weights_for(truth, 0.03)
+    assert weights is not None
+    assert measures.weights_for(truth, None) is None
+    assert np.average(truth, weights=weights) == pytest.approx(0.03)
+    assert weights.sum() == pytest.approx(600)
+    called, own = scores > 1, {"sample_weight": weights}
+    found = measures.intervals(scores, truth, called, np.arange(600), 100, 0, weights=weights)
+    assert found["average_precision"].value == pytest.approx(average_precision_score(truth, scores, **own))
+    assert found["auc"].value == pytest.approx(roc_auc_score(truth, scores, **own))
+    assert found["f1"].value == pytest.approx(f1_score(truth, called, **own))
+    assert found["f1"].low < found["f1"].value < found["f1"].high < f1_score(truth, called)
+    p = sigmoid(scores)
+    assert measures.brier(scores, truth, weights) == pytest.approx(brier_score_loss(truth, p, **own))
+    assert measures.log_loss(scores, truth, weights) == pytest.approx(log_loss(truth, p, **own))
+    # A row of weight 3 is as three rows of it: two cells of weight 6 each.
+    logits = np.array([log_odds(q) for q in (0.1, 0.2, 0.3, 0.8, 0.9)])
+    truth, weights = np.array([0, 1, 0, 1, 1], bool), np.array([3.0, 2, 1, 5, 1])
+    whole = np.repeat(logits, weights.astype(int)), np.repeat(truth, weights.astype(int))
+    expected = measures.calibration_error(*whole, cells=2)
+    assert measures.calibration_error(logits, truth, 2, weights) == pytest.approx(expected)
+    assert expected == pytest.approx((abs(3 * 0.1 + 2 * 0.2 + 0.3 - 2) + abs(5 * 0.8 + 0.9 - 6)) / 12)
+
+
 def test_sigmoid_calibration_is_the_maximum_of_the_likelihood():
     from sklearn.linear_model import LogisticRegression
 
@@ -140,6 +173,24 @@ def test_blocks_in_degrees_are_as_long_as_in_metres():
     assert degrees.index[0] != degrees.index[2]
     ten = by_block(np.column_stack([10 + np.arange(100) * 0.009, np.full(100, 60.001)]), 1000, True)
     assert ten.count == pytest.approx(50, abs=2)
+
+
+@pytest.mark.parametrize(("code", "unit"), [(2229, 1200 / 3937), (32611, 1.0), (3424, 1200 / 3937)])
+def test_blocks_in_feet_are_as_long_as_in_metres(tmp_path, code, unit):
+    """The same ground in US survey feet (EPSG:2229, California, and 3424, New Jersey) and in metres has the same blocks."""
+    import geopandas as gpd
+
+    metres = np.random.default_rng(0).uniform(1e5, 1.05e5, (400, 2))
+    places = gpd.GeoDataFrame({"a": range(400)}, geometry=gpd.points_from_xy(*(metres / unit).T), crs=code)
+    places.to_file(tmp_path / "t.gpkg")
+    places.to_parquet(tmp_path / "t.parquet")
+    expected = len(np.unique(metres // 500, axis=0))
+    for name in ("t.gpkg", "t.parquet"):
+        source = read_table(tmp_path / name)
+        assert source.unit_m == pytest.approx(unit)
+        assert source.xy is not None
+        assert by_block(source.xy, 500, source.degrees, source.unit_m).count == expected
+        assert not source.unsure
 
 
 def test_places_that_cannot_be_divided_are_told():

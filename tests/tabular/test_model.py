@@ -13,6 +13,7 @@ from raremap.files import digest_of
 from raremap.tabular.calibration import Calibration, log_odds, sigmoid
 from raremap.tabular.columns import Column, Columns
 from raremap.tabular.crossval import cross_validate
+from raremap.tabular.evaluation import evaluate
 from raremap.tabular.fitting import fit
 from raremap.tabular.folds import by_row
 from raremap.tabular.model import TableModel
@@ -64,6 +65,38 @@ def test_the_prior_is_counted_once_whatever_the_balance(balance):
     else:
         assert model.shift == pytest.approx(np.log((~truth).sum() / truth.sum()))
         assert raw.mean() > 5 * true.mean()
+
+
+def test_the_figures_of_a_balanced_draw_are_those_of_the_natural_table():
+    """The same process at 5 %, and at half and half with `prior`: what is told of the second is true of the first."""
+
+    def told(n: int, share: float, prior: float | None, seed: int) -> dict:
+        values, truth, _ = rows(n, share, seed)
+        options = TableOptions(label="y", model=Logistic(), tune=False, folds=3, prior=prior, replicates=2)
+        places = by_row(n)
+        found = cross_validate(values, truth, COLUMNS, places, options)
+        fitted = fit(values, truth, COLUMNS, options.model, "weights", 0)
+        return evaluate(values, truth, places, COLUMNS, found, fitted, options, "1", "t.csv")[1]
+
+    natural, balanced = told(60_000, 0.05, None, 0), told(20_000, 0.5, 0.05, 1)
+    raw = told(20_000, 0.5, None, 1)
+    for key in ("average_precision", "auc", "f1"):
+        value = natural["intervals"][key]["value"]
+        assert balanced["intervals"][key]["value"] == pytest.approx(value, abs=0.03), key
+        assert key == "auc" or raw["intervals"][key]["value"] > value + 0.3
+    for key in ("precision", "recall", "least"):
+        assert balanced[key] == pytest.approx(natural[key], abs=0.1), key
+    for step in ("before", "after"):
+        one, other = balanced["calibration"][step], natural["calibration"][step]
+        for key, within in (("error", 0.006), ("brier", 0.004), ("log_loss", 0.01), ("mean", 0.004)):
+            assert one[key] == pytest.approx(other[key], abs=within), (step, key)
+        claimed, share = np.array([(c["claimed"], c["share"]) for c in one["curve"]]).T
+        np.testing.assert_allclose(share, claimed, atol=0.05)
+    for found in (0.2, 0.5, 0.8):
+        at = [np.interp(found, *np.array(e["curve"]).T) for e in (balanced, natural)]
+        assert at[0] == pytest.approx(at[1], abs=0.05)
+    folds = [f["average_precision"] for f in balanced["folds"]["each"]]
+    assert np.mean(folds) == pytest.approx(natural["intervals"]["average_precision"]["value"], abs=0.03)
 
 
 def test_another_prior_gives_the_posterior_of_that_ground():

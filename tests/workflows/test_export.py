@@ -212,6 +212,10 @@ def test_a_fixed_size_takes_its_windows_and_no_larger_ones(made, tmp_path):
         BundleError, match="takes windows of 48 × 48 pixels, this one has 64 × 64; use --window 48"
     ):
         predict(path, scene, tmp_path / "no.tif", window=64, argmax=True, quiet=True)
+    how = {"argmax": True, "quiet": True, "scales": (1, 2)}
+    with pytest.raises(ConfigError, match="scale 2 makes windows of 48 larger; use --window 24, or export"):
+        predict(path, scene, tmp_path / "no.tif", window=48, **how)
+    predict(path, scene, tmp_path / "smaller.tif", window=24, **how)
     assert not (tmp_path / "no.tif").exists()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +16,11 @@ import torch
 from tests.rasters import write
 
 from raremap.bundle import Bundle
-from raremap.errors import BundleError, ConfigError, OutputError, SceneError
+from raremap.errors import BundleError, ConfigError, OutputError, RaremapWarning, SceneError
 from raremap.labels import LabelScheme
 from raremap.measure.decision import Decision
 from raremap.scene import cog
+from raremap.workflows.clean import clean
 from raremap.workflows.predict import predict
 
 SCHEME = LabelScheme({1: "meadow", 2: "water"})
@@ -138,6 +141,107 @@ def test_a_scene_cut_short_in_the_middle_of_a_run_is_named_and_what_was_finished
     assert set(np.unique(classes(tmp_path / "out" / "a.map.tif"))) == {1, 2}
 
 
+class Seen(torch.nn.Conv2d):
+    """Log-odds in and out, with the windows that it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 2, 1, bias=False)
+        self.weight.data[:] = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)
+        self.windows = 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.windows += len(image)
+        return super().forward(image)
+
+
+class Alone:
+    """A cluster of one worker in this process."""
+
+    has_gpu, size = False, 1
+
+    @contextmanager
+    def team(self, setup, told=str, on_gpu=False):
+        self._work = setup()
+        yield self
+
+    def __call__(self, part):
+        return self._work(part)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(params=["here", "on a cluster"])
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same by one machine, and by the path of a cluster."""
+    cluster = Alone() if request.param != "here" else None
+    monkeypatch.setattr("raremap.cluster.maybe_joined", lambda *_: nullcontext(cluster))
+
+
+@pytest.mark.usefixtures("where")
+def test_a_stopped_job_keeps_the_scenes_that_it_had_finished(tmp_path: Path) -> None:
+    paths, out, net = scenes_and_a_broken_one(tmp_path), tmp_path / "out", Seen()
+    model = replace(bundle(decision=Decision((0.0, 0.5))), module=net)
+    how = {"window": 64, "confidence": True, "precision": "float32", "quiet": True}
+    with pytest.raises(
+        SceneError, match=r"b\.tif .*; maps finished before and kept: 1, scenes not begun: [01]$"
+    ):
+        predict(model, paths, out, **how)
+    # Only what another run goes on from.
+    assert all(list(folder.glob("*.part")) for folder in out.glob(".*"))
+    stood = (out / "a.map.tif").stat().st_mtime_ns
+    paths[1].write_bytes(paths[0].read_bytes())
+    net.windows = 0
+    maps = predict(model, paths, out, **how)
+    assert (maps.kept, [m.kept for m in maps.maps]) == (1, [True, False, False])
+    assert (out / "a.map.tif").stat().st_mtime_ns == stood
+    assert not list(out.glob(".*"))
+    assert str(maps).endswith("1 of 3 maps stood finished and were kept; remove one to have it made again")
+    a, b, _ = (m.to_dict() for m in maps.maps)
+    same = ("pixels", "nodata_pixels", "hectares", "precision", "windows_at_once")
+    assert {k: a[k] for k in same} == {k: b[k] for k in same}  # the same scene, mapped and not
+
+    net.windows = 0
+    assert predict(model, paths, out, **how).kept == 3
+    assert net.windows == 0
+    (out / "b.map.confidence.tif").unlink()
+    os.utime(paths[2])
+    assert [m.kept for m in predict(model, paths, out, **how).maps] == [True, False, False]
+    assert predict(model, paths, out, **how, argmax=True).kept == 0
+    assert predict(model, paths, out, **{**how, "overlap": 0.5}).kept == 0
+    assert predict(model, paths, out, **{**how, "overlap": 0.5}).kept == 3
+    other = Seen()
+    other.weight.data *= 2
+    assert predict(replace(model, module=other), paths, out, **{**how, "overlap": 0.5}).kept == 0
+
+
+@pytest.mark.usefixtures("where")
+def test_what_was_settled_is_said_once_and_not_where_quiet_is_wanted(
+    tmp_path: Path, scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write(tmp_path / "other.tif", np.ones((1, 30, 40), np.float32))
+    how = {"window": 16, "precision": "float32"}
+    predict(bundle(), [scene, other], tmp_path / "out", **how)
+    assert capsys.readouterr() == ("", "computed in float32, windows of 16 pixels, 1024 at once\n")
+    predict(bundle(), [scene, other], tmp_path / "quiet", **how, quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_map_that_is_called_by_its_file_is_made_anew_and_one_that_was_changed_is_not_kept(
+    tmp_path: Path, scene: Path
+) -> None:
+    for name in ("map.tif", "map.tif", "out", "out"):
+        (made,) = predict(bundle(), scene, tmp_path / name, quiet=True).maps
+        (tmp_path / "out").mkdir(exist_ok=True)
+    assert made.kept
+    assert not predict(bundle(), scene, tmp_path / "map.tif", quiet=True).kept
+    clean(made.path, tmp_path / "cleaned.tif", majority=3, quiet=True)
+    (tmp_path / "cleaned.tif").replace(made.path)
+    assert not predict(bundle(), scene, tmp_path / "out", quiet=True).kept
+    made.path.write_bytes(made.path.read_bytes()[:200])
+    assert not predict(bundle(), scene, tmp_path / "out", quiet=True).kept
+
+
 def test_a_cloud_optimised_scene_cut_short_opens_and_is_told_where_it_ends(tmp_path: Path) -> None:
     """Its header and overviews stand first, so that only the pixels themselves are missing."""
     image = np.random.default_rng(0).normal(size=(1, 1200, 700)).astype(np.float32)
@@ -195,3 +299,36 @@ def test_a_map_says_which_windows_it_was_made_in(scene: Path, tmp_path: Path) ->
     assert tags["raremap_windows"] == "16 pixels, overlap 0.5, hann"
     assert tags["raremap_batch"] == "1024"
     assert tags["raremap_precision"] in ("float32", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("more", "name", "error", "message"),
+    [
+        ({"probabilities": "int8"}, "map.tif", ConfigError, "probabilities is 'int8', expected float32 or uint8"),
+        ({}, "map.png", OutputError, r"map\.png is no name for a map; give one that ends in \.tif"),
+        ({}, "map.VRT", OutputError, r"map\.VRT is no name for a map"),
+    ],
+)  # fmt: skip
+def test_what_no_map_can_be_is_refused_before_the_first_file(
+    scene: Path, tmp_path: Path, more, name: str, error, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        predict(bundle(), scene, tmp_path / name, quiet=True, **more)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_folder_may_be_called_with_a_dot(scene: Path, tmp_path: Path) -> None:
+    predict(bundle(), scene, tmp_path / "maps.2024", quiet=True)
+    assert (tmp_path / "maps.2024/scene.map.tif").exists()
+
+
+def test_what_stands_beside_a_map_that_is_made_again_is_told_or_goes(scene: Path, tmp_path: Path) -> None:
+    out = tmp_path / "map.tif"
+    predict(bundle(), scene, out, probabilities="float32", confidence=True, quiet=True)
+    Path(f"{out}.aux.xml").write_text("<PAMDataset/>")
+    with pytest.warns(
+        RaremapWarning, match=r"map\.probs\.tif will be of an older map; remove what is not needed"
+    ):
+        predict(bundle(), scene, out, confidence=True, quiet=True)
+    assert not Path(f"{out}.aux.xml").exists()
+    predict(bundle(), scene, out, probabilities="uint8", confidence=True, quiet=True)

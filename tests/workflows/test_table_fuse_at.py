@@ -75,7 +75,9 @@ def at(api: Api, tmp_path: Path, model: TableModel, **more):
     import json
 
     (tmp_path / "fusion.json").write_text(json.dumps({"fusion": FUSION.to_dict()}))
-    given = {"date": "2024-04-12", "at": AT, "buffer_m": 200, "source": api.url, "quiet": True} | more
+    given = {"date": "2024-04-12", "at": AT, "source": api.url, "quiet": True} | more
+    if given["at"] is not None:
+        given = {"buffer_m": 200} | given
     return table_fuse_at(bundle(), model, out=tmp_path / "out", fusion=tmp_path / "fusion.json", **given)
 
 
@@ -120,6 +122,20 @@ def test_units_of_the_user_are_the_place_and_keep_their_own_numbers(api: Api, tm
         (("slope",), {"at": None}, ConfigError, "give --at LON,LAT, or --units"),
         (("slope",), {"cell_m": 0}, ConfigError, "cells of 0 m are none"),
         (("slope",), {"date": "2020-01-01"}, AcquireError, "has no scene"),
+        (
+            ("slope",),
+            {"at": None, "units": "u.gpkg", "buffer_m": 9},
+            ConfigError,
+            "--buffer-m has no effect without --at",
+        ),
+        (
+            ("slope",),
+            {"units": "u.gpkg", "cell_m": 9},
+            ConfigError,
+            "--cell-m has no effect on units that are given",
+        ),
+        (("slope",), {"layer": "a"}, ConfigError, "--layer has no effect without --units"),
+        (("slope",), {"key": "name"}, ConfigError, "--key has no effect without --units"),
         (("slope",), {"landslide": "mud"}, ConfigError, "has no class 'mud'"),
     ],
 )
@@ -134,6 +150,24 @@ def test_the_command_line_says_what_goes_with_a_date(capsys: pytest.CaptureFixtu
     code, _, said = raremap(capsys, "table", "fuse", "a", "b", "--date", "2024-04-12", "-o", tmp_path)
     assert code == 2
     assert "needs --fusion" in said
+    for option in ("--top", "--positive", "--seed"):
+        code, _, said = raremap(
+            capsys,
+            "table",
+            "fuse",
+            "a",
+            "b",
+            "--date",
+            "2024-04-12",
+            "--fusion",
+            "f",
+            option,
+            "1",
+            "-o",
+            tmp_path,
+        )
+        assert code == 2
+        assert "leave the others out" in said
     code, _, said = raremap(capsys, "table", "fuse", "a", "b", "-o", tmp_path)
     assert code == 2
     assert "give --scenes and --units, or --date" in said

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -109,8 +115,58 @@ def _warn(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
     print(f"raremap: warning: {message}", file=sys.stderr)
 
 
+_STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_TWICE_S = 5
+
+
+@contextmanager
+def _stopping() -> Iterator[list[int]]:
+    """Within it a batch system, `docker stop` or a session that closes ends a job as Ctrl-C does; gives what came.
+
+    What nohup and the like have set stays. A terminal that closes may say so twice: what follows at once does not cut
+    the cleaning up short.
+    """
+    came: list[int] = []
+    own, before, last = os.getpid(), {}, float("-inf")
+
+    def stop(number: int, _: Any) -> None:
+        nonlocal last
+        if os.getpid() != own:  # a process that was forked off
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif time.monotonic() - last > _TWICE_S:
+            last = time.monotonic()
+            came.append(number)
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        before = {s: signal.signal(s, stop) for s in _STOPS if signal.getsignal(s) is signal.SIG_DFL}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main() -> None:
-    """Run the command line; exit 0 on success, 2 on wrong usage or bad input, 1 on a failure of ours."""
+    """Run the command line; exit 0 on success, 2 on wrong usage or bad input, 1 on a failure of ours.
+
+    A job that was stopped exits with 130 after Ctrl-C, else it ends by the signal itself, which a supervisor takes for
+    an end in good order.
+    """
+    with _stopping() as came:
+        stopped = _run()
+    if stopped:
+        number = came[0] if came else stopped
+        with suppress(OSError):
+            sys.stdout.flush()
+        if number != signal.SIGINT:
+            signal.raise_signal(number)
+        sys.exit(128 + number)
+
+
+def _run() -> int:
+    """The signal that stopped the job, or 0."""
     import logging
 
     from raremap.errors import RaremapError, RaremapWarning
@@ -129,9 +185,15 @@ def main() -> None:
     except RaremapError as error:
         print(f"raremap: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("raremap: stopped; nothing half-written was left", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Typer turns Ctrl-C into an exit with 130, and Ray SIGTERM into one with that number.
+        code = getattr(end, "code", 130)
+        if code not in (130, signal.SIGTERM):
+            raise
+        with suppress(OSError):  # the terminal may be gone
+            print("raremap: stopped; nothing half-written was left", file=sys.stderr)
+        return code % 128
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    return 0

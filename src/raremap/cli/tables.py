@@ -32,6 +32,9 @@ def train(
     ] = None,
     categorical: Annotated[str, typer.Option(metavar="A,B", help="columns of numbers that are codes")] = "",
     drop: Annotated[str, typer.Option(metavar="A,B", help="columns to leave out")] = "",
+    missing: Annotated[
+        str, typer.Option(metavar="A,B", help="texts and numbers that stand for no value, such as ?,-9999")
+    ] = "",
     model: Annotated[str, typer.Option(help="boosting, forest or logistic")] = "boosting",
     group: Annotated[
         str | None, typer.Option(help="column whose rows of one value are never in two folds")
@@ -52,7 +55,8 @@ def train(
     balance: Annotated[str | None, typer.Option(help="weights, smote or none (default: weights)")] = None,
     calibration: Annotated[str, typer.Option(help="sigmoid, isotonic or none")] = "sigmoid",
     prior: Annotated[
-        float | None, typer.Option(help="true share of positives, where the table was not drawn at it")
+        float | None,
+        typer.Option(help="true share of positives, where the table was not drawn at it; figures are for it"),
     ] = None,
     layer: LayerOption = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of folds and model")] = 0,
@@ -68,7 +72,7 @@ def train(
     if smote and balance not in (None, "smote"):
         raise typer.BadParameter(f"--smote and --balance {balance} exclude each other", param_hint="--smote")
     options = options_of(
-        label=label, positive=positive, categorical=_names(categorical), drop=_names(drop), model=model,
+        label=label, positive=positive, categorical=_names(categorical), drop=_names(drop), missing=_names(missing), model=model,
         group=group, block_m=block_m, x=x, y=y, folds=folds, tune=tune, metric=metric, calibration=calibration,
         balance="smote" if smote else balance or "weights", prior=prior, layer=layer, seed=seed,
     )  # fmt: skip
@@ -93,7 +97,9 @@ def predict(
     keep: Annotated[
         str | None, typer.Option(metavar="A,B", help="columns of the table to write, too (default: all)")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="of a map: float32, or uint8 in steps of 1/250")] = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="of a map: float32, or uint8 in steps of 1/250 (default: float32)")
+    ] = None,
     bands: Annotated[
         str,
         typer.Option(metavar="A,B", help="which attribute each band of the raster is, where it does not say"),
@@ -136,11 +142,17 @@ def fuse(
         str | None,
         typer.Option(metavar="LON,LAT", help="--date: its place (default: the extent of the units)"),
     ] = None,
-    buffer_m: Annotated[float, typer.Option(help="--at: metres to each side of it")] = 1000.0,
-    cell_m: Annotated[float, typer.Option(help="--at without --units: side of square units, metres")] = 100.0,
+    buffer_m: Annotated[
+        float | None, typer.Option(help="--at: metres to each side of it (default: 1000)")
+    ] = None,
+    cell_m: Annotated[
+        float | None,
+        typer.Option(help="--at without --units: side of square units, metres (default: 100)"),
+    ] = None,
     source: Annotated[
-        str, typer.Option(help="--date: where it is fetched from, as of raremap acquire")
-    ] = "earth-search",
+        str | None,
+        typer.Option(help="--date: where it is fetched from, as of raremap acquire (default: earth-search)"),
+    ] = None,
     rows: Annotated[Path | None, typer.Option(help="table of the units, where they are rasters")] = None,
     key: Annotated[str, typer.Option(help="column of unit numbers")] = "unit",
     scene_column: Annotated[
@@ -161,15 +173,21 @@ def fuse(
     group: Annotated[
         str | None, typer.Option(help="column of places for cross-fitting (default: scenes are places)")
     ] = None,
+    block_m: Annotated[
+        float | None, typer.Option("--block-m", help="square blocks of so many metres as places")
+    ] = None,
     double_check: Annotated[
         bool, typer.Option("--double-check", help="alarms only where both sides exceed their thresholds")
     ] = False,
     prior: Annotated[float | None, typer.Option(help="share of positive units to expect")] = None,
     top: Annotated[
-        int, typer.Option(min=1, help="a unit is scored by the mean of so many of its surest pixels")
-    ] = 4,
-    folds: Annotated[int, typer.Option(min=2, help="folds of places for cross-fitting")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="seed of folds and intervals")] = 0,
+        int | None,
+        typer.Option(min=1, help="a unit is scored by the mean of so many of its surest pixels (default: 4)"),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="folds of places for cross-fitting (default: 5)")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of folds and intervals (default: 0)")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     layer: LayerOption = None,
     as_json: JsonOption = False,
@@ -177,13 +195,15 @@ def fuse(
 ) -> None:
     """An image model and a table's model to one map and one table of alarms; what fusion gains, with intervals.
 
-    Example: raremap table fuse runs/net/bundle runs/units/bundle --scenes april.tif --units units.gpkg --label landslide -o fused
+    Example: raremap table fuse runs/net/bundle runs/units/bundle --scenes april.tif --units units.gpkg --label landslide --block-m 500 -o fused
     """
+    from raremap.errors import refuse
     from raremap.workflows.table_fuse import table_fuse
     from raremap.workflows.table_fuse_at import table_fuse_at
 
     if date is not None:
-        if scenes or rows or label or group or scene_column or len(units or []) > 1:
+        fits = (rows, label, positive, group, block_m, scene_column, top, folds, seed)
+        if scenes or len(units or []) > 1 or any(v is not None for v in fits):
             raise typer.BadParameter(
                 "goes with --fusion, --at and one file of polygons as --units; leave the others out",
                 param_hint="--date",
@@ -194,7 +214,7 @@ def fuse(
             )
         done = table_fuse_at(
             bundle, table_bundle, date, out, fusion, at=at, buffer_m=buffer_m, units=units[0] if units else None,
-            cell_m=cell_m, key=key, landslide=landslide, double_check=double_check, prior=prior, source=source,
+            cell_m=cell_m, key=key, landslide=landslide, double_check=double_check, prior=prior, source=source or "earth-search",
             device=device, layer=layer, quiet=quiet,
         )  # fmt: skip
         show(done, as_json)
@@ -203,11 +223,10 @@ def fuse(
         raise typer.BadParameter(
             "give --scenes and --units, or --date with --at or --units", param_hint="--scenes"
         )
-    if at is not None:
-        raise typer.BadParameter("belongs to --date, whose scene is fetched", param_hint="--at")
+    refuse("without --date, whose scene is fetched", at=at, buffer_m=buffer_m, cell_m=cell_m, source=source)
     result = table_fuse(
         bundle, table_bundle, scenes, units, out, rows=rows, key=key, scene_column=scene_column, label=label,
-        positive=positive, fusion=fusion, landslide=landslide, group=group, double_check=double_check, prior=prior,
-        top=top, folds=folds, seed=seed, device=device, layer=layer, quiet=quiet,
+        positive=positive, fusion=fusion, landslide=landslide, group=group, block_m=block_m,
+        double_check=double_check, prior=prior, top=top, folds=folds, seed=seed, device=device, layer=layer, quiet=quiet,
     )  # fmt: skip
     show(result, as_json)

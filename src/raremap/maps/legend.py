@@ -13,6 +13,9 @@ from raremap.maps.classmap import ClassMap
 from raremap.scene.cog import CogWriter
 from raremap.scene.grid import Grid
 
+JOB = "raremap_job"
+"""The tag of a map that says which job of `predict` has made it, and its pixels by class; of no map that was made from it."""
+
 
 @dataclass(frozen=True)
 class Legend:
@@ -57,7 +60,9 @@ class Legend:
         """A COG with these classes as its colour table and tags, and `tags` besides."""
         rgb = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in self.colors]
         named = {f"class_{v}": name for v, name in zip(self.values, self.names, strict=True)}
-        kept = {k: v for k, v in tags.items() if not k.startswith("class_") and k != "AREA_OR_POINT"}
+        kept = {
+            k: v for k, v in tags.items() if not k.startswith("class_") and k not in ("AREA_OR_POINT", JOB)
+        }
         return CogWriter(
             path, grid, self.dtype, bands=("class",), nodata=self.nodata,
             colors=dict(zip(self.values, rgb, strict=True)), tags={**kept, **named},  # type: ignore[arg-type]

@@ -43,6 +43,12 @@ def quantity_path(map_path: Path, name: str) -> Path:
     return map_path.with_name(f"{map_path.stem}.{name}.tif")
 
 
+def beside(map_path: Path) -> list[Path]:
+    """The rasters of probabilities, confidence and entropy that stand beside a map."""
+    paths = (quantity_path(map_path, name) for name in ("probs", *QUANTITIES))
+    return [path for path in paths if path.exists()]
+
+
 def quantity_writer(path: Path, name: str, grid: Grid, tags: Mapping[str, str] | None) -> CogWriter:
     """A COG of one band."""
     return CogWriter(

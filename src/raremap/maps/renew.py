@@ -16,6 +16,7 @@ from raremap.jobs import Progress
 from raremap.labels import LabelScheme
 from raremap.maps.classmap import NONE, ClassMap, blocks
 from raremap.maps.dates import DATE_BANDS, TAG, Dates, dates_path, iso
+from raremap.maps.legend import JOB
 from raremap.maps.options import PredictOptions
 from raremap.maps.stream import Network, Strip, stream
 from raremap.maps.style import qml
@@ -201,4 +202,4 @@ def _merge(
 
 def _kept(tags: dict[str, Any]) -> dict[str, str]:
     """A map's own tags without those that the driver writes itself, and what is not true of its new pixels."""
-    return {k: str(v) for k, v in tags.items() if k not in ("AREA_OR_POINT", CLEANED)}
+    return {k: str(v) for k, v in tags.items() if k not in ("AREA_OR_POINT", CLEANED, JOB)}

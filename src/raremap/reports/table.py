@@ -20,7 +20,8 @@ _MOST_CATEGORIES = 15
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows `[n, p]` (categories as codes, NaN where missing), truth, probability out of fold, places where known."""
+    """Rows `[n, p]` (categories as codes, NaN where missing), truth, places where known, and the probability out of fold
+    at the table's share of positives."""
 
     values: np.ndarray
     truth: np.ndarray
@@ -47,12 +48,13 @@ def write_table_report(path: Path, evaluation: dict[str, Any], rows: Rows) -> Pa
             "reliability": _reliability(evaluation),
             "importance": _importance(evaluation),
             "correlation": _correlation(rows, names, order),
-            "residuals": _residuals(rows),
+            "residuals": _residuals(rows, evaluation["ground"]),
         },
         distributions=[{"title": names[i], "svg": _distribution(rows, i)} for i in shown],
         left=len(order) - len(shown),
         dependence=[
-            {"title": d["name"], "svg": _dependence(d, evaluation["share"])} for d in evaluation["dependence"]
+            {"title": d["name"], "svg": _dependence(d, evaluation["serves"])}
+            for d in evaluation["dependence"]
         ],
         negative=_NEGATIVE,
         positive=_POSITIVE,
@@ -65,10 +67,10 @@ def write_table_report(path: Path, evaluation: dict[str, Any], rows: Rows) -> Pa
 def _curve(e: dict[str, Any]) -> str:
     recall, precision = np.array(e["curve"]).T
     with axes_of() as (figure, axes):
-        axes.axhline(e["share"], color=INK, lw=0.8, ls=":")
+        axes.axhline(e["serves"], color=INK, lw=0.8, ls=":")
         axes.step(recall, precision, color=_POSITIVE, lw=1.8, where="pre")
         if e["called"]:
-            axes.plot(e["right"] / e["positives"], e["right"] / e["called"], "o", color=INK, ms=5)
+            axes.plot(e["recall"], e["precision"], "o", color=INK, ms=5)
         axes.set_xlabel("recall")
         axes.set_ylabel("precision")
         axes.set_xlim(0, 1)
@@ -79,8 +81,10 @@ def _curve(e: dict[str, Any]) -> str:
 def _reliability(e: dict[str, Any]) -> str:
     """Share against probability, on logarithmic axes where positives are rare."""
     curves = [e["calibration"][k]["curve"] for k in ("raw", "after")]
-    rare = e["share"] < 0.1
-    floor = 0.3 / max(p["rows"] for p in curves[-1]) if rare else 0.0
+    rare = e["serves"] < 0.1
+    # Below the share of a cell that holds one positive row
+    least = min(1.0, e["weights"]["positive"] / e["weights"]["negative"]) / max(p["rows"] for p in curves[-1])
+    floor = 0.3 * least if rare else 0.0
     with axes_of() as (figure, axes):
         for points, color, name in zip(
             curves, (_NEGATIVE, _POSITIVE), ("as the model says", "calibrated"), strict=True
@@ -213,24 +217,29 @@ def _dependence(d: dict[str, Any], share: float) -> str:
         return svg_of(figure, f"dependence-{d['name']}")
 
 
-def _residuals(rows: Rows) -> str | None:
+def _residuals(rows: Rows, ground: dict[str, Any]) -> str | None:
     """Truth less probability on the ground, smallest first so that the large ones are seen."""
     if rows.xy is None:
         return None
     there = np.flatnonzero(np.isfinite(rows.xy).all(1))
     if not len(there):
         return None
-    x, y = (rows.xy[there] - rows.xy[there].mean(0)).T
+    middle = rows.xy[there].mean(0)
+    x, y = (rows.xy[there] - middle).T * ground["unit_m"]
+    # A degree of longitude is shorter than one of latitude
+    stretch = 1 / max(np.cos(np.radians(middle[1])), 0.01) if ground["degrees"] else 1.0
+    unit = ", degrees" if ground["degrees"] else ", m" if ground["crs"] else ""
     residual = rows.truth[there] - rows.probability[there]
     order = np.argsort(np.abs(residual), kind="stable")
-    wide, high = max(np.ptp(x), 1e-9), max(np.ptp(y), 1e-9)
+    wide, high = max(np.ptp(x), 1e-9), max(stretch * np.ptp(y), 1e-9)
     with axes_of(7.4, float(np.clip(6.0 * high / wide, 2.5, 8))) as (figure, axes):
         dots = axes.scatter(
             x[order], y[order], c=residual[order], cmap="RdBu_r", vmin=-1, vmax=1,
             s=float(np.clip(20_000 / len(x), 3, 26)), linewidths=0.2, edgecolors=INK, rasterized=len(x) > 3000,
         )  # fmt: skip
-        axes.set_aspect("equal")
-        axes.set_xlabel("from the middle of the rows")
+        axes.set_aspect(stretch, adjustable="datalim")  # a box that gives way lies over its own label
+        axes.set_xlabel(f"x from the middle of the rows{unit}")
+        axes.set_ylabel(f"y{unit}")
         figure.colorbar(dots, ax=axes, shrink=0.8, label="truth less probability")
         return svg_of(figure, "residuals")
 

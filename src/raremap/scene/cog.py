@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import queue
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import rasterio
@@ -20,13 +19,19 @@ from rasterio.shutil import copy as rio_copy
 from rasterio.windows import Window as RioWindow
 
 from raremap.errors import OutputError
+from raremap.files import scratch
 from raremap.scene.gdal import bounded_cache
 from raremap.scene.grid import Grid
-from raremap.scene.rawfile import RawRaster, raw_bytes
+from raremap.scene.rawfile import RawRaster, raw_room
 from raremap.scene.window import Window
 
 _BLOCK = 512
 _HELD_BYTES = 48 << 20
+_BESIDE = (
+    ".aux.xml",
+    ".ovr",
+    ".msk",
+)  # what GDAL keeps beside a raster: statistics and the like, of older pixels
 _FAULTS = (RasterioError, CPLE_BaseError, OSError)
 
 
@@ -42,9 +47,10 @@ class CogWriter:
         with CogWriter("map.tif", grid, "uint8", nodata=255) as out:
             out.write(Window(0, 0, 64, 64), array)
 
-    The file takes its name when the block ends without a fault; otherwise nothing remains. Pixels that
+    The file takes its name when the block ends without a fault, and what GDAL kept beside an older one goes; otherwise
+    nothing remains. Pixels that
     were never written are nodata. A thread does the writing; meanwhile the raw raster needs disk space
-    beside the result. Raises `OutputError` with one line where the folder is not writable (at the start)
+    beside the result, in a hidden folder; that of a writer of the same file that was killed is removed at the start. Raises `OutputError` with one line where the folder is not writable (at the start)
     or the disk is full.
 
     Overviews of classes are by nearest pixel, which keeps the share of a rare class as it is; a majority
@@ -69,10 +75,10 @@ class CogWriter:
         self._nodata = nodata
         self._colors, self._tags, self._scale = colors, dict(tags or {}), scale
         self._overviews, self._level = overviews, level
-        sizes = _halved(grid) if overviews == "nearest" else [grid]
-        self._raw_bytes = sum(raw_bytes(size, dtype, len(bands)) for size in sizes)
-        self._sizes = sizes
+        self._sizes = _halved(grid) if overviews == "nearest" else [grid]
+        self._has_room = False
         self._scratch: Path | None = None
+        self._in_use: IO[bytes] | None = None
         self._levels: list[RawRaster] = []
         self._queue: queue.Queue[tuple[Window, np.ndarray] | None] = queue.Queue(maxsize=2)
         self._failed: BaseException | None = None
@@ -80,14 +86,10 @@ class CogWriter:
         self._complete = False
 
     def __enter__(self) -> CogWriter:
-        self._scratch = _scratch(self.path)
+        self._scratch, self._in_use = _scratch(self.path)
         try:
-            free = shutil.disk_usage(self._scratch).free
-            if free < self._raw_bytes:
-                raise OutputError(
-                    f"{self.path} needs {self._raw_bytes / 1e9:.1f} GB while it is made, "
-                    f"its disk has {free / 1e9:.1f} GB left; choose another disk"
-                )
+            if not self._has_room:
+                check_room([self])
             self._told(self._open)
         except BaseException:
             self._abandon()
@@ -100,7 +102,7 @@ class CogWriter:
         try:
             if kind is None:
                 self.complete()
-                self._told(lambda: os.replace(self._path("cog.tif"), self.path))
+                self._told(self._name)
         finally:
             self._abandon()
 
@@ -116,6 +118,12 @@ class CogWriter:
         if self._failed is not None:
             self._told(self._check)
         self._queue.put((window, array))
+
+    def room(self, rows: Sequence[tuple[int, int]] | None = None) -> int:
+        """Bytes of disk that the raw raster takes; no rows but `rows` (first, end) are written to (None: all)."""
+        rows = [(0, self.grid.height)] if rows is None else rows
+        bands = len(self.bands)
+        return sum(raw_room(s, self.dtype, bands, rows, 1 << i) for i, s in enumerate(self._sizes))
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Add tags that are known before the end only."""
@@ -206,6 +214,11 @@ class CogWriter:
         for level in self._levels:
             level.path.unlink()
 
+    def _name(self) -> None:
+        os.replace(self._path("cog.tif"), self.path)
+        for suffix in _BESIDE:
+            self.path.with_name(f"{self.path.name}{suffix}").unlink(missing_ok=True)
+
     def _abandon(self) -> None:
         """Remove whatever has no name yet."""
         try:
@@ -214,6 +227,8 @@ class CogWriter:
         finally:
             if self._scratch is not None:
                 shutil.rmtree(self._scratch, ignore_errors=True)
+            if self._in_use is not None:
+                self._in_use.close()
 
     def _told(self, step: Callable[[], object]) -> None:
         """Do a step of the writing; its faults become one line that names the file."""
@@ -227,13 +242,38 @@ class CogWriter:
             ) from None
 
 
-def _scratch(path: Path) -> Path:
-    """A hidden folder beside `path`, on the same disk, so that the result can be renamed into place."""
+def check_room(writers: Sequence[CogWriter], rows: Sequence[tuple[int, int]] | None = None) -> None:
+    """Raise `OutputError` where a disk has less room than writers of one grid take on it together; `rows` as in `room`.
+
+    They do not look for themselves any more when they begin.
+    """
+    disks: dict[int, list[CogWriter]] = {}
+    for writer in writers:
+        writer._has_room = True
+        disks.setdefault(_folder_of(writer.path).stat().st_dev, []).append(writer)
+    for own in disks.values():
+        path, others = own[0].path, len(own) - 1
+        need, free = sum(w.room(rows) for w in own), shutil.disk_usage(_folder_of(path)).free
+        if free < need:
+            told = f" and {others} more files beside it need" if others else " needs"
+            raise OutputError(
+                f"{path}{told} {need / 1e9:.1f} GB while {'they are' if others else 'it is'} made, "
+                f"{'their' if others else 'its'} disk has {free / 1e9:.1f} GB left; choose another disk"
+            )
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder of a file, or the nearest above it that is there."""
+    return next(p for p in path.absolute().parents if p.is_dir())
+
+
+def _scratch(path: Path) -> tuple[Path, IO[bytes] | None]:
+    """A hidden folder beside `path`, on the same disk, so that the result can be renamed into place; see `scratch`."""
     if path.is_dir():
         raise OutputError(f"{path} is a folder, expected a file name to write to")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
+        return scratch(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror}); choose a writable folder") from None
 

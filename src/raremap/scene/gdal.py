@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import threading
 import warnings
 from contextlib import contextmanager
@@ -181,6 +182,24 @@ def rio_window(window: Window) -> RioWindow:
 def grid_of(file: rasterio.DatasetReader) -> Grid:
     """The grid of an open file."""
     return Grid(file.height, file.width, file.crs, file.transform)
+
+
+def placed_by_points(path: Path_) -> str | None:
+    """That a file lies on the ground by control points or RPCs alone, and how it gets a grid there, in a line; else None."""
+    with opened(path) as file:
+        points, rpcs = file.gcps[0], file.rpcs
+        if grid_of(file).georeferenced or not (points or rpcs):
+            return None
+        alpha = [] if file.nodata is not None else ["-dstalpha"]
+    what, how, more = f"{len(points)} ground control points", ["-r", "bilinear"], ""
+    if not points:
+        zone = int((rpcs.long_off + 180) // 6) % 60 + 1
+        what = "RPCs"
+        how = ["-rpc", "-t_srs", f"EPSG:{(32600 if rpcs.lat_off >= 0 else 32700) + zone}", *how]
+        more = ", with -to RPC_DEM=FILE where the ground is not flat"
+    made = f"{Path(path).stem}.placed.tif"
+    command = shlex.join(["gdalwarp", *how, *alpha, gdal_path(path), made])
+    return f"{path} is placed by {what}, which a map does not keep; for a map with a place: {command}{more}"
 
 
 def fingerprint(path: Path_) -> str:

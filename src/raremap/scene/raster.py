@@ -183,6 +183,11 @@ class ImageReader:
         return self._file(0).block_shapes[0]
 
     @property
+    def nodatas(self) -> tuple[float | None, ...]:
+        """The value that marks no data in each band: the image's, or a layer's own."""
+        return tuple(self._layers.get(i, self.nodata) for i in range(len(self.bands)))
+
+    @property
     def sequential(self) -> bool:
         """Whether the file can only be read from the top down (PNG, JPEG and the like)."""
         return self._file(0).driver in ("PNG", "JPEG", "GIF", "WEBP", "BMP")

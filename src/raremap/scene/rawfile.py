@@ -23,12 +23,22 @@ _TYPES = {
     "float32": "Float32", "float64": "Float64",
 }  # fmt: skip
 _FILL_BYTES = 8 << 20
-_STRIPE = 512  # rows that are filled together
+STRIPE = 512
+"""Rows that are filled together."""
 
 
 def raw_bytes(grid: Grid, dtype: str, bands: int) -> int:
     """Size of the raster on disk."""
     return grid.height * grid.width * np.dtype(dtype).itemsize * bands
+
+
+def raw_room(grid: Grid, dtype: str, bands: int, rows: Sequence[tuple[int, int]], step: int = 1) -> int:
+    """Bytes of disk that it takes where no rows but `rows` (first, end) are written to; one in `step` of them is its own."""
+    stripes = {
+        s for first, end in rows for s in range(first // step // STRIPE, (end - 1) // step // STRIPE + 1)
+    }
+    held = sum(max(0, min(STRIPE, grid.height - s * STRIPE)) for s in stripes)
+    return held * grid.width * np.dtype(dtype).itemsize * bands
 
 
 class RawRaster:
@@ -55,7 +65,7 @@ class RawRaster:
         if window.intersect(grid.window) != window and not window.empty:
             raise OSError(f"{window} lies outside of {grid.width}x{grid.height}")
         array = np.ascontiguousarray(array, self.dtype)
-        for stripe in range(window.row_off // _STRIPE, -(-window.row_end // _STRIPE)):
+        for stripe in range(window.row_off // STRIPE, -(-window.row_end // STRIPE)):
             self._touch(stripe)
         for number, band in enumerate(array):
             first = (number * grid.height + window.row_off) * grid.width + window.col_off
@@ -71,8 +81,8 @@ class RawRaster:
         if not self.fill:  # as holes are; NaN is not
             return
         grid, item = self.grid, self.dtype.itemsize
-        top = stripe * _STRIPE
-        count = (min(grid.height, top + _STRIPE) - top) * grid.width
+        top = stripe * STRIPE
+        count = (min(grid.height, top + STRIPE) - top) * grid.width
         line = np.full(min(count, _FILL_BYTES // item), self.fill, self.dtype)
         for number in range(self.bands):
             first = (number * grid.height + top) * grid.width
@@ -83,7 +93,7 @@ class RawRaster:
         """First row and end of the stripes that were written to, those side by side as one."""
         out: list[tuple[int, int]] = []
         for stripe in sorted(self._touched):
-            top, end = stripe * _STRIPE, min(self.grid.height, (stripe + 1) * _STRIPE)
+            top, end = stripe * STRIPE, min(self.grid.height, (stripe + 1) * STRIPE)
             out.append((out.pop()[0] if out and out[-1][1] == top else top, end))
         return out
 

@@ -65,7 +65,7 @@ def typed(values: Mapping[str, Sequence[Any]], columns: Columns, called: str) ->
     Raises `TableError` where a number is none.
     """
     arrays = {
-        c.name: pa.array(_numbers(values[c.name], c, called)) if c.kind == "numeric" else _texts(values[c.name])
+        c.name: pa.array(_numbers(values[c.name], c, called, columns.missing)) if c.kind == "numeric" else _texts(values[c.name])
         for c in columns
         if c.name in values
     }  # fmt: skip
@@ -95,9 +95,6 @@ def answer(model: TableModel, rows: Rows, prior: float | None) -> dict[str, Any]
 
 def _picked(names: Sequence[str], columns: Columns, keep: Sequence[str], called: str) -> list[str]:
     """The columns to read, of those there are."""
-    twice = next((n for n in names if names.count(n) > 1), None) if len(set(names)) < len(names) else None
-    if twice is not None:
-        raise TableError(f"{called} has two columns '{twice[:40]}'; each needs a name of its own")
     columns.check(names, called)
     for name in keep:
         if name not in names:
@@ -136,7 +133,7 @@ def _csv(path: Path, called: str, columns: Columns, most_rows: int) -> pa.Table:
 
     batches, count = [], 0
     try:
-        with open_parts(path, types=columns.types()) as parts:
+        with open_parts(path, types=columns.types(), missing=columns.missing) as parts:
             for batch in parts.batches:
                 count += batch.num_rows
                 if count > most_rows:
@@ -163,12 +160,14 @@ def _breaks(values: pa.ChunkedArray) -> bool:
     return True in found.unique().to_pylist()
 
 
-def _numbers(values: Sequence[Any], column: Column, called: str) -> list[float | None]:
-    return [_number(v, i, column.name, called) for i, v in enumerate(values, 1)]
+def _numbers(
+    values: Sequence[Any], column: Column, called: str, missing: Sequence[str]
+) -> list[float | None]:
+    return [_number(v, i, column.name, called, missing) for i, v in enumerate(values, 1)]
 
 
-def _number(value: Any, row: int, name: str, called: str) -> float | None:
-    if value is None or (isinstance(value, str) and not category(value)):
+def _number(value: Any, row: int, name: str, called: str, missing: Sequence[str]) -> float | None:
+    if value is None or (isinstance(value, str) and not category(value, missing)):
         return None
     try:
         return float(value)

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from raremap.errors import BundleError, RaremapError
+from raremap.files import is_table_bundle
 from raremap.serve.jobs import Job, Jobs
 from raremap.serve.models import Joined, Model, Table, joined_of, tables_of
 from raremap.serve.options import ServeOptions
-from raremap.tabular.model import TableModel, is_table_bundle
+from raremap.tabular.model import TableModel
 
 _log = logging.getLogger("raremap.serve")
 

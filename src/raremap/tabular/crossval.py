@@ -11,7 +11,7 @@ from raremap.tabular.calibration import Calibration
 from raremap.tabular.columns import Columns
 from raremap.tabular.fitting import Fitted, Options, fit
 from raremap.tabular.folds import Places, deal
-from raremap.tabular.measures import auc, average_precision
+from raremap.tabular.measures import auc, average_precision, weights_for
 from raremap.tabular.options import TableOptions
 
 
@@ -75,7 +75,10 @@ def cross_validate(
 def choose(
     values: np.ndarray, truth: np.ndarray, columns: Columns, places: Places, options: TableOptions
 ) -> tuple[Options, tuple[Trial, ...]]:
-    """The setting of the grid with the best score on inner folds of the same kind; the first where nothing is tuned."""
+    """The setting of the grid with the best score on inner folds of the same kind; the first where nothing is tuned.
+
+    The score is for the true share of positives, where the options say it.
+    """
     if not options.tune:
         return options.model, ()
     grid = tuple(dict.fromkeys(options.model.grid))
@@ -88,5 +91,5 @@ def choose(
             model = fit(values[train], truth[train], columns, setting, options.balance, options.seed)
             logits[~train] = model.logits(values[~train])
         score = auc if options.metric == "auc" else average_precision
-        tried.append(Trial(setting, score(logits, truth)))
+        tried.append(Trial(setting, score(logits, truth, weights_for(truth, options.prior))))
     return max(tried, key=lambda t: t.score).options, tuple(tried)

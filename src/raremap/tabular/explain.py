@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raremap.tabular.calibration import sigmoid
 from raremap.tabular.columns import Columns
 from raremap.tabular.crossval import CrossValidated
 from raremap.tabular.measures import average_precision
@@ -28,6 +27,7 @@ def importances(
     columns: Columns,
     found: CrossValidated,
     rng: np.random.Generator,
+    weights: np.ndarray | None = None,
     repeats: int = 5,
 ) -> list[Importance]:
     """Permutation importance (Breiman 2001) of each column, by the folds' models on rows that they have not seen.
@@ -35,7 +35,7 @@ def importances(
     A column is shuffled inside a fold, before encoding: all its categories and its gaps move together. Of two columns
     that tell the same, neither seems to matter.
     """
-    whole = average_precision(found.logits, truth)
+    whole = average_precision(found.logits, truth, weights)
     out = []
     for i, column in enumerate(columns):
         losses = []
@@ -46,7 +46,7 @@ def importances(
                 part = values[rows].copy()
                 part[:, i] = part[rng.permutation(len(rows)), i]
                 logits[rows] = model.logits(part)
-            losses.append(whole - average_precision(logits, truth))
+            losses.append(whole - average_precision(logits, truth, weights))
         out.append(Importance(column.name, float(np.mean(losses)), float(np.std(losses))))
     return out
 
@@ -67,12 +67,17 @@ def dependence(
     model: TableModel,
     column: int,
     rng: np.random.Generator,
+    weights: np.ndarray | None = None,
     points: int = 15,
     rows: int = 500,
 ) -> Dependence:
-    """Partial dependence of the final model on a column, over a sample of rows: quantiles, or all categories."""
+    """Partial dependence of the final model on a column, over a sample of rows: quantiles, or all categories.
+
+    Probabilities are for the share that the model serves, and rows count by `weights [n]`.
+    """
     about = model.columns.columns[column]
-    sample = values[rng.permutation(len(values))[:rows]]
+    drawn = rng.permutation(len(values))[:rows]
+    sample, own = values[drawn], None if weights is None else weights[drawn]
     if about.kind == "categorical":
         at, ticks = np.arange(len(about.categories), dtype=float), about.categories
     else:
@@ -83,5 +88,5 @@ def dependence(
     for value in at:
         moved = sample.copy()
         moved[:, column] = value
-        mean.append(float(sigmoid(model.logits(moved)).mean()))
+        mean.append(float(np.average(model.probabilities(moved), weights=own)))
     return Dependence(about.name, about.kind, tuple(at.tolist()), ticks, tuple(mean))

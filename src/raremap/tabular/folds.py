@@ -34,10 +34,10 @@ def by_group(values: np.ndarray) -> Places:
     return Places("group", np.unique(values.astype(str), return_inverse=True)[1])
 
 
-def by_block(xy: np.ndarray, block_m: float, degrees: bool) -> Places:
+def by_block(xy: np.ndarray, block_m: float, degrees: bool, unit_m: float = 1.0) -> Places:
     """Square blocks of `block_m` metres; in degrees, rows of latitude divided by the length of a degree there.
 
-    Raises `SplitError` where coordinates are missing.
+    Other coordinates are in units of `unit_m` metres. Raises `SplitError` where coordinates are missing.
     """
     lost = int((~np.isfinite(xy).all(1)).sum())
     if lost:
@@ -47,7 +47,7 @@ def by_block(xy: np.ndarray, block_m: float, degrees: bool) -> Places:
         row = np.floor(y * _DEGREE_M / block_m)
         col = np.floor(x * _DEGREE_M * np.cos(np.radians((row + 0.5) * block_m / _DEGREE_M)) / block_m)
     else:
-        row, col = np.floor(y / block_m), np.floor(x / block_m)
+        row, col = np.floor(y * unit_m / block_m), np.floor(x * unit_m / block_m)
     return Places("block", np.unique(np.column_stack([row, col]), axis=0, return_inverse=True)[1].reshape(-1))
 
 
@@ -68,7 +68,7 @@ def deal(truth: np.ndarray, places: Places, folds: int, seed: int, what: str = "
         if holding < folds:
             raise SplitError(
                 f"{name} rows lie in {holding} {places.kind}{'' if holding == 1 else 's'}, too few for {folds} {what}; "
-                "ask for fewer folds or smaller places"
+                f"ask for fewer folds or smaller places{' (--block-m or --group)' if places.kind == 'scene' else ''}"
             )
     out = np.empty(len(truth), np.intp)
     if places.kind == "row":

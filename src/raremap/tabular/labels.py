@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raremap.errors import LabelError, nearest
-from raremap.tabular.columns import category
+from raremap.tabular.columns import FEW, category, coded
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,12 @@ def read_truth(table: pa.Table, label: str, positive: str | None, where: str) ->
     names = table.column_names
     if label not in names:
         raise LabelError(f"{where} has no label column '{label}'; {nearest(label, names)}")
-    whole: Any = table[label].combine_chunks()
-    coded = whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
-    texts = [category(v) for v in coded.dictionary.to_pylist()] + [""]
-    index = pc.fill_null(coded.indices, len(texts) - 1).to_numpy(zero_copy_only=False).astype(np.intp)
-    there = sorted({texts[i] for i in np.unique(index)} - {""})
+    values, index = coded(table[label])
+    texts = [category(v) for v in values]
+    count: Counter[str] = Counter()
+    for text, rows in zip(texts, np.bincount(index, minlength=len(texts)).tolist(), strict=True):
+        count[text] += rows
+    there = sorted(t for t, rows in count.items() if t and rows)
     if not there:
         raise LabelError(f"{where}: the label column '{label}' is empty")
     shown = ", ".join(f"'{t}'" for t in there[:6]) + (" …" if there[6:] else "")
@@ -47,10 +47,17 @@ def read_truth(table: pa.Table, label: str, positive: str | None, where: str) ->
     notes = []
     if positive is None:
         lower = {t.lower() for t in there}
+        if len(there) > FEW:
+            raise LabelError(
+                f"{where}: the label column '{label}' holds {len(there):,} different values ({shown}), expected two classes; "
+                "is it the label? If one of them is looked for, name it with --positive"
+            )
         if lower not in ({"0", "1"}, {"true", "false"}):
+            least = min(count[t] for t in there)
+            rarest = " or ".join([f"--positive {t!r}" for t in there if count[t] == least][:2])
             raise LabelError(
                 f"{where}: the label column '{label}' holds {shown}, expected 0 and 1 or true and false; "
-                f"say which value is looked for, such as --positive {there[-1]!r}"
+                f"say which value is looked for, such as {rarest}"
             )
         wanted = next(t for t in there if t.lower() in ("1", "true"))
     else:

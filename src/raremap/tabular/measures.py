@@ -45,6 +45,23 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
 
 
+def weights_for(truth: np.ndarray, prior: float | None) -> np.ndarray | None:
+    """Weights `[n]` under which the share of positive rows is `prior`, on average 1; None where none is given."""
+    if prior is None:
+        return None
+    share = float(np.mean(truth))
+    return np.where(truth, prior / share, (1 - prior) / (1 - share))
+
+
+def cells_of(order: np.ndarray, cells: int, weights: np.ndarray | None = None) -> list[np.ndarray]:
+    """Rows in `order`, cut into cells of equally many of them, or of equal weight."""
+    if weights is None:
+        return np.array_split(order, cells)
+    passed = weights[order].cumsum()
+    cuts = np.searchsorted(passed, passed[-1] * np.arange(1, cells) / cells)
+    return [rows for rows in np.split(order, cuts) if len(rows)]
+
+
 def average_precision(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Σ precision · gain of recall over distinct scores; scikit-learn's `average_precision_score`."""
     one = np.ones(len(truth)) if weights is None else weights
@@ -73,34 +90,31 @@ def f1(called: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray
     return _ratio(2 * (w @ (called & truth)), w @ called.astype(float) + w @ truth.astype(float))
 
 
-def log_loss(logits: np.ndarray, truth: np.ndarray) -> float:
+def log_loss(logits: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Mean negative log-likelihood."""
-    return float(np.mean(np.logaddexp(0, np.where(truth, -logits, logits))))
+    return float(np.average(np.logaddexp(0, np.where(truth, -logits, logits)), weights=weights))
 
 
-def brier(logits: np.ndarray, truth: np.ndarray) -> float:
+def brier(logits: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Mean squared difference of probability and truth."""
     from raremap.tabular.calibration import sigmoid
 
-    return float(np.mean((sigmoid(logits) - truth) ** 2))
+    return float(np.average((sigmoid(logits) - truth) ** 2, weights=weights))
 
 
-def calibration_error(logits: np.ndarray, truth: np.ndarray, cells: int = 15) -> float:
-    """Expected calibration error: mean over cells of equally many rows of |share - mean probability|.
+def calibration_error(
+    logits: np.ndarray, truth: np.ndarray, cells: int = 15, weights: np.ndarray | None = None
+) -> float:
+    """Expected calibration error: mean over cells of equally many rows (or weight) of |share - mean probability|.
 
     Even cells of probability, which are usual, would hold nearly all rows of a rare class in the first.
     """
     from raremap.tabular.calibration import sigmoid
 
-    order = np.argsort(logits, kind="stable")
-    p, y = sigmoid(logits)[order], np.asarray(truth, float)[order]
-    return float(
-        sum(
-            abs(a.sum() - b.sum())
-            for a, b in zip(np.array_split(p, cells), np.array_split(y, cells), strict=True)
-        )
-        / len(y)
-    )
+    one = np.ones(len(truth)) if weights is None else weights
+    p, y = one * sigmoid(logits), one * truth
+    parts = cells_of(np.argsort(logits, kind="stable"), cells, weights)
+    return float(sum(abs(p[rows].sum() - y[rows].sum()) for rows in parts) / one.sum())
 
 
 def intervals(
@@ -111,10 +125,12 @@ def intervals(
     replicates: int,
     seed: int,
     other: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> dict[str, Interval]:
     """Average precision, AUC and (of `called`) F1 with 95 % intervals; places int `[n]` are drawn with replacement.
 
-    With `other`, logits of another method for the same rows, the differences to it, paired; without F1.
+    With `other`, logits of another method for the same rows, the differences to it, paired; without F1. `weights [n]`
+    say how much each row counts.
     """  # fmt: skip
     ranked = Ranked(logits, truth)
     against = Ranked(other, truth) if other is not None else None
@@ -129,6 +145,7 @@ def intervals(
         return np.concatenate([ranking(ranked), f1(called, truth, w)[None]])
 
     n, places = len(truth), int(place.max()) + 1
+    one = np.ones(n) if weights is None else weights
     rng = np.random.default_rng((seed, 0x7AB1E))
     drawn = []
     step = max(1, _VALUES // (4 * n))
@@ -137,8 +154,8 @@ def intervals(
         counts = np.stack(
             [np.bincount(rng.integers(places, size=places), minlength=places) for _ in range(rows)]
         )
-        drawn.append(figures(counts[:, place].astype(float)))
-    replicas, value = np.concatenate(drawn, 1), figures(np.ones((1, n)))[:, 0]
+        drawn.append(figures(counts[:, place] * one))
+    replicas, value = np.concatenate(drawn, 1), figures(one[None])[:, 0]
     holding = len(np.unique(place[truth]))
     names = ("average_precision", "auc", "f1")[: len(value)]
     out = {}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from raremap.errors import BundleError
-from raremap.files import digest_of, read_item, sha256_of, written_folder
+from raremap.files import ENSEMBLE, ITEM, TABLE, check_item, digest_of, read_item, sha256_of, written_folder
 from raremap.plain import plain
 from raremap.tabular.calibration import Calibration, log_odds, sigmoid
 from raremap.tabular.columns import Columns
@@ -26,9 +26,7 @@ from raremap.tabular.onnx import OnnxScorer, Scorer, to_onnx
 from raremap.tabular.options import Forest
 
 FORMAT = 1
-ITEM = "model.json"
 _MODEL, _CARD = "model.onnx", "README.md"
-_KIND = "raremap:table"
 
 
 @dataclass(frozen=True)
@@ -105,12 +103,17 @@ class TableModel:
     def load(cls, folder: str | Path) -> TableModel:
         """Read a bundle; raises `BundleError` naming the file that is missing, altered or of a newer format."""
         folder = Path(folder)
+        if folder.is_file():
+            raise BundleError(f"{folder} is a file; give the folder that `raremap table train` wrote")
         if not folder.is_dir():
             raise BundleError(f"bundle {folder} does not exist; expected a folder with {_MODEL} and {ITEM}")
-        if not (folder / ITEM).is_file():
-            raise BundleError(f"bundle {folder} has no {ITEM}; it is incomplete, copy the whole folder again")
-        own = read_item(folder / ITEM, "a bundle", FORMAT, _KIND)["properties"]
-        if _KIND not in own:
+        if (folder / ENSEMBLE).is_file():
+            raise BundleError(
+                f"{folder} is an ensemble of models of imagery; give the bundle of `raremap table train`"
+            )
+        check_item(folder)
+        own = read_item(folder / ITEM, "a bundle", FORMAT, TABLE)["properties"]
+        if TABLE not in own:
             raise BundleError(f"{folder} is no model of a table; use raremap predict for models of imagery")
         if not (folder / _MODEL).is_file() or own["raremap:weights_sha256"] != sha256_of(folder / _MODEL):
             raise BundleError(
@@ -118,7 +121,7 @@ class TableModel:
             )
         options = own["raremap:model"]
         return cls(
-            columns=Columns.from_dict(own["raremap:columns"]),
+            columns=Columns.from_dict(own["raremap:columns"], own.get("raremap:missing", ())),
             encoder=Encoder.from_dict(own["raremap:encoder"]),
             scorer=OnnxScorer.load(folder / _MODEL, _trees(options)),
             shift=own["raremap:shift"],
@@ -167,8 +170,9 @@ def _item(model: TableModel) -> dict[str, Any]:
                     "description": "less raremap:shift, then raremap:calibration: log-odds at raremap:prior",
                 }
             ],
-            _KIND: FORMAT,
+            TABLE: FORMAT,
             "raremap:columns": model.columns.to_dict(),
+            "raremap:missing": list(model.columns.missing),
             "raremap:encoder": plain(model.encoder.to_dict()),
             "raremap:model": model.options,
             "raremap:shift": model.shift,
@@ -197,10 +201,13 @@ def _card(model: TableModel) -> str:
     titles = {"average_precision": "average precision", "auc": "AUC", "f1": "F1 at the threshold"}
     rows = [f"| {t} | {model.metrics[k]} |" for k, t in titles.items() if k in model.metrics]
     moved = (
-        f" Probabilities are given for a share of {model.serves:.4g}." if model.serves != model.prior else ""
+        f" Probabilities and figures are for a share of {model.serves:.4g}, to which rows are weighted."
+        if model.serves != model.prior
+        else ""
     )
     table = [
-        f"| {c.name} | {c.kind}{' of ' + str(len(c.categories)) if c.categories else ''} |"
+        f"| {c.name} | {c.kind}{' of ' + str(len(c.categories)) if c.categories else ''}"
+        f"{f', {c.range[0]:.4g} to {c.range[1]:.4g}' if c.range else ''} |"
         for c in model.columns
     ]
     return "\n".join(
@@ -230,11 +237,3 @@ def _card(model: TableModel) -> str:
             "",
         ]
     )
-
-
-def is_table_bundle(folder: str | Path) -> bool:
-    """Whether a folder holds a model of a table, and none of imagery; what is damaged is left for `load` to tell."""
-    try:
-        return _KIND in json.loads((Path(folder) / ITEM).read_text(encoding="utf-8"))["properties"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

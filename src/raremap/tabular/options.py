@@ -66,19 +66,21 @@ class TableOptions(Options):
     """A training on a table: its label and columns, folds, imbalance, calibration and tuning.
 
     `positive` is the label's value that is looked for, where it is neither true nor 1. Text and dictionary columns are
-    categorical, numbers and booleans numeric; `categorical` names numbers that are codes; `drop` leaves columns out.
+    categorical, numbers and booleans numeric; `categorical` names numbers that are codes; `drop` leaves columns out. `missing` are texts and
+    numbers that stand for no value, in every column and also when the model is used.
 
     Folds keep a `group` together, or square blocks of `block_m` metres by the coordinates: a geometry's centroid, or
     the columns `x` and `y` (found by common names where not given); without either they are random, and a warning
     says so. `balance` is how the rare class is heard: `weights` and `smote` move the prior, which is corrected.
     `calibration` is fitted on scores out of fold. `prior` is the true share of the positive class where the table was
-    not drawn at its natural shares; probabilities and threshold are given for it.
+    not drawn at its natural shares; probabilities, threshold and all figures are given for it.
     """
 
     label: str
     positive: str | None = None
     categorical: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     layer: str | None = None
     x: str | None = None
     y: str | None = None
@@ -101,4 +103,6 @@ class TableOptions(Options):
             raise ValueError("group and block_m are two ways to make folds; give one")
         if (self.x is None) != (self.y is None):
             raise ValueError("x and y belong together; give both or none")
+        if not self.tune and (self.metric != "average_precision" or self.inner_folds != 3):
+            raise ValueError("metric and inner_folds are of tuning, and tune is false; leave them out")
         return self

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from raremap.errors import TableError, nearest, reason
+from raremap.tabular.columns import stray, without
 
 CHUNK_ROWS = 1 << 17
 _CSV_BYTES = 8 << 20
@@ -20,27 +24,44 @@ _CSV, _PARQUET = frozenset({".csv", ".tsv", ".txt"}), frozenset({".parquet", ".g
 _VECTOR = frozenset({".gpkg", ".geojson", ".json", ".shp", ".fgb"})
 _X = ("x", "easting", "east", "lon", "longitude", "long", "coord_x", "x_coord")
 _Y = ("y", "northing", "north", "lat", "latitude", "lat", "coord_y", "y_coord")
-_DEGREES = frozenset({"lon", "longitude", "long"})
+_FIRST = 1 << 18  # characters that a decimal comma is looked for in
+_DECIMAL = {mark: re.compile(rf"[-+]?\d*{re.escape(mark)}\d+([eE][-+]?\d+)?") for mark in ",."}
+_STRAY = re.compile(
+    r"In CSV column #(\d+): Row #(\d+): CSV conversion error to double: invalid value '(.*)'", re.S
+)
+_DEGREES = "lon"  # as longitude, long and Longitud begin
 
 
 @dataclass(frozen=True)
 class Source:
     """An Arrow table without its geometry, with the places of its rows.
 
-    `xy [n, 2]` are centroids of the geometry (None where there is none), `degrees` says their unit.
+    `xy [n, 2]` are centroids of the geometry (None where there is none); their unit are `degrees`, or `unit_m` metres.
     """
 
     path: str
     table: pa.Table
     xy: np.ndarray | None = None
     degrees: bool = False
+    unit_m: float = 1.0
+    crs: str | None = None
+
+    @property
+    def unsure(self) -> bool:
+        """Whether places are said to be in metres by nothing, and all look like degrees."""
+        if self.xy is None or self.degrees or self.crs is not None:
+            return False
+        return bool((np.abs(self.xy[np.isfinite(self.xy).all(1)]) <= (180, 90)).all())
 
 
-def read_table(path: str | Path, layer: str | None = None) -> Source:
-    """A whole table; raises `TableError` in one line where it cannot be read or is empty."""
-    with open_parts(path, layer) as parts:
+def read_table(path: str | Path, layer: str | None = None, missing: Sequence[str] = ()) -> Source:
+    """A whole table; raises `TableError` in one line where it cannot be read or is empty.
+
+    Texts and numbers of `missing` stand for no value.
+    """
+    with open_parts(path, layer, missing=missing) as parts:
         batches = list(parts.batches)
-        table = pa.Table.from_batches(batches, parts.schema)
+        table = without(pa.Table.from_batches(batches, parts.schema), missing)
     if not table.num_rows:
         raise TableError(f"{path} has no rows")
     xy = None
@@ -50,7 +71,7 @@ def read_table(path: str | Path, layer: str | None = None) -> Source:
         middle = shapely.centroid(shapely.from_wkb(table[parts.geometry].to_numpy()))
         xy = np.column_stack([shapely.get_x(middle), shapely.get_y(middle)])
         table = table.drop_columns([parts.geometry])
-    return Source(str(path), table, xy, parts.degrees)
+    return Source(str(path), table, xy, parts.degrees, _metres(parts.crs), parts.crs)
 
 
 @dataclass(frozen=True)
@@ -67,11 +88,15 @@ class Parts:
 
 @contextmanager
 def open_parts(
-    path: str | Path, layer: str | None = None, types: Mapping[str, pa.DataType] | None = None
+    path: str | Path,
+    layer: str | None = None,
+    types: Mapping[str, pa.DataType] | None = None,
+    missing: Sequence[str] = (),
 ) -> Iterator[Parts]:
     """A table part by part, in bounded memory; `types` are those of a CSV's columns (the rest is found out).
 
-    With `types` columns that are not named are read as text, just as they stand. Raises `TableError`.
+    With `types` columns that are not named are read as text, just as they stand. A CSV's numbers have a decimal comma
+    where its first rows have, and texts of `missing` among them are none. Raises `TableError`.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -85,45 +110,74 @@ def open_parts(
 
     try:
         if suffix in _CSV:
-            with _csv(path, types) as parts:
-                yield parts
-        elif suffix in _PARQUET:
-            with _parquet(path) as parts:
-                yield parts
+            _named_once(header(path), path)  # before a value of the second is found wrong for the first
+            opened = _csv(path, types, missing)
         else:
-            with _vector(path, layer) as parts:
-                yield parts
-    except (pa.ArrowInvalid, pa.ArrowKeyError, DataSourceError, DataLayerError, UnicodeDecodeError) as error:
+            opened = _parquet(path) if suffix in _PARQUET else _vector(path, layer)
+        with opened as parts:
+            _named_once(parts.schema.names, path)
+            yield parts
+    except (
+        pa.ArrowInvalid, pa.ArrowKeyError, DataSourceError, DataLayerError, UnicodeDecodeError, csv.Error,
+    ) as error:  # fmt: skip
+        if "conversion error to double" in str(error):
+            _tell_stray(path, types, missing)
         raise TableError(f"{path} cannot be read ({reason(error, 160)}); is it complete?") from None
 
 
 @contextmanager
-def _csv(path: Path, types: Mapping[str, pa.DataType] | None) -> Iterator[Parts]:
-    from pyarrow import csv
+def _csv(
+    path: Path, types: Mapping[str, pa.DataType] | None, missing: Sequence[str], threads: bool = True
+) -> Iterator[Parts]:
+    from pyarrow import csv as arrow
 
     separator = _separator(path)
     if types is not None:
         types = {name: types.get(name, pa.string()) for name in header(path)}
-    convert = csv.ConvertOptions(column_types=types, strings_can_be_null=False)
-    parse = csv.ParseOptions(delimiter=separator)
+    convert = arrow.ConvertOptions(
+        column_types=types, strings_can_be_null=types is None and bool(missing),
+        null_values=[*arrow.ConvertOptions().null_values, *missing], decimal_point=_decimal_point(path, separator),
+    )  # fmt: skip
+    parse = arrow.ParseOptions(delimiter=separator)
     if types is None:
         # Types are found out from all rows: streaming would settle them by the first block.
-        table = csv.read_csv(path, parse_options=parse, convert_options=convert)
+        table = arrow.read_csv(path, parse_options=parse, convert_options=convert)
         yield Parts(table.schema, iter(table.to_batches()))
         return
-    with csv.open_csv(
+    with arrow.open_csv(
         path,
-        read_options=csv.ReadOptions(block_size=_CSV_BYTES),
+        read_options=arrow.ReadOptions(block_size=_CSV_BYTES, use_threads=threads),
         parse_options=parse,
         convert_options=convert,
     ) as reader:
         yield Parts(reader.schema, iter(reader))
 
 
+def _tell_stray(path: Path, types: Mapping[str, pa.DataType] | None, missing: Sequence[str]) -> None:
+    """Raise `TableError` of a text among numbers; the rows are counted by one thread only."""
+    try:
+        with _csv(path, types, missing, threads=False) as parts:
+            for _ in parts.batches:
+                pass
+    except pa.ArrowInvalid as error:
+        found = _STRAY.search(str(error))
+        if found is not None:
+            name, row = header(path)[int(found[1])], int(found[2]) - 1  # the names are in its row 1
+            raise TableError(
+                f"{path}: row {row:,} has '{found[3][:30]}' in column '{name[:40]}', expected a number; mend it, or leave it "
+                "empty where there is none"
+            ) from None
+
+
+def _named_once(names: Sequence[str], path: Path) -> None:
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        called = f"two columns '{twice[:40]}'" if twice else "two columns without a name"
+        raise TableError(f"{path} has {called}; each needs a name of its own")
+
+
 def header(path: Path) -> list[str]:
     """Column names of a CSV."""
-    import csv
-
     with path.open(newline="", encoding="utf-8-sig") as file:
         return next(csv.reader(file, delimiter=_separator(path)), [])
 
@@ -133,6 +187,17 @@ def _separator(path: Path) -> str:
     with path.open(encoding="utf-8-sig") as file:
         line = file.readline()
     return max(",;\t", key=line.count)
+
+
+def _decimal_point(path: Path, separator: str) -> str:
+    """The comma where more cells of the first rows are numbers with it than with a point."""
+    if separator == ",":
+        return "."
+    with path.open(encoding="utf-8-sig") as file:
+        lines = file.read(_FIRST).split("\n")
+    cells = [cell.strip(' "') for line in lines for cell in line.split(separator)]
+    commas, points = (sum(bool(_DECIMAL[mark].fullmatch(c)) for c in cells) for mark in ",.")
+    return "," if commas > points else "."
 
 
 @contextmanager
@@ -175,6 +240,25 @@ def _in_degrees(crs: Any) -> bool:
     return CRS.from_user_input(crs).is_geographic
 
 
+def _metres(crs: Any) -> float:
+    """Metres in the unit of a projected CRS."""
+    if not crs:
+        return 1.0
+    from pyproj import CRS
+
+    found = CRS.from_user_input(crs)
+    return float(found.axis_info[0].unit_conversion_factor) if found.is_projected and found.axis_info else 1.0
+
+
+def crs_name(crs: str | None) -> str | None:
+    """What a CRS is called."""
+    if not crs:
+        return None
+    from pyproj import CRS
+
+    return CRS.from_user_input(crs).name
+
+
 def coordinates(source: Source, x: str | None, y: str | None) -> tuple[Source, tuple[str, ...]]:
     """The source with the places of its rows, and the columns that they were taken from.
 
@@ -199,8 +283,10 @@ def coordinates(source: Source, x: str | None, y: str | None) -> tuple[Source, t
         if not pa.types.is_floating(kind := source.table.schema.field(name).type) and not pa.types.is_integer(
             kind
         ):
+            found = stray(source.table[name]) if pa.types.is_string(kind) else None
+            first = f" ('{found.text[:30]}' in row {found.at + 1:,})" if found else ""
             raise TableError(
-                f"{source.path}: the column '{name}' of coordinates holds {kind}, expected numbers"
+                f"{source.path}: the column '{name}' of coordinates holds {kind}{first}, expected numbers"
             )
     xy = np.column_stack([source.table[n].to_numpy().astype(float) for n in (x, y)])
-    return Source(source.path, source.table, xy, x.lower() in _DEGREES), (x, y)
+    return Source(source.path, source.table, xy, x.lower().startswith(_DEGREES)), (x, y)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from raremap.errors import OutputError
+from raremap.errors import OutputError, RaremapWarning
 from raremap.files import written
 from raremap.tabular.read import Parts
 
@@ -17,7 +18,7 @@ from raremap.tabular.read import Parts
 def written_parts(out: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], source: Parts) -> None:
     """Write record batches as they come; the file takes its name when all are there.
 
-    The geometry of `source` goes into Parquet (as GeoParquet) and GeoPackage. Raises `OutputError` for another
+    The geometry of `source` goes into Parquet (as GeoParquet) and GeoPackage; a CSV has none, with a warning. Raises `OutputError` for another
     kind of file, or a GeoPackage of rows without geometry.
     """
     suffix = out.suffix.lower()
@@ -25,6 +26,12 @@ def written_parts(out: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch
         raise OutputError(f"{out} is no name for scores; give one that ends in .csv, .parquet or .gpkg")
     if suffix == ".gpkg" and source.geometry is None:
         raise OutputError(f"{out}: the rows have no geometry; write .csv or .parquet")
+    if suffix == ".csv" and source.geometry is not None:
+        warnings.warn(
+            f"{out} holds no geometry, its rows stand in the table's order; write .gpkg or .parquet to keep it",
+            RaremapWarning,
+            stacklevel=4,
+        )
     with written(out) as fresh:
         if suffix == ".csv":
             from pyarrow import csv

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 SCORES = ("fused", "image", "table")
 
 
-def _centres(laid: Laid, summary: Summary, scene_of: np.ndarray) -> np.ndarray:
-    """Where each unit is `[n, 2]`: a point in its polygon, or the mean of its pixels, in the CRS of its scene."""
+def centres(laid: Laid, summary: Summary, scene_of: np.ndarray) -> np.ndarray:
+    """Where each unit is `[n, 2]`, in `laid.crs`: a point in its polygon, or the mean of its pixels (NaN without any)."""
     import shapely
+    from rasterio.warp import transform
 
     if laid.shapes is not None:
         inside = shapely.point_on_surface(laid.shapes)
@@ -32,26 +33,41 @@ def _centres(laid: Laid, summary: Summary, scene_of: np.ndarray) -> np.ndarray:
     for number, grid in enumerate(laid.grids):
         own, t = scene_of == number, grid.transform
         col, row = summary.col[own], summary.row[own]
-        xy[own] = np.column_stack([t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f])
+        x, y = t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f
+        if grid.crs != laid.crs:
+            x, y = transform(grid.crs, laid.crs, x, y)[:2]
+        xy[own] = np.column_stack([x, y])
     return xy
+
+
+def code_of(crs: Any) -> str:
+    """A CRS by its code (EPSG:32717), or by its name where it has none; nothing where there is no CRS."""
+    from pyproj import CRS
+
+    if crs is None:
+        return ""
+    known = CRS.from_user_input(crs.to_wkt())
+    code = known.to_authority()
+    return ":".join(code) if code else known.name
 
 
 def write_units(
     out: Path, laid: Laid, probs: dict[str, np.ndarray], alarms: Alarms, chosen: np.ndarray, summary: Summary,
     scene_of: np.ndarray, paths: list[str], key: str,
 ) -> tuple[Path, Path]:  # fmt: skip
-    """units.csv of all, alarms.gpkg of the alarms, the surest first."""
+    """units.csv of all, alarms.gpkg of the alarms, the surest first; x and y are in `laid.crs`, which the column crs names."""
     import geopandas as gpd
     import pandas as pd
     import shapely
 
-    xy = _centres(laid, summary, scene_of)
+    xy = centres(laid, summary, scene_of)
     frame = pd.DataFrame(
         {
             key: laid.key,
             "scene": np.array([*(Path(p).stem for p in paths), ""], object)[scene_of],
             "x": xy[:, 0],
             "y": xy[:, 1],
+            "crs": code_of(laid.crs),
             "pixels": summary.pixels,
             **{f"p_{name}": p for name, p in probs.items()},
             "alarm": alarms.fused.astype(np.int8),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import TableError, nearest
+from raremap.errors import SceneError, TableError, nearest, refuse
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -21,7 +22,10 @@ _RASTERS = frozenset({".tif", ".tiff"})
 
 @dataclass(frozen=True)
 class Laid:
-    """The rows of all units, their polygons (in `crs`) where they have any, and how each scene's pixels find them."""
+    """The rows of all units, their polygons where they have any, and how each scene's pixels find them.
+
+    `crs` is that of the polygons, or of places that are told of units of rasters (`_crs_of`).
+    """
 
     source: Source
     readers: list[Units]
@@ -38,10 +42,12 @@ def lay(
     key: str,
     scene_column: str | None,
     layer: str | None,
+    missing: Sequence[str] = (),
 ) -> Laid:
     """Find the rows of all units and the pixels of each; raises `TableError` where the files do not fit each other.
 
-    `units` are rasters, one a scene in the order of `scenes`, with `rows` beside them; or one file of polygons.
+    `units` are rasters, one a scene in the order of `scenes`, with `rows` beside them; or one file of polygons. `missing`
+    are what stands for no value in the rows.
     """
     from raremap.scene.raster import open_image
 
@@ -50,7 +56,7 @@ def lay(
         with open_image(path) as reader:
             grids.append(reader.grid)
     if all(Path(p).suffix.lower() in _RASTERS for p in units):
-        return _lay_rasters(scenes, grids, units, rows, key, scene_column, layer)
+        return _lay_rasters(scenes, grids, units, rows, key, scene_column, layer, missing)
     if len(units) > 1:
         raise TableError(
             f"{len(units)} files of units are given; give one raster a scene, or one file of polygons"
@@ -59,12 +65,13 @@ def lay(
         raise TableError(
             f"{units[0]} holds polygons, whose own columns are the rows; leave {rows} out, or give rasters of units"
         )
-    return _lay_polygons(Path(units[0]), grids, key, layer)
+    refuse(f"on polygons ({units[0]})", scene_column=scene_column)
+    return _lay_polygons(Path(units[0]), grids, key, layer, missing)
 
 
 def _lay_rasters(
     scenes: list[str], grids: list[Any], units: list[str], rows: str | Path | None, key: str,
-    scene_column: str | None, layer: str | None,
+    scene_column: str | None, layer: str | None, missing: Sequence[str],
 ) -> Laid:  # fmt: skip
     from raremap.maps.zonal import RasterUnits
     from raremap.tabular.read import read_table
@@ -75,7 +82,7 @@ def _lay_rasters(
         raise TableError(
             f"{len(units)} rasters of units for {len(scenes)} scenes; give one a scene, in the same order"
         )
-    source = read_table(rows, layer)
+    source = read_table(rows, layer, missing)
     names = source.table.column_names
     for column in (key, *([scene_column] if scene_column else [])):
         if column not in names:
@@ -104,7 +111,30 @@ def _lay_rasters(
                 f"{rows}: units of scene {stem} come twice in column '{key}'; each needs one row"
             )
         readers.append(RasterUnits(raster, grid, numbers[own], own))
-    return Laid(source, readers, None, grids[0].crs, grids, numbers)
+    return Laid(source, readers, None, _crs_of(scenes, grids), grids, numbers)
+
+
+def _crs_of(scenes: list[str], grids: list[Any]) -> Any:
+    """The scenes' own CRS, or EPSG:4326 where they have several, such as two UTM zones: one file holds places of one.
+
+    Raises `SceneError` where only some have one.
+    """
+    from rasterio.crs import CRS
+
+    first = grids[0].crs
+    for path, grid in zip(scenes, grids, strict=True):
+        if (grid.crs is None) != (first is None):
+            without, other = (path, scenes[0]) if grid.crs is None else (scenes[0], path)
+            raise SceneError(
+                f"{without} has no CRS, {other} has one; write it into the file, or fuse them one by one"
+            )
+    return first if all(g.crs == first for g in grids) else CRS.from_epsg(4326)
+
+
+def check_key(path: str | Path, names: Sequence[str], key: str) -> None:
+    """Raise `TableError` where units are to be called by a column that is not there; without a column `unit` they are counted."""
+    if key != "unit" and key not in names:
+        raise TableError(f"{path} has no column '{key}'; {nearest(key, names)}")
 
 
 def read_polygons(path: Path, layer: str | None) -> GeoDataFrame:
@@ -125,11 +155,12 @@ def read_polygons(path: Path, layer: str | None) -> GeoDataFrame:
     return frame
 
 
-def _lay_polygons(path: Path, grids: list[Any], key: str, layer: str | None) -> Laid:
+def _lay_polygons(path: Path, grids: list[Any], key: str, layer: str | None, missing: Sequence[str]) -> Laid:
     from raremap.maps.zonal import PolygonUnits
     from raremap.tabular.read import read_table
 
-    source = read_table(path, layer)
+    source = read_table(path, layer, missing)
+    check_key(path, source.table.column_names, key)
     frame = read_polygons(path, layer)
     if frame.crs is None and any(g.crs is not None for g in grids):
         raise TableError(f"{path} has no CRS, the scenes have one; write it into the file")

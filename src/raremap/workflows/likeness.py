@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from raremap.errors import SceneError
+from raremap.scene.gdal import placed_by_points
 from raremap.workflows.uses import members_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def pixels_of(catalog: Catalog) -> float | None:
 
 
 def unlike(model: Bundle | Ensemble | Exported, scene: SceneRecord) -> Iterator[str]:
-    """In what a scene that has the bands of a model is not like its training, a line each."""
+    """In what a scene that has the bands of a model is not like its training, or gives no map with a place, a line each."""
+    if not scene.grid.georeferenced and (told := placed_by_points(scene.images[0])):
+        yield told
     if told := _of_another_size(model, scene.grid):
         yield f"{scene.images[0]} {told}"
     if told := _of_another_scale(model, scene):

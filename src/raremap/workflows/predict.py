@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from raremap.ensembles import Ensemble
     from raremap.exported import Exported
     from raremap.labels import LabelScheme
+    from raremap.maps.drawing import Drawing
     from raremap.maps.export import MapSummary
     from raremap.measure.decision import Decision
     from raremap.models.precision import Precision
+    from raremap.workflows.predict_on_ray import Given as OnRay
     from raremap.workflows.scenes import Given, SceneToMap
 
 
@@ -32,12 +35,18 @@ class Maps:
 
     maps: tuple[MapSummary, ...]
 
+    @property
+    def kept(self) -> int:
+        """How many stood finished before, made of the same scene by the same model and options."""
+        return sum(m.kept for m in self.maps)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready summary."""
-        return {"maps": [m.to_dict() for m in self.maps]}
+        return {"maps": [m.to_dict() for m in self.maps], "kept": self.kept}
 
     def __str__(self) -> str:
-        return "\n".join(str(m) for m in self.maps)
+        told = f"{self.kept} of {len(self.maps)} maps stood finished and were kept; remove one to have it made again"
+        return "\n".join([*map(str, self.maps), *([told] if self.kept else [])])
 
 
 def predict(
@@ -87,6 +96,10 @@ def predict(
     `precision` is "float32", "bf16", "float16" or "auto": what was settled when the bundle was made, else on the
     scene's first windows. `tags` are what the maps' files say of themselves besides.
 
+    In a folder a map is kept that stands finished there and was made of the same files by the same model and options, so
+    that a stopped job goes on; one that is called by its own file is made anew. Unless `quiet`, a line on standard error
+    says the precision, the window and how many windows at once were settled.
+
     `ray` is the address of a Ray cluster whose `workers` map strips of the scenes, or "local"; see
     `workflows.predict_on_ray`.
 
@@ -95,13 +108,17 @@ def predict(
     """
     from raremap.cluster import maybe_joined
     from raremap.exported import load_model
-    from raremap.maps.export import write_map
+    from raremap.maps.drawing import Drawing
+    from raremap.maps.export import finished, settled, write_map
     from raremap.models.precision import checked
     from raremap.ways import predicting, unfitted
     from raremap.workflows.days import date_tag
+    from raremap.workflows.predict_on_ray import Given, broken_off, map_on
     from raremap.workflows.scenes import scenes_to_map
 
     checked(precision)
+    if probabilities not in (None, "float32", "uint8"):
+        raise ConfigError(f"probabilities is '{probabilities}', expected float32 or uint8")
     own = load_model(bundle) if isinstance(bundle, (str, Path)) else bundle
     bundle = predicting(own, window, overlap, tta, scales)
     # Every scene is opened before the first is mapped: a wrong one is found in the first second.
@@ -111,40 +128,69 @@ def predict(
         warnings.warn(doubt, RaremapWarning, stacklevel=2)
     decision = moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
     scheme, decide, soften = _deciding(bundle.scheme, decision, level)
-    quantities = [name for name, asked in (("confidence", confidence), ("entropy", entropy)) if asked]
-    told, more = tags_of(bundle, decision, level), dict(tags or {})
+    quantities = tuple(name for name, asked in (("confidence", confidence), ("entropy", entropy)) if asked)
+    given = Given(bundle, Drawing(scheme, decide, soften, probabilities, quantities), device)
+    told, more, rule = tags_of(bundle, decision, level), dict(tags or {}), repr((decision, level))
+    pairs = list(zip(found, targets, strict=True))
+    keys = {} if targets == [Path(out)] else _keys(given, pairs, rule, told | more, precision)
+    stand = {target: finished(target, given.drawing, key) for target, key in keys.items()}
+    done = {target: summary for target, summary in stand.items() if summary is not None}
+    left = [pair for pair in pairs if pair[1] not in done]
+    if not left:
+        return Maps(tuple(done[target] for target in targets))
+    if older := _older([target for _, target in left], given.drawing):
+        warnings.warn(older, RaremapWarning, stacklevel=2)
     with maybe_joined(ray, workers) as cluster:
         if cluster is not None:
-            from raremap.workflows.predict_on_ray import Drawing, Given, map_on
-
-            drawing = Drawing(scheme, decide, soften, probabilities, tuple(quantities))
-            given = Given(bundle, drawing, device)
-            rule = repr((decision, level))
-            pairs = list(zip(found, targets, strict=True))
-            return Maps(tuple(map_on(cluster, given, pairs, rule, told | more, precision, quiet)))
+            map_on(cluster, given, left, rule, told | more, precision, quiet, keys, done)
+            return Maps(tuple(done[target] for target in targets))
     network = bundle.network(device=device, precision=precision)
-    done = []
-    for scene, target in zip(found, targets, strict=True):
+    said = ""
+    for number, (scene, target) in enumerate(left, start=1):
         try:
             with (
                 scene.opened(bundle) as reader,
                 progress(scene.name, reader.grid.height, quiet) as bar,
             ):
-                done.append(
-                    write_map(
-                        reader, network, target, scheme, bundle.predict, decide=decide, soften=soften,
-                        probabilities=probabilities, tags={**told, **date_tag(scene), **more}, progress=bar,
-                        quantities=quantities, network_classes=bundle.scheme.num_classes,
-                    )
+                done[target] = write_map(
+                    reader, network, target, scheme, bundle.predict, decide=decide, soften=soften,
+                    probabilities=probabilities, tags={**told, **date_tag(scene), **more}, progress=bar,
+                    quantities=quantities, network_classes=bundle.scheme.num_classes, job=keys.get(target),
                 )  # fmt: skip
+                line = settled(done[target].precision, done[target].batch, bundle.predict.window)
+                if line != said:  # which is known at the end of a map
+                    bar.note(line)
+                said = line
         except RaremapError as error:
-            if not done:
-                raise
-            left = len(found) - len(done) - 1
-            raise type(error)(
-                f"{error}; maps finished before and kept: {len(done)}, scenes not begun: {left}"
-            ) from None
-    return Maps(tuple(done))
+            raise broken_off(error, len(done), len(left) - number) from None
+    return Maps(tuple(done[target] for target in targets))
+
+
+def _keys(
+    given: OnRay, pairs: list[tuple[SceneToMap, Path]], rule: str, tags: dict[str, str], precision: str
+) -> dict[Path, str]:
+    """By map, a checksum of all that it follows from: the scene's files, the model, and what was asked for."""
+    from raremap.workflows.predict_on_ray import stamp
+
+    digest = given.digest(rule)
+
+    def key(scene: SceneToMap) -> str:
+        said = (digest, stamp(scene.record, scene.record.image_files), sorted(tags.items()), precision)
+        return hashlib.sha256(repr(said).encode()).hexdigest()[:24]
+
+    return {target: key(scene) for scene, target in pairs}
+
+
+def _older(targets: Sequence[Path], drawing: Drawing) -> str:
+    """That rasters stand beside the maps to be made that are not made with them, in a line; empty where there are none."""
+    from raremap.maps.export import paths_of
+    from raremap.maps.quantities import beside
+
+    found = [p for t in targets for p in beside(t) if p not in paths_of(t, drawing).values()]
+    if not found:
+        return ""
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{found[0]}{more} will be of an older map; remove what is not needed, or predict it anew"
 
 
 def _deciding(scheme: LabelScheme, decision: Decision | None, level: int) -> tuple[LabelScheme, Any, Any]:
@@ -164,11 +210,17 @@ def _deciding(scheme: LabelScheme, decision: Decision | None, level: int) -> tup
 
 
 def _targets(scenes: list[SceneToMap], out: Path) -> list[Path]:
+    from rasterio.drivers import raster_driver_extensions
+
+    from raremap.scene.cog import check_name
+
     if len(scenes) == 1 and not out.is_dir() and out.suffix.lower() in (".tif", ".tiff"):
         targets = [out]
     else:
         if out.suffix.lower() in (".tif", ".tiff") and not out.is_dir():
             raise OutputError(f"{len(scenes)} scenes cannot share the map {out}; give a folder with -o")
+        if out.suffix.lower()[1:] in raster_driver_extensions() and not out.is_dir():
+            check_name(out)  # which tells of it
         targets = [out / f"{scene.name}.map.tif" for scene in scenes]
     for scene, target in zip(scenes, targets, strict=True):
         if target.exists() and any(Path(p).exists() and target.samefile(p) for p in scene.record.files):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raremap.cluster import Cluster
-from raremap.errors import ClusterError, ConfigError
+from raremap.errors import ClusterError, ConfigError, RaremapError
 from raremap.exported import Exported
 from raremap.files import locked
 from raremap.jobs import PartFiles, in_threads, progress
 from raremap.maps.drawing import Drawing
-from raremap.maps.export import MapFiles, MapSummary, computed
+from raremap.maps.export import MapFiles, MapSummary, held_rows, settled
 from raremap.maps.parcel import packed, unpacked
 from raremap.maps.stream import batch_of, parts_of, stream
 from raremap.scene.gdal import fingerprint
@@ -127,10 +127,13 @@ def map_on(
     tags: dict[str, str],
     precision: str = "auto",
     quiet: bool = False,
+    keys: Mapping[Path, str] | None = None,
+    done: dict[Path, MapSummary] | None = None,
 ) -> list[MapSummary]:
     """The maps of `scenes` (each with the file to write), in their order; `rule` is as in `Given.digest`.
 
     Strips that are done stand in a folder beside each map until it is complete, so that a stopped job goes on.
+    `keys` are kept with the maps, by file, for `finished`; in `done` are those that stand, to which each is added.
     Raises what mapping here raises, and `ClusterError`.
     """
     if given.device not in ("auto", "cpu", "cuda"):
@@ -141,19 +144,22 @@ def map_on(
         precision = given.bundle.computes_in(precision)
     on_gpu = given.device in ("auto", "cuda") and cluster.has_gpu
     given = replace(given, device="cuda" if on_gpu else "cpu")
+    digest = given.digest(rule)
+    done = {} if done is None else done
     jobs: list[_Scene] = []
     with ExitStack() as stack:
         for scene, target in scenes:
             folder = target.with_name(f".{target.stem}.parts")
             stack.enter_context(locked(folder))
+            stack.callback(PartFiles(folder).tidy)
             with scene.opened(given.bundle) as reader:
                 cut = parts_of(reader, given.bundle.scheme.num_classes, given.bundle.predict, _ROWS)
-                made = hashlib.sha256(
-                    repr((given.digest(rule), _stamp(scene.record, reader.paths))).encode()
-                ).hexdigest()
+                made = hashlib.sha256(repr((digest, stamp(scene.record, reader.paths))).encode()).hexdigest()
                 about = (reader.paths[0], reader.nodata)
                 batch = batch_of(reader, given.bundle.predict)
-                files = MapFiles(target, reader.grid, given.drawing, {**tags, **date_tag(scene)})
+                rows = held_rows(reader, given.bundle.predict.window)
+                own, key = {**tags, **date_tag(scene)}, (keys or {}).get(target)
+                files = MapFiles(target, reader.grid, given.drawing, own, rows, key)
             jobs.append(_Scene(scene, cut, PartFiles(folder), made[:24], files, about, len(cut), batch))
         team = stack.enter_context(cluster.team(given, on_gpu=on_gpu))
         if precision == "auto" or on_gpu:
@@ -162,6 +168,7 @@ def map_on(
                 job.batch = batch
         title = jobs[0].scene.path if len(jobs) == 1 else f"{len(jobs)} scenes"
         bar = stack.enter_context(progress(title, sum(job.files.grid.height for job in jobs), quiet))
+        bar.note(settled(precision, jobs[0].batch, given.bundle.predict.window))
 
         def strips() -> Iterator[Task]:
             for number, job in enumerate(jobs):
@@ -170,6 +177,7 @@ def map_on(
 
         def mapped(strip: Task) -> bytes:
             job, w = jobs[strip.number], strip.window
+            job.begun = True
             key = f"{job.key}-{precision}-{strip.batch}-{w.row_off}-{w.col_off}-{w.height}-{w.width}"
             data = job.kept.get(key)
             if data is None:
@@ -177,20 +185,29 @@ def map_on(
                 job.kept.put(key, data)
             return data
 
-        done: dict[int, MapSummary] = {}
-        for strip, data in in_threads(strips(), mapped, team.size, team.close):
-            job = jobs[strip.number]
-            if job.left == len(job.cut):
-                stack.enter_context(job.files)
-            for drawn in unpacked(data):
-                job.files.write(drawn)
-            bar.advance(strip.window.height * strip.window.width / job.files.grid.width)
-            job.left -= 1
-            if not job.left:
-                job.files.tag(computed(precision, job.batch))
-                done[strip.number] = job.files.finish(*job.about)
-                job.kept.remove()
-        return [done[number] for number in range(len(jobs))]
+        try:
+            for strip, data in in_threads(strips(), mapped, team.size, team.close):
+                job = jobs[strip.number]
+                if job.left == len(job.cut):
+                    stack.enter_context(job.files)
+                for drawn in unpacked(data):
+                    job.files.write(drawn)
+                bar.advance(strip.window.height * strip.window.width / job.files.grid.width)
+                job.left -= 1
+                if not job.left:
+                    done[job.files.path] = job.files.finish(*job.about, precision, job.batch)
+                    job.kept.remove()
+        except RaremapError as error:
+            raise broken_off(error, len(done), sum(not job.begun for job in jobs)) from None
+        return [done[target] for _, target in scenes]
+
+
+def broken_off(error: RaremapError, done: int, left: int) -> RaremapError:
+    """A fault in the middle of a job, with how many maps stand and how many scenes were not begun."""
+    if not done:
+        return error
+    error.args = (f"{error}; maps finished before and kept: {done}, scenes not begun: {left}",)
+    return error
 
 
 @dataclass
@@ -205,6 +222,7 @@ class _Scene:
     about: tuple[str, float | None]
     left: int
     batch: int
+    begun: bool = False
 
 
 def _settled(job: _Scene, team: Callable[[Task], bytes], precision: str) -> tuple[str, int]:
@@ -226,7 +244,7 @@ def _settled(job: _Scene, team: Callable[[Task], bytes], precision: str) -> tupl
     return found, int(batch)
 
 
-def _stamp(record: SceneRecord, paths: Sequence[str]) -> tuple[object, ...]:
+def stamp(record: SceneRecord, paths: Sequence[str]) -> tuple[object, ...]:
     """What tells whether a scene is the same as before: its files as they are, and how they are read."""
     from raremap.scene.gdal import modified
 

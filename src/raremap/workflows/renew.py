@@ -198,10 +198,9 @@ def renew(
 
 def _older(target: Path, cleaned: bool) -> Iterator[str]:
     """What was made of the map before its pixels changed, in a line each."""
-    from raremap.maps.quantities import QUANTITIES, quantity_path
+    from raremap.maps.quantities import beside
 
-    beside = [quantity_path(target, name) for name in ("probs", *QUANTITIES)]
-    if found := [path.name for path in beside if path.exists()]:
+    if found := [path.name for path in beside(target)]:
         yield f"{', '.join(found)} beside {target} are of the older map; predict anew where they are needed"
     if cleaned:
         yield f"{target} holds pixels that were never cleaned and is no longer tagged as cleaned; raremap clean it again"

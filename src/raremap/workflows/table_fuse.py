@@ -5,22 +5,32 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raremap.errors import ConfigError, LabelError, OutputError, RaremapWarning, TableError, nearest
+from raremap.errors import (
+    ConfigError,
+    LabelError,
+    OutputError,
+    RaremapWarning,
+    SplitError,
+    TableError,
+    nearest,
+    refuse,
+)
 from raremap.files import written
 from raremap.jobs import progress
-from raremap.workflows.fuse_files import SCORES, write_map, write_units
+from raremap.workflows.fuse_files import SCORES, centres, code_of, write_map, write_units
 from raremap.workflows.fuse_units import Laid, lay
 
 if TYPE_CHECKING:
     from raremap.bundle import Bundle
     from raremap.ensembles import Ensemble
     from raremap.maps.zonal import Summary
+    from raremap.tabular.folds import Places
     from raremap.tabular.fusion import Fusion
     from raremap.tabular.gains import Gains
     from raremap.tabular.model import TableModel
@@ -29,7 +39,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fused:
-    """What was written, units and alarms, and what the fusion gains (None where it was given)."""
+    """What was written, units and alarms, and what the fusion gains (None where it was given).
+
+    `crs` is that of x and y in `units` and of `alarms`, as a code.
+    """
 
     units: Path
     alarms: Path
@@ -41,6 +54,7 @@ class Fused:
     alarm_count: int
     double_check: bool
     gains: Gains | None = None
+    crs: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -55,6 +69,7 @@ class Fused:
             "alarm_count": self.alarm_count,
             "double_check": self.double_check,
             "gains": self.gains.to_dict() if self.gains else None,
+            "crs": self.crs,
         }
 
     def __str__(self) -> str:
@@ -65,7 +80,7 @@ class Fused:
             f"{self.known['table']:,} to the table alone",
             f"weights: image {w[0]:.2f}, table {w[1]:.2f} (1 and 1: nothing shared; ½ and ½: all shared)",
             f"{self.alarm_count:,} alarms where {kind}: {self.alarms}",
-            f"units: {self.units}",
+            f"units: {self.units}{f' (places in {self.crs})' if self.crs else ''}",
             *(f"map: {p}" for p in self.maps),
         ]
         return "\n".join([*lines, *([str(self.gains)] if self.gains else []), f"fusion: {self.fusion_file}"])
@@ -85,11 +100,12 @@ def table_fuse(
     fusion: str | Path | None = None,
     landslide: str | None = None,
     group: str | None = None,
+    block_m: float | None = None,
     double_check: bool = False,
     prior: float | None = None,
-    top: int = 4,
-    folds: int = 5,
-    seed: int = 0,
+    top: int | None = None,
+    folds: int | None = None,
+    seed: int | None = None,
     device: str = "auto",
     layer: str | None = None,
     quiet: bool = False,
@@ -101,11 +117,14 @@ def table_fuse(
     units, or the objects of a map. `landslide` names the image model's class (default: the second of two).
 
     Rows with a value in the column `label` are the calibration places: nothing else may have used them. The fusion is
-    fitted on them, and what it gains is measured on them, cross-fitted over `group` (default: scenes). With `fusion`, a
-    fusion.json of an earlier run, nothing is fitted, and `top` is as in its fit. `prior` is the share of positive units to expect.
+    fitted on them, and what it gains is measured on them, cross-fitted over `folds` (5) of places: the values of `group`,
+    square blocks of `block_m` metres, or else the scenes. A unit's image score is of its `top` (4) surest pixels. With
+    `fusion`, a fusion.json of an earlier run, nothing is fitted, and what belongs to a fit is refused. `prior` is the
+    share of positive units to expect.
 
     Writes under `out`: units.csv, alarms.gpkg, a map NAME.fused.tif a scene (bands fused, image, table: each
-    unit's probability), and fusion.json. Raises one line where files do not fit each other.
+    unit's probability), and fusion.json. Places of units and alarms are in the CRS of the scenes (EPSG:4326 where scenes
+    have several), or of the polygons. Raises one line where files do not fit each other.
     """
     from raremap.ensembles import load_bundle
     from raremap.tabular.columns import Faults
@@ -117,6 +136,12 @@ def table_fuse(
         raise ConfigError(
             "give --label to fit the fusion on rows with truth, or --fusion with one that was fitted"
         )
+    if fusion is not None:
+        refuse(
+            "with --fusion, where nothing is fitted", positive=positive, group=group, block_m=block_m, top=top,
+            folds=folds, seed=seed,
+        )  # fmt: skip
+    top, folds, seed = 4 if top is None else top, 5 if folds is None else folds, seed or 0
     if prior is not None and not 0 < prior < 1:
         raise ConfigError(f"the prior is {prior}, expected a share between 0 and 1")
     if top < 1:
@@ -130,12 +155,14 @@ def table_fuse(
         landslide = past.landslide_of(image_model.scheme.names, landslide)
     which = class_of(image_model.scheme.names, landslide)
     paths = _names(scenes)
+    if label is not None:
+        _enough_places(len(paths), folds, group, block_m)
     stems = [Path(p).stem for p in paths]
     if double := [s for s in stems if stems.count(s) > 1]:
         raise OutputError(f"two scenes are called {double[0]}, and would write one map; fuse them one by one")
-    laid = lay(paths, _names(units), rows, key, scene_column, layer)
+    laid = lay(paths, _names(units), rows, key, scene_column, layer, model.columns.missing)
     table = laid.source.table
-    model.columns.check(table.column_names, laid.source.path)
+    _attributes(model, table.column_names, laid)
     truth = _truth(laid.source, label, positive) if label is not None else None
     faults = Faults()
     table_logits = model.logits(model.columns.values(table, faults, laid.source.path))
@@ -147,17 +174,16 @@ def table_fuse(
     if given is None:
         assert truth is not None
         labelled, y = truth
-        names = _groups(laid, group, scene_of, paths)[labelled]
-        _unused(image_model, names)
-        from raremap.tabular.folds import by_group
-
+        names = _groups(laid, group, scene_of, paths)
+        _unused(image_model, names[labelled])
+        places = _places(names, group) if block_m is None else _blocks(laid, block_m, summary, scene_of)
         i, t = image_logits[labelled], table_logits[labelled]
         if not (known := ~np.isnan(i)).any() or y[known].all() or not y[known].any():
             raise LabelError(
                 f"{laid.source.path}: {int(y[known].sum())} of the {int(known.sum())} labelled units that the scenes show are "
                 "positive; both classes are needed to fit the fusion"
             )
-        found = gains(cross_fit(i, t, y, by_group(names), folds, seed), seed=seed)
+        found = gains(cross_fit(i, t, y, places.of(labelled), folds, seed), seed=seed)
         given = Fusion.fit(i, t, y)
     alarms = given.alarms(image_logits, table_logits)
     chosen = alarms.double_check if double_check else alarms.fused
@@ -185,7 +211,7 @@ def table_fuse(
         fresh.write_text(json.dumps(told, indent=1), encoding="utf-8")
     return Fused(
         *files, maps, target, given, len(chosen), {k: int(v.sum()) for k, v in seen.items()},
-        int(chosen.sum()), double_check, found,
+        int(chosen.sum()), double_check, found, code_of(laid.crs),
     )  # fmt: skip
 
 
@@ -255,6 +281,19 @@ def read_fusion(path: Path, *models: str) -> PastFusion:
     return past
 
 
+def _attributes(model: TableModel, there: Sequence[str], laid: Laid) -> None:
+    """Raise `TableError` where units lack an attribute, such as objects of a map, which carry no terrain."""
+    from raremap.workflows.unit_terrain import lacking
+
+    missing = lacking(model.columns.names, there)
+    if laid.shapes is not None and missing == [n for n in model.columns.names if n not in there] != []:
+        raise TableError(
+            f"{laid.source.path} has no column '{missing[0]}', which the model reads; it follows from heights: add it, such as by "
+            "zonal statistics of a raster, or fuse with --date, which fetches them"
+        )
+    model.columns.check(there, laid.source.path)
+
+
 def _truth(source: Source, label: str, positive: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Rows that have a label, and their truth."""
     from raremap.tabular.labels import read_truth
@@ -294,7 +333,7 @@ def _asked(
 
 
 def _groups(laid: Laid, group: str | None, scene_of: np.ndarray, paths: list[str]) -> np.ndarray:
-    """The place of each row, by name."""
+    """The group of each row by name, or its scene."""
     if group is None:
         return np.array([*(Path(p).stem for p in paths), ""])[scene_of]
     names = laid.source.table.column_names
@@ -304,6 +343,44 @@ def _groups(laid: Laid, group: str | None, scene_of: np.ndarray, paths: list[str
     if values.null_count:
         raise TableError(f"{laid.source.path}: {values.null_count:,} rows have no group in column '{group}'")
     return np.array([str(v) for v in values.to_pylist()])
+
+
+def _enough_places(scenes: int, folds: int, group: str | None, block_m: float | None) -> None:
+    """Raise in one line, before any pixel is mapped, where the places to cross-fit over are not right."""
+    if folds < 2:
+        raise ConfigError(f"folds is {folds}, expected 2 or more")
+    if group is not None and block_m is not None:
+        raise ConfigError("--group and --block-m are two ways to make places; give one")
+    if block_m is not None and block_m <= 0:
+        raise ConfigError(f"blocks of {block_m:g} m are none; give a length above 0")
+    if group is None and block_m is None and scenes < folds:
+        raise SplitError(
+            f"without --group or --block-m scenes are the places, and {scenes} scene{'s are' if scenes > 1 else ' is'} too few "
+            f"for {folds} folds; give --block-m, the side of blocks of ground in metres, or --group, a column of places"
+        )
+
+
+def _places(names: np.ndarray, group: str | None) -> Places:
+    from raremap.tabular.folds import by_group
+
+    return replace(by_group(names), kind="scene" if group is None else "group")
+
+
+def _blocks(laid: Laid, block_m: float, summary: Summary, scene_of: np.ndarray) -> Places:
+    """Square blocks of ground; units that no scene shows share one, as nothing is fitted or measured on them."""
+    from pyproj import CRS
+
+    from raremap.tabular.folds import Places, by_block
+
+    xy = laid.source.xy if laid.shapes is not None else None
+    xy = centres(laid, summary, scene_of) if xy is None else xy
+    crs = CRS.from_user_input(laid.crs.to_wkt()) if laid.crs is not None else None
+    degrees = crs is not None and crs.is_geographic
+    unit_m = crs.axis_info[0].unit_conversion_factor if crs is not None and not degrees else 1.0
+    index = np.zeros(len(xy), np.intp)
+    there = np.isfinite(xy).all(1)
+    index[there] = by_block(xy[there], block_m, degrees, unit_m).index
+    return Places("block", index)
 
 
 def _unused(bundle: Any, places: np.ndarray) -> None:

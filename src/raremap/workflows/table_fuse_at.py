@@ -7,7 +7,7 @@ from datetime import date as Date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.errors import ConfigError, TableError
+from raremap.errors import ConfigError, TableError, refuse
 from raremap.files import written
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def table_fuse_at(
     out: str | Path,
     fusion: str | Path,
     at: str | Sequence[float] | None = None,
-    buffer_m: float = 1000.0,
+    buffer_m: float | None = None,
     units: str | Path | None = None,
-    cell_m: float = 100.0,
+    cell_m: float | None = None,
     key: str = "unit",
     landslide: str | None = None,
     double_check: bool = False,
@@ -43,8 +43,8 @@ def table_fuse_at(
     """Fetch the scene of a place that is nearest to `date`, and fuse what both models say of its units.
 
     `units` is a file of polygons with attributes. Those that it lacks and that follow from heights (`DERIVED`: slope, height,
-    relief, area) are taken from Copernicus GLO-30. Without it units are squares of `cell_m`, and the table's model must
-    read nothing else. The place is `buffer_m` to each side of `at` (LON,LAT), or the extent of the units. `fusion` is a
+    relief, area) are taken from Copernicus GLO-30. Without it units are squares of `cell_m` (100), and the table's model must
+    read nothing else. The place is `buffer_m` (1000) to each side of `at` (LON,LAT), or the extent of the units. `fusion` is a
     fusion.json that was fitted before; `source` as of `acquire`.
 
     Writes under `out` what `table_fuse` does, the scene under imagery/, and units.parquet where units were made or
@@ -53,6 +53,7 @@ def table_fuse_at(
     from raremap.ensembles import load_bundle
     from raremap.scene.raster import open_image
     from raremap.tabular.model import TableModel
+    from raremap.workflows.fuse_units import check_key
     from raremap.workflows.nearest import acquire_nearest
     from raremap.workflows.table_fuse import read_fusion, table_fuse
     from raremap.workflows.unit_terrain import add_terrain, lacking, squares
@@ -63,6 +64,13 @@ def table_fuse_at(
         raise ConfigError(f"the date is '{date}', expected one such as 2024-07-01") from None
     if at is None and units is None:
         raise ConfigError("give --at LON,LAT, or --units, whose extent is the place")
+    if at is None:
+        refuse("without --at", buffer_m=buffer_m)
+    if units is None:
+        refuse("without --units", layer=layer, key=None if key == "unit" else key)
+    else:
+        refuse("on units that are given", cell_m=cell_m)
+    buffer_m, cell_m = 1000.0 if buffer_m is None else buffer_m, 100.0 if cell_m is None else cell_m
     if cell_m <= 0:
         raise ConfigError(f"cells of {cell_m:g} m are none; give a length above 0")
     image_model = load_bundle(bundle) if isinstance(bundle, (str, Path)) else bundle
@@ -70,6 +78,8 @@ def table_fuse_at(
     read_fusion(Path(fusion)).landslide_of(image_model.scheme.names, landslide)
     given = _units(Path(units), layer) if units is not None else None
     there = tuple(given.columns) if given is not None else ()
+    if given is not None:
+        check_key(str(units), there, key)
     missing = lacking(model.columns.names, there)
     model.columns.check([*there, *missing], str(units) if units is not None else "a square of ground")
     out = Path(out)

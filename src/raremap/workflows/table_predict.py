@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raremap.errors import ConfigError, OutputError, RaremapWarning, SceneError, TableError, nearest
+from raremap.errors import ConfigError, OutputError, RaremapWarning, SceneError, TableError, nearest, refuse
 from raremap.jobs import progress
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Scored:
     """What was written: rows or pixels with a probability, those without (nodata), alarms, the mean, seconds.
 
     An alarm is a probability of `least` or more; `prior` the share of positives that probabilities are given for.
+    `outside` counts, by attribute, the rows or pixels beyond its range in training (0.1 % of those at either end).
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Scored:
     prior: float
     seconds: float
     alarm_ha: float | None = None
+    outside: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -68,7 +70,7 @@ def table_predict(
     out: str | Path,
     prior: float | None = None,
     keep: Sequence[str] | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     bands: Sequence[str] = (),
     layer: str | None = None,
     quiet: bool = False,
@@ -77,11 +79,11 @@ def table_predict(
 
     A table gives `out` (.csv, .parquet or .gpkg) with its columns (`keep`: some of them) and `probability` and
     `alarm`; rows are read and written in parts. A raster (a file with a band an attribute, or a file for each, called
-    as the attributes) gives a COG of probabilities: float32 with nodata NaN, or uint8 in steps of 1/250 with
-    nodata 255. A pixel where any attribute has no data has no probability. `bands` say which attribute each band is.
+    as the attributes) gives a COG of probabilities: `dtype` float32 (default) with nodata NaN, or uint8 in steps of 1/250 with
+    nodata 255. A pixel where any attribute has no data, or is infinite, has no probability. `bands` say which attribute each band is.
 
     `prior` is the share of positives to expect; an alarm needs the same evidence whatever it is. Raises `TableError` or
-    `SceneError` where an attribute is missing.
+    `SceneError` where an attribute is missing, `ConfigError` where an option is of the other kind of input.
     """
     from raremap.scene.cog import check_name
     from raremap.tabular.columns import Faults
@@ -92,17 +94,22 @@ def table_predict(
         raise ConfigError(f"the prior is {prior}, expected a share between 0 and 1")
     # Path would make s3:/ of s3://
     paths = [str(inputs)] if isinstance(inputs, (str, Path)) else [str(p) for p in inputs]
-    out, faults = Path(out), Faults()
+    out = Path(out)
     if any(Path(p).suffix.lower() in _TABLES for p in paths):
         if len(paths) > 1:
             raise TableError(f"{len(paths)} inputs are given; score tables one by one")
+        refuse(f"on the rows of a table ({paths[0]})", dtype=dtype, bands=tuple(bands))
         _apart(out, paths)
+        faults = Faults()
         done = _rows(model, Path(paths[0]), out, prior, keep, layer, faults, quiet)
     else:
+        refuse(f"on a raster ({paths[0]})", keep=keep, layer=layer)
+        dtype = dtype or "float32"
         if dtype not in ("float32", "uint8"):
             raise ConfigError(f"a map's type is float32 or uint8, not '{dtype}'")
         check_name(out)
         _apart(out, paths)
+        faults = Faults("pixels")
         done = _map(model, paths, out, prior, dtype, bands, faults, quiet)
     for line in faults.lines():
         warnings.warn(f"{paths[0]}: {line}", RaremapWarning, stacklevel=2)
@@ -148,7 +155,11 @@ def _rows(
     from raremap.tabular.write import written_parts
 
     started, tally = time.perf_counter(), _Tally()
-    with open_parts(path, layer, types=model.columns.types()) as parts, progress(path.name, 0, quiet) as bar:
+    columns = model.columns
+    with (
+        open_parts(path, layer, types=columns.types(), missing=columns.missing) as parts,
+        progress(path.name, 0, quiet) as bar,
+    ):
         names = [n for n in parts.schema.names if n != parts.geometry]
         model.columns.check(names, str(path))
         for name in keep or ():
@@ -175,7 +186,7 @@ def _rows(
         written_parts(out, schema, scored(), parts)
     return Scored(
         out, "rows", tally.count, 0, tally.alarms, tally.mean, model.least(prior), _served(model, prior),
-        time.perf_counter() - started,
+        time.perf_counter() - started, outside=dict(faults.beyond.count),
     )  # fmt: skip
 
 
@@ -224,6 +235,7 @@ def _map(
         with writer, progress(Path(paths[0]).name, reader.grid.height * reader.grid.width, quiet) as bar:
             for window in _windows(reader):
                 image, valid = reader.read(window)
+                valid &= ~_infinite(reader, image, faults)
                 logits = model.logits(model.columns.of_arrays(image[:, valid], faults))
                 probability, alarm = _told(model, logits, prior)
                 tally.add(probability, alarm)
@@ -240,7 +252,26 @@ def _map(
     return Scored(
         out, "pixels", tally.count, total - tally.count, tally.alarms, tally.mean, model.least(prior),
         _served(model, prior), time.perf_counter() - started, alarm_ha if areas is not None else None,
+        dict(faults.beyond.count),
     )  # fmt: skip
+
+
+def _infinite(reader: ImageReader, image: Any, faults: Faults) -> Any:
+    """Pixels `[h, w]` where an attribute is infinite as float32, as models read it; counted by attribute."""
+    import numpy as np
+
+    found = np.zeros(image.shape[1:], bool)
+    if not np.issubdtype(image.dtype, np.floating):
+        return found
+    for name, band, nodata in zip(reader.bands, image, reader.nodatas, strict=True):
+        with np.errstate(over="ignore"):
+            infinite = np.isinf(band.astype(np.float32, copy=False))
+        if nodata is not None:
+            infinite &= band != nodata
+        if count := int(infinite.sum()):
+            faults.infinite[name] += count
+            found |= infinite
+    return found
 
 
 def open_attributes(model: TableModel, paths: Sequence[str], bands: Sequence[str] = ()) -> ImageReader:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremap.errors import RaremapWarning, TableError, nearest
+from raremap.errors import RaremapWarning, SplitError, TableError, nearest
 from raremap.files import written
 from raremap.jobs import progress
 from raremap.plain import plain
@@ -47,10 +47,15 @@ class TableTraining:
 
     def __str__(self) -> str:
         e = self.evaluation
-        m = e["texts"]
+        m, weighted = e["texts"], e["serves"] != e["share"]
         return "\n".join(
             [
                 f"{self.bundle}  ({e['rows']:,} rows, {e['positives']:,} positive; {e['folds']['text']})",
+                *(
+                    [f"  figures are for a share of {e['serves']:.4g}, to which rows are weighted"]
+                    if weighted
+                    else []
+                ),
                 f"  average precision  {m['average_precision']}",
                 f"  AUC                {m['auc']}",
                 f"  F1                 {m['f1']}  from a probability of {e['least']:.3g} on",
@@ -71,19 +76,22 @@ def table_train(
     """Train a model of a table (CSV, Parquet or GeoPackage) that tells rows of one class from the rest.
 
     `options`, or `settings` as its keys (`label="landslide", model="forest"`; see `TableOptions`). Under `out` stand
-    the bundle, report.html, evaluation.json, and scores.csv: each row's probability by a model that has not seen it.
+    the bundle, report.html, evaluation.json, and scores.csv: each row's probability by a model that has not seen it, with
+    the number of the row in the table, the first being 1.
     Raises `TableError`, `LabelError` or `SplitError` in one line.
     """
+    import numpy as np
+
     from raremap.tabular.columns import Faults, find_columns
     from raremap.tabular.crossval import choose, cross_validate
     from raremap.tabular.evaluation import evaluate, explain, trials
     from raremap.tabular.fitting import fit
     from raremap.tabular.labels import read_truth
-    from raremap.tabular.read import coordinates, read_table
+    from raremap.tabular.read import coordinates, crs_name, read_table
 
     options = options if options is not None else options_of(**settings)
     where = str(table)
-    source = read_table(table, options.layer)
+    source = read_table(table, options.layer, options.missing)
     for name in options.drop:
         if name not in source.table.column_names:
             raise TableError(
@@ -92,9 +100,10 @@ def table_train(
     truth = read_truth(source.table, options.label, options.positive, where)
     source, used = coordinates(source, options.x, options.y)
     aside = [options.label, *options.drop, *used, *([options.group] if options.group else [])]
-    kept = source.table.filter(truth.labelled)
+    kept, rows = source.table.filter(truth.labelled), np.flatnonzero(truth.labelled) + 1
     xy = source.xy[truth.labelled] if source.xy is not None else None
-    found = find_columns(kept, options.categorical, aside, where)
+    found = find_columns(kept, options.categorical, aside, where, rows)
+    found = replace(found, columns=replace(found.columns, missing=options.missing))
     faults = Faults()
     values = found.columns.values(kept, faults, where)
     found, values = found.without_empty(values)
@@ -114,14 +123,17 @@ def table_train(
     for note in notes:
         warnings.warn(note, RaremapWarning, stacklevel=2)
     model, evaluation = evaluate(
-        values, y, places, found.columns, checked, fitted, options, truth.name, source.path
+        values, y, places, found.columns.ranged(values), checked, fitted, options, truth.name, source.path
     )
+    evaluation["ground"] = {
+        "crs": crs_name(source.crs), "degrees": source.degrees, "unit_m": source.unit_m,
+    }  # fmt: skip
     evaluation |= {"notes": notes, "chosen": chosen.model_dump(mode="json"), "table": where}
     evaluation["tuning"] = {
         "final": trials(tried), "folds": [trials(t) for t in checked.trials], "metric": options.metric,
     }  # fmt: skip
-    evaluation |= explain(values, y, model, checked, options.seed)
-    return _written(Path(out), model, plain(evaluation), values, y, xy, checked)
+    evaluation |= explain(values, y, model, checked, options)
+    return _written(Path(out), model, plain(evaluation), values, y, xy, checked, rows)
 
 
 def options_of(**settings: Any) -> TableOptions:
@@ -169,7 +181,16 @@ def _places(
             raise TableError(
                 f"{source.path} has no geometry and no coordinates for --block-m; name them with --x and --y, or use --group"
             )
-        return by_block(xy, options.block_m, source.degrees), []
+        places = by_block(xy, options.block_m, source.degrees, source.unit_m)
+        if not source.unsure:
+            return places, []
+        looks = "the coordinates are taken as metres and look like degrees; call their columns lon and lat if they are"
+        if places.count < options.folds:
+            raise SplitError(
+                f"{source.path}: all rows lie in {places.count} block{'s' * (places.count > 1)} of {options.block_m:g} m, "
+                f"too few for {options.folds} folds; {looks}"
+            )
+        return places, [looks]
     hint = (
         "its rows have coordinates: --block-m makes blocks of ground"
         if xy is not None
@@ -200,6 +221,7 @@ def _written(
     y: np.ndarray,
     xy: np.ndarray | None,
     checked: CrossValidated,
+    numbers: np.ndarray,
 ) -> TableTraining:
     import pyarrow as pa
     from pyarrow import csv
@@ -207,18 +229,21 @@ def _written(
     from raremap.reports.table import Rows, write_table_report
     from raremap.tabular.calibration import sigmoid
 
-    probability = sigmoid(checked.calibrated)
+    calibrated = checked.calibrated
     model.save(out / "bundle")
     with written(out / "evaluation.json") as fresh:
         fresh.write_text(json.dumps(evaluation, indent=1, ensure_ascii=False), encoding="utf-8")
     places = {} if xy is None else {"x": xy[:, 0], "y": xy[:, 1]}
+    scores = {"row": numbers, "truth": y.astype(int), "fold": checked.fold, **places}
     with written(out / "scores.csv") as fresh:
-        csv.write_csv(
-            pa.table({"truth": y.astype(int), "fold": checked.fold, **places, "probability": probability}),
-            fresh,
-        )
+        csv.write_csv(pa.table({**scores, "probability": sigmoid(calibrated + evaluation["moved"])}), fresh)
     rows = Rows(
-        values, y, probability, xy, [c.kind for c in model.columns], [c.categories for c in model.columns]
+        values,
+        y,
+        sigmoid(calibrated),
+        xy,
+        [c.kind for c in model.columns],
+        [c.categories for c in model.columns],
     )
     write_table_report(out / "report.html", evaluation, rows)
     return TableTraining(model, out, evaluation)
