@@ -147,6 +147,7 @@ def test_units_map_and_alarms_are_those_of_a_fit_by_hand(ground: Ground, tmp_pat
     np.testing.assert_allclose(units["y"][21], 4_000_000 - 10 * 7.5)
     with rasterio.open(done.maps[0]) as file:
         assert file.descriptions == ("fused", "image", "table")
+        assert {"raremap_image_model", "raremap_table_model"} <= file.tags().keys()
         assert np.isnan(file.nodata)
         np.testing.assert_allclose(file.read(1), p[ground.unit], atol=1e-3)
         assert np.isnan(file.read(2)[ground.unit == 3]).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,18 +105,24 @@ def write_units(
 
 
 def write_map(
-    out: Path, scene: str, grid: Any, units: Units, probs: dict[str, np.ndarray], quiet: bool
+    out: Path,
+    scene: str,
+    grid: Any,
+    units: Units,
+    probs: dict[str, np.ndarray],
+    tags: Mapping[str, str],
+    quiet: bool,
 ) -> Path:
-    """Each unit's probabilities on the scene's grid, window by window."""
+    """Each unit's probabilities on the scene's grid, window by window; `tags` are what the map says of itself."""
     from raremap.maps.strips import strips
     from raremap.scene.cog import CogWriter
 
     target = out / f"{Path(scene).stem}.fused.tif"
     values = np.stack([probs[name] for name in SCORES]).astype(np.float32)
     values = np.concatenate([values, np.full((len(SCORES), 1), np.nan, np.float32)], 1)  # row -1: no unit
-    tags = {"TIFFTAG_SOFTWARE": f"raremap {version('raremap')}"}
+    said = {"TIFFTAG_SOFTWARE": f"raremap {version('raremap')}", **tags}
     with (
-        CogWriter(target, grid, "float32", SCORES, float("nan"), overviews="average", tags=tags) as writer,
+        CogWriter(target, grid, "float32", SCORES, float("nan"), overviews="average", tags=said) as writer,
         progress(target.name, grid.height, quiet) as bar,
     ):
         for window in strips(grid, 32):

@@ -195,8 +195,10 @@ def table_fuse(
     }
     out = Path(out)
     files = write_units(out, laid, probs, alarms, chosen, summary, scene_of, paths, key)
+    tags = {"raremap_image_model": image_model.name, "raremap_table_model": model.name}
+    tags |= {} if prior is None else {"raremap_prior": f"{prior:g}"}
     maps = tuple(
-        write_map(out, path, grid, units_of, probs, quiet)
+        write_map(out, path, grid, units_of, probs, tags, quiet)
         for path, grid, units_of in zip(paths, laid.grids, laid.readers, strict=True)
     )
     target = out / "fusion.json"
