@@ -99,6 +99,32 @@ def test_the_figures_of_a_balanced_draw_are_those_of_the_natural_table():
     assert np.mean(folds) == pytest.approx(natural["intervals"]["average_precision"]["value"], abs=0.03)
 
 
+def test_folds_of_different_settings_are_put_together_as_probabilities(monkeypatch):
+    """Stumps and deep trees give log-odds of different widths: raw, rows of one fold would all lie before another's."""
+    from sklearn.metrics import roc_auc_score
+
+    values, truth, _ = rows(3000, 0.1)
+    fresh, _, posterior = rows(5000, 0.1, seed=1)
+    stumps, deep = Boosting(leaves=2, iterations=10), Boosting(leaves=31, iterations=200, learning_rate=0.3)
+    monkeypatch.setattr(Boosting, "grid", property(lambda self: (stumps, deep)))
+    given = iter([1.0, 0.0, 0.0, 1.0] * 2)  # by turns the first and the second of the grid, last the second
+    monkeypatch.setattr("raremap.tabular.crossval.average_precision", lambda *_: next(given))
+    options = TableOptions(label="y", model=Boosting(), folds=3)
+    found = cross_validate(values, truth, COLUMNS, by_row(len(truth)), options)
+    assert found.chosen.options == deep
+    each = [roc_auc_score(truth[found.fold == k], found.logits[found.fold == k]) for k in range(3)]
+    assert roc_auc_score(truth, found.logits) < np.mean(each) - 0.02
+    assert roc_auc_score(truth, found.calibrated) > np.mean(each) - 0.005
+    # The final model's calibration is of its own setting.
+    model = fit(values, truth, COLUMNS, deep, options.balance, 0)
+    true = sigmoid(posterior).mean()
+    assert sigmoid(found.calibration(model.logits(fresh))).mean() == pytest.approx(true, rel=0.2)
+    mixed = Calibration.fit("sigmoid", found.logits, truth)
+    assert abs(sigmoid(mixed(model.logits(fresh))).mean() - true) > abs(
+        sigmoid(found.calibration(model.logits(fresh))).mean() - true
+    )
+
+
 def test_another_prior_gives_the_posterior_of_that_ground():
     """Trained where half the rows are positive, served where 4 % are: near the posterior of such rows."""
     values, truth, _ = rows(3000, 0.5)

@@ -24,20 +24,32 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A setting, all that were tried, and its log-odds out of the inner folds (None where nothing was tuned)."""
+
+    options: Options
+    trials: tuple[Trial, ...] = ()
+    logits: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class CrossValidated:
     """Log-odds out of fold `[n]`, before (`logits`) and after calibration, of the folds' models.
 
-    `calibrated` are of calibrations fitted on the other folds' scores. `calibration` is fitted on all of them: it is
-    the one that the final model gets.
+    `calibrations` has that of each fold's model, fitted on rows outside its fold. `chosen` is the final model's setting,
+    `own [n]` are log-odds out of fold by models of this setting, and `calibration`, fitted on them, is the final model's.
     """
 
     fold: np.ndarray
     logits: np.ndarray
     unshifted: np.ndarray
     calibrated: np.ndarray
-    calibration: Calibration
+    calibrations: tuple[Calibration, ...]
     models: tuple[Fitted, ...]
     trials: tuple[tuple[Trial, ...], ...]
+    chosen: Chosen
+    own: np.ndarray
+    calibration: Calibration
 
 
 def cross_validate(
@@ -48,48 +60,60 @@ def cross_validate(
     options: TableOptions,
     progress: Progress | None = None,
 ) -> CrossValidated:
-    """Score every row out of fold; settings are chosen inside the rows of training, on folds of the same kind."""
+    """Score every row out of fold; settings are chosen inside the rows of training, on folds of the same kind.
+
+    Models of different settings give log-odds of different widths, which may not be put together as they are. So where
+    settings are tuned, each model's calibration is fitted on its own setting's scores out of the inner folds; where
+    they are not, on the scores of the other folds.
+    """
     bar = progress or Silent()
     fold = deal(truth, places, options.folds, options.seed)
     logits, unshifted = np.empty(len(truth)), np.empty(len(truth))
-    models, trials = [], []
+    models, found = [], []
     for k in range(options.folds):
         train, test = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        chosen, tried = choose(values[train], truth[train], columns, places.of(train), options)
-        model = fit(values[train], truth[train], columns, chosen, options.balance, options.seed)
+        chosen = choose(values[train], truth[train], columns, places.of(train), options)
+        model = fit(values[train], truth[train], columns, chosen.options, options.balance, options.seed)
         logits[test] = model.logits(values[test])
         unshifted[test] = logits[test] + model.shift
         models.append(model)
-        trials.append(tried)
+        found.append(chosen)
         bar.advance()
-    calibrated = np.empty(len(truth))
-    for k in range(options.folds):
+    calibrated, calibrations = np.empty(len(truth)), []
+    for k, chosen in enumerate(found):
         others = fold != k
-        calibrated[~others] = Calibration.fit(options.calibration, logits[others], truth[others])(
-            logits[~others]
-        )
-    whole = Calibration.fit(options.calibration, logits, truth)
-    return CrossValidated(fold, logits, unshifted, calibrated, whole, tuple(models), tuple(trials))
+        seen = logits[others] if chosen.logits is None else chosen.logits
+        calibrations.append(Calibration.fit(options.calibration, seen, truth[others]))
+        calibrated[~others] = calibrations[k](logits[~others])
+    final = choose(values, truth, columns, places, options)
+    own = logits if final.logits is None else final.logits
+    whole = Calibration.fit(options.calibration, own, truth)
+    trials = tuple(chosen.trials for chosen in found)
+    return CrossValidated(
+        fold, logits, unshifted, calibrated, tuple(calibrations), tuple(models), trials, final, own, whole
+    )
 
 
 def choose(
     values: np.ndarray, truth: np.ndarray, columns: Columns, places: Places, options: TableOptions
-) -> tuple[Options, tuple[Trial, ...]]:
+) -> Chosen:
     """The setting of the grid with the best score on inner folds of the same kind; the first where nothing is tuned.
 
     The score is for the true share of positives, where the options say it.
     """
     if not options.tune:
-        return options.model, ()
+        return Chosen(options.model)
     grid = tuple(dict.fromkeys(options.model.grid))
     fold = deal(truth, places, options.inner_folds, options.seed + 1, "inner folds")
-    tried = []
+    score = auc if options.metric == "auc" else average_precision
+    tried, scored = [], []
     for setting in grid:
         logits = np.empty(len(truth))
         for k in range(options.inner_folds):
             train = fold != k
             model = fit(values[train], truth[train], columns, setting, options.balance, options.seed)
             logits[~train] = model.logits(values[~train])
-        score = auc if options.metric == "auc" else average_precision
         tried.append(Trial(setting, score(logits, truth, weights_for(truth, options.prior))))
-    return max(tried, key=lambda t: t.score).options, tuple(tried)
+        scored.append(logits)
+    best = max(range(len(grid)), key=lambda i: tried[i].score)
+    return Chosen(grid[best], tuple(tried), scored[best])

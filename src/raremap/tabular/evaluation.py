@@ -48,7 +48,7 @@ def evaluate(
     weight = measures.weights_for(truth, options.prior)
     one = np.ones(len(truth)) if weight is None else weight
     called = _called(checked, truth, weight)
-    threshold = measures.best_threshold(checked.calibration(checked.logits), truth, weight)
+    threshold = measures.best_threshold(checked.calibration(checked.own), truth, weight)
     scores = measures.intervals(
         checked.calibrated, truth, called, places.index, options.replicates, options.seed, weights=weight
     )

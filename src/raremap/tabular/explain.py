@@ -35,7 +35,7 @@ def importances(
     A column is shuffled inside a fold, before encoding: all its categories and its gaps move together. Of two columns
     that tell the same, neither seems to matter.
     """
-    whole = average_precision(found.logits, truth, weights)
+    whole = average_precision(found.calibrated, truth, weights)
     out = []
     for i, column in enumerate(columns):
         losses = []
@@ -45,7 +45,7 @@ def importances(
                 rows = np.flatnonzero(found.fold == k)
                 part = values[rows].copy()
                 part[:, i] = part[rng.permutation(len(rows)), i]
-                logits[rows] = model.logits(part)
+                logits[rows] = found.calibrations[k](model.logits(part))
             losses.append(whole - average_precision(logits, truth, weights))
         out.append(Importance(column.name, float(np.mean(losses)), float(np.std(losses))))
     return out

@@ -83,7 +83,7 @@ def table_train(
     import numpy as np
 
     from raremap.tabular.columns import Faults, find_columns
-    from raremap.tabular.crossval import choose, cross_validate
+    from raremap.tabular.crossval import cross_validate
     from raremap.tabular.evaluation import evaluate, explain, trials
     from raremap.tabular.fitting import fit
     from raremap.tabular.labels import read_truth
@@ -116,7 +116,7 @@ def table_train(
     notes += told
     with progress("table", options.folds + 1, quiet) as bar:
         checked = cross_validate(values, y, found.columns, places, options, bar)
-        chosen, tried = choose(values, y, found.columns, places, options)
+        chosen = checked.chosen.options
         fitted = fit(values, y, found.columns, chosen, options.balance, options.seed)
         bar.advance()
     notes += _doubled(values, checked.fold, options)
@@ -130,7 +130,7 @@ def table_train(
     }  # fmt: skip
     evaluation |= {"notes": notes, "chosen": chosen.model_dump(mode="json"), "table": where}
     evaluation["tuning"] = {
-        "final": trials(tried), "folds": [trials(t) for t in checked.trials], "metric": options.metric,
+        "final": trials(checked.chosen.trials), "folds": [trials(t) for t in checked.trials], "metric": options.metric,
     }  # fmt: skip
     evaluation |= explain(values, y, model, checked, options)
     return _written(Path(out), model, plain(evaluation), values, y, xy, checked, rows)
