@@ -204,7 +204,8 @@ def _decimal_point(path: Path, separator: str) -> str:
 def _parquet(path: Path) -> Iterator[Parts]:
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path, memory_map=False) as file:
+    # Buffered ahead, all that was read of a file would stay in memory until its end.
+    with parquet.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
         schema = file.schema_arrow
         geometry, crs, degrees = None, None, False
         if b"geo" in (schema.metadata or {}):
