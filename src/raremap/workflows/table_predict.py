@@ -215,11 +215,12 @@ def _map(
     import numpy as np
 
     from raremap.scene.cog import CogWriter
+    from raremap.scene.gdal import bounded_cache
     from raremap.scene.ground import cell_areas
 
     started, tally = time.perf_counter(), _Tally()
     small = dtype == "uint8"
-    with open_attributes(model, paths, bands) as reader:
+    with bounded_cache(), open_attributes(model, paths, bands) as reader:
         areas = cell_areas(reader.grid)
         alarm_ha = 0.0
         writer = CogWriter(
