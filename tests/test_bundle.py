@@ -70,7 +70,7 @@ def test_it_holds_no_pickle_and_describes_itself(bundle, tmp_path):
 
 def test_an_exported_model_tells_what_a_bundle_tells_of_all_but_the_network(bundle):
     told = {f.name for f in fields(rm.Bundle)} - {"module"}
-    assert {f.name for f in fields(Exported)} - {"path", "graph"} == told
+    assert {f.name for f in fields(Exported)} - {"path", "graph", "content"} == told
     assert fields_of(item_of(bundle)["properties"]).keys() == told
 
 
