@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from predict import NAMES, make_scene, network
+from predict import BANDS, make_scene, module
 
 
 def measured(folder: Path, side: int, window: int) -> dict[str, float | bool]:
@@ -36,7 +36,7 @@ def measured(folder: Path, side: int, window: int) -> dict[str, float | bool]:
     scene = folder / "scene.tif"
     make_scene(scene, side, side)
     bundle = Bundle.from_module(
-        network("unet"), LabelScheme({k: f"class {k}" for k in range(6)}), NAMES,
+        module("unet"), LabelScheme({k: f"class {k}" for k in range(6)}), [f"band{b + 1}" for b in range(BANDS)],
         Normalization("standard", shift=(100.0,) * 4, scale=(0.02,) * 4), predict=PredictOptions(window=window),
     )  # fmt: skip
     out: dict[str, float | bool] = {}
