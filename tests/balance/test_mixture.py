@@ -70,7 +70,8 @@ def test_the_optimum_is_that_of_scipy(seed, repeats, rho, uneven):
     found = solve_mixture(d, q, cap, rho, gap=1e-7)
     best = by_scipy(d, q, cap, rho)
     assert found.objective == pytest.approx(objective(found.weights, d, q, rho), abs=1e-12)
-    assert abs(found.objective - best) < 1e-6
+    # On some processors SLSQP ends a little above the optimum.
+    assert found.objective < best + 1e-6
     assert found.weights.sum() == pytest.approx(1, abs=1e-10)
     assert found.weights.max() <= cap + 1e-12
 
