@@ -48,16 +48,20 @@ def by_scipy(d, q, cap, rho):
         f = (q[here] * np.log(q[here] / p[here])).sum() + np.log(w @ size) + rho * (w * logs).sum()
         return f, size / (w @ size) - d @ np.where(here, q / p, 0) + rho * (logs + 1)
 
-    found = minimize(
-        value,
-        np.full(n, 1 / n),
-        jac=True,
-        bounds=[(0, cap)] * n,
-        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(n)},
-        method="SLSQP",
-        options={"ftol": 1e-14, "maxiter": 2000},
-    )
-    w = np.clip(found.x, 0, cap)
+    w = np.full(n, 1 / n)
+    for _ in range(
+        3
+    ):  # where it ends a little above the optimum (with one thread, 1e-5), it begins again from there
+        found = minimize(
+            value,
+            w,
+            jac=True,
+            bounds=[(0, cap)] * n,
+            constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(n)},
+            method="SLSQP",
+            options={"ftol": 1e-14, "maxiter": 2000},
+        )
+        w = np.clip(found.x, 0, cap)
     return objective(w / w.sum(), d, q, rho)
 
 
@@ -70,8 +74,7 @@ def test_the_optimum_is_that_of_scipy(seed, repeats, rho, uneven):
     found = solve_mixture(d, q, cap, rho, gap=1e-7)
     best = by_scipy(d, q, cap, rho)
     assert found.objective == pytest.approx(objective(found.weights, d, q, rho), abs=1e-12)
-    # On some processors SLSQP ends a little above the optimum.
-    assert found.objective < best + 1e-6
+    assert abs(found.objective - best) < 1e-6
     assert found.weights.sum() == pytest.approx(1, abs=1e-10)
     assert found.weights.max() <= cap + 1e-12
 

@@ -25,6 +25,7 @@ from raremap.cli.app import (
     numbers,
     show,
 )
+from raremap.models.precision import Precision
 
 
 @app.command()
@@ -94,7 +95,7 @@ def predict(
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
     precision: Annotated[
-        Literal["auto", "float32", "bf16", "float16"],
+        Precision,
         typer.Option(help="of the network's layers; auto: as the bundle was scored"),
     ] = "auto",
     as_json: JsonOption = False,

@@ -275,7 +275,7 @@ class TrainingRun:
                 checkpoint.save(self._folder / "best.pt", best)
         values |= {"macro_f1": scores.macro_f1, "miou": scores.miou}
         values |= {f"f1/{n}": float(f) for n, f in zip(self._names, scores.f1, strict=True) if f == f}
-        values["seconds"] = round(self._elapsed(), 1)
+        values["seconds"] = round(self._elapsed(), 3)
         if self._follower is not None:
             values |= self._follow(self._follower, step, scores)
         if self._history is not None:

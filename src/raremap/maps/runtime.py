@@ -33,7 +33,10 @@ class RuntimeNetwork:
         precision: str = "float32",
         content: bytes | None = None,
     ) -> None:
-        """`content` is what the file holds, where it is not at `path` on this machine. Raises `BundleError` where the file is not a model, `ConfigError` where the device is not here."""
+        """`content` is what the file holds, where it is not at `path` on this machine.
+
+        Raises `BundleError` where the file is not a model, `ConfigError` where the device is not here.
+        """
         try:
             import onnxruntime
         except ImportError:
