@@ -20,7 +20,6 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +51,11 @@ def ways(name: str, folder: Path) -> dict[str, LanedNetwork]:
     normalization = Normalization("standard", shift=(0.0,) * 4, scale=(1.0,) * 4)
     scheme = LabelScheme({k: f"class {k}" for k in range(CLASSES)})
     bundle = Bundle(net, scheme, BANDS, normalization, options)
-    compiled = replace(bundle, module=torch.compile(net))
     export(bundle, folder / f"{name}.onnx", quiet=True)
     found: dict[str, Any] = {}
     for precision in ("float32", *(("bf16",) if has_bf16(torch.device("cpu")) else ())):
         found[f"torch, {precision}"] = bundle.network("cpu", precision)
-        found[f"torch.compile, {precision}"] = compiled.network("cpu", precision)
+        found[f"torch.compile, {precision}"] = bundle.network("cpu", precision, compiled=True)
     return found | {"ONNX Runtime, float32": Exported.load(folder / f"{name}.onnx").network("cpu")}
 
 
@@ -73,18 +71,19 @@ def seconds(pool: ThreadPoolExecutor, network: LanedNetwork, image: np.ndarray, 
 def measure(asks: dict[str, LanedNetwork], window: int, rounds: int) -> dict[str, dict[str, float]]:
     """Milliseconds a window of each way, its ratio to torch as it is, and the seconds of its first answer."""
     image = np.random.default_rng(0).random((1, len(BANDS), window, window), np.float32)
-    plain = asks[AS_IT_IS]
-    # What maps do before the first window: it also settles how the C library keeps memory.
-    share_by_room(plain, lambda: plain(image, np.ones((1, window, window), bool)), window)
-    lanes, times, first = plain.lanes, {name: [] for name in asks}, {}
+    nothing = np.zeros((1, window, window), bool)
+    times: dict[str, list[float]] = {name: [] for name in asks}
+    first: dict[str, float] = {}
     with ExitStack() as stack:
         pools: dict[str, ThreadPoolExecutor] = {}
         for name, network in asks.items():
-            pools[name] = stack.enter_context(ThreadPoolExecutor(lanes, initializer=network.enter_lane))
-            first[name] = seconds(pools[name], network, image, lanes) * lanes
+            share_by_room(network, lambda asked=network: asked(image, nothing), window)  # as a map begins
+            pool = ThreadPoolExecutor(network.lanes, initializer=network.enter_lane)
+            pools[name] = stack.enter_context(pool)
+            first[name] = seconds(pool, network, image, network.lanes) * network.lanes
         for _ in range(rounds):
             for name, network in asks.items():
-                times[name].append(seconds(pools[name], network, image, 3 * lanes))
+                times[name].append(seconds(pools[name], network, image, 6))
     return {
         name: {
             "ms": round(1000 * statistics.median(taken), 1),

@@ -109,28 +109,31 @@ class Bundle:
         """The same bundle with other figures on its card."""
         return replace(self, metrics=metrics)
 
-    def network(self, device: str = "auto", precision: str = "auto") -> Network:
+    def network(self, device: str = "auto", precision: str = "auto", compiled: bool = False) -> Network:
         """The network as maps need it: the channels of `opened` and validity in, probabilities out.
 
-        Where `predict` averages over turns or resolutions it gives their mean.
+        Where `predict` averages over turns or resolutions it gives their mean. `compiled` by `torch.compile`.
         """
         from raremap.maps.average import Voice, averaged
 
         return averaged(
-            [Voice(self.torch_network(device, precision), self.features)], self.bands, self.predict
+            [Voice(self.torch_network(device, precision, compiled), self.features)], self.bands, self.predict
         )
 
-    def torch_network(self, device: str = "auto", precision: str = "auto") -> TorchNetwork:
+    def torch_network(
+        self, device: str = "auto", precision: str = "auto", compiled: bool = False
+    ) -> TorchNetwork:
         """The network without averages; "auto" computes in the precision that was settled when the bundle was made.
 
         So a map is computed as its score was. A device on which that precision is not fast computes in float32, and a
-        bundle that says nothing settles on the first windows. Raises `ConfigError` where there is no such precision.
+        bundle that says nothing settles on the first windows. Raises `ConfigError` where there is no such precision, or it is
+        to be `compiled` where nothing can be.
         """
         from raremap.models.forward import TorchNetwork, best_device, fast_on
 
         if precision == "auto" and (settled := self.info.get("precision")) is not None:
             precision = settled if settled == fast_on(best_device(device)) else "float32"
-        return TorchNetwork(self.module, self.normalization, device=device, precision=precision)
+        return TorchNetwork(self.module, self.normalization, device, precision, compiled)
 
     def opened(self, image: ImageReader) -> Image:
         """An image of the bundle's bands with what else its `network` wants; raises `SceneError` where it has no such."""

@@ -120,7 +120,7 @@ class Ensemble:
         """The same ensemble with other figures on its card."""
         return replace(self, metrics=metrics)
 
-    def network(self, device: str = "auto", precision: str = "auto") -> Network:
+    def network(self, device: str = "auto", precision: str = "auto", compiled: bool = False) -> Network:
         """All networks as one: the channels of `opened` and validity in, mean probabilities out.
 
         Each is on the device once.
@@ -128,7 +128,7 @@ class Ensemble:
         from raremap.maps.average import Voice, averaged
 
         voices = [
-            Voice(m.torch_network(device, precision), m.features, moving(m.prior, self.prior))
+            Voice(m.torch_network(device, precision, compiled), m.features, moving(m.prior, self.prior))
             for m in self.members
         ]
         return averaged(voices, self.bands, self.predict)

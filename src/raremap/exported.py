@@ -83,15 +83,19 @@ class Exported:
         """The same with another decision for maps; the classes that the graph itself gives stay."""
         return replace(self, decision=decision)
 
-    def network(self, device: str = "auto", precision: str = "auto") -> Network:
+    def network(self, device: str = "auto", precision: str = "auto", compiled: bool = False) -> Network:
         """The graph as maps need it: the channels of `opened` and validity in, probabilities out.
 
-        It computes in what it was exported with. Raises `ConfigError` where `precision` asks for another, `MissingExtra`
-        without ONNX Runtime.
+        It computes in what it was exported with. Raises `ConfigError` where `precision` asks for another or it is to be
+        `compiled`, `MissingExtra` without ONNX Runtime.
         """
         from raremap.maps.average import Voice, averaged
         from raremap.maps.runtime import RuntimeNetwork
 
+        if compiled:
+            raise ConfigError(
+                f"{self.path.name} is computed by ONNX Runtime, which has nothing to compile; leave out --compile"
+            )
         fixed = self.graph["fixed"]
         network = RuntimeNetwork(
             self.path,

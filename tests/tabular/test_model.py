@@ -105,7 +105,7 @@ def test_folds_of_different_settings_are_put_together_as_probabilities(monkeypat
 
     values, truth, _ = rows(3000, 0.1)
     fresh, _, posterior = rows(5000, 0.1, seed=1)
-    stumps, deep = Boosting(leaves=2, iterations=10), Boosting(leaves=31, iterations=200, learning_rate=0.3)
+    stumps, deep = Boosting(leaves=2, iterations=10), Boosting(leaves=15, iterations=60, learning_rate=0.4)
     monkeypatch.setattr(Boosting, "grid", property(lambda self: (stumps, deep)))
     given = iter([1.0, 0.0, 0.0, 1.0] * 2)  # by turns the first and the second of the grid, last the second
     monkeypatch.setattr("raremap.tabular.crossval.average_precision", lambda *_: next(given))

@@ -98,6 +98,13 @@ def predict(
         Precision,
         typer.Option(help="of the network's layers; auto: as the bundle was scored"),
     ] = "auto",
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="torch.compile the network first: for large scenes in float32; needs a C++ compiler",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -124,8 +131,8 @@ def predict(
         given: dict[str, Any] = dict(
             date=date, clouds=clouds, argmax=argmax,
             cloud_values=numbers(cloud_values, "--cloud-values", int), window=window, overlap=overlap,
-            device=device, precision=precision, prior=prior, nodata=nodata, quiet=quiet, layers=layers, **averaging(tta, flips, scales),
-            **({} if margin is None else {"margin": margin}),
+            device=device, precision=precision, compiled=compiled, prior=prior, nodata=nodata, quiet=quiet, layers=layers,
+            **averaging(tta, flips, scales), **({} if margin is None else {"margin": margin}),
         )  # fmt: skip
         from raremap.workflows import renew
 
@@ -143,7 +150,7 @@ def predict(
     result = run(
         bundle, found, out, probabilities=probabilities, argmax=argmax, window=window, overlap=overlap,
         device=device, precision=precision, prior=prior, nodata=nodata, quiet=quiet, confidence=confidence, entropy=entropy,
-        level=level, ray=ray, workers=workers, layers=layers, **averaging(tta, flips, scales),
+        level=level, ray=ray, workers=workers, layers=layers, compiled=compiled, **averaging(tta, flips, scales),
     )  # fmt: skip
     show(result, as_json)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from raremap.errors import ConfigError
 from raremap.models import room
+from raremap.models.compiling import compiled as compiled_for
 from raremap.models.precision import Precision, checked
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class TorchNetwork:
     first images with a valid pixel (said in the log). What float16 cannot hold is computed again in float32. Several threads may ask at once: `lanes` says how many. On a
     processor they share its `threads`, so that a thread that called `enter_lane` computes alone where there are as many
     lanes, which spares the others waiting for it at every layer; on a CUDA device it has a stream of its own, so that one copies while the other computes. Where a CUDA device
-    has no room for what it is asked, it is asked in halves from then on: `most` at once.
+    has no room for what it is asked, it is asked in halves from then on: `most` at once. `compiled` windows are computed
+    by what `torch.compile` makes of the module, but for those without a valid pixel and the first: they are trials.
     """
 
     def __init__(
@@ -110,11 +112,13 @@ class TorchNetwork:
         normalization: Normalization,
         device: str = "auto",
         precision: Precision | str = "auto",
+        compiled: bool = False,
     ) -> None:
-        """Raises `ConfigError` where there is no such precision, or the device is not here."""
+        """Raises `ConfigError` where there is no such precision, or the device is not here, or nothing can be compiled for it."""
         self._precision = checked(precision)
         self.device = best_device(device)
         self._module = module.to(self.device).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+        self._compiled = compiled_for(self._module, self.device) if compiled else None
         shape = (1, -1, 1, 1)
         self._shift = torch.tensor(normalization.shift, dtype=torch.float32, device=self.device).reshape(
             shape
@@ -205,7 +209,8 @@ class TorchNetwork:
                 # Windows without a valid pixel say nothing of how precise the network is.
                 if self._precision == "auto" and self._fast is not None and valid.any():
                     self._precision = self._fast if self._agrees(x, self._fast) else "float32"
-            probs = self._probabilities(x, self._precision)
+            module = self._module if self._compiled is None or not valid.any() else self._compiled
+            probs = self._probabilities(x, self._precision, module)
             if self._precision == "float16" and not probs.isfinite().all():
                 probs = self._probabilities(x, "float32")
             return probs.cpu().numpy()
@@ -228,11 +233,13 @@ class TorchNetwork:
             x.nan_to_num_(nan=0.0)  # NaN marks no data, and NaN times 0 is NaN
         return x.contiguous(memory_format=torch.channels_last)
 
-    def _probabilities(self, x: Tensor, precision: str) -> Tensor:
+    def _probabilities(
+        self, x: Tensor, precision: str, module: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         dtype = _SIXTEEN_BITS.get(precision)
         # The cache of casted weights is one for all threads: another lane's cast may not be done yet.
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None, cache_enabled=False):
-            logits = self._module(x)
+            logits = (module or self._module)(x)
         return torch.softmax(logits.float(), 1)
 
     def _agrees(self, x: Tensor, precision: str) -> bool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raremap.labels import LabelScheme
     from raremap.maps.drawing import Drawing
     from raremap.maps.export import MapSummary
+    from raremap.maps.stream import Network
     from raremap.measure.decision import Decision
     from raremap.models.precision import Precision
     from raremap.workflows.predict_on_ray import Given as OnRay
@@ -71,6 +72,7 @@ def predict(
     workers: int | None = None,
     layers: Mapping[str, str | Path] | None = None,
     tags: Mapping[str, str] | None = None,
+    compiled: bool = False,
 ) -> Maps:
     """Map scenes with a bundle, an ensemble or an exported model: for one scene `out` is the map's file, for several a folder.
 
@@ -94,7 +96,8 @@ def predict(
     belongs to the classes, is left aside.
 
     `precision` is "float32", "bf16", "float16" or "auto": what was settled when the bundle was made, else on the
-    scene's first windows. `tags` are what the maps' files say of themselves besides.
+    scene's first windows. `compiled` has `torch.compile` make the network faster, which takes up to a minute first and a
+    C++ compiler (see docs/speed.md). `tags` are what the maps' files say of themselves besides.
 
     In a folder a map is kept that stands finished there and was made of the same files by the same model and options, so
     that a stopped job goes on; one that is called by its own file is made anew. Unless `quiet`, a line on standard error
@@ -129,8 +132,9 @@ def predict(
     decision = moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
     scheme, decide, soften = _deciding(bundle.scheme, decision, level)
     quantities = tuple(name for name, asked in (("confidence", confidence), ("entropy", entropy)) if asked)
-    given = Given(bundle, Drawing(scheme, decide, soften, probabilities, quantities), device)
-    told, more, rule = tags_of(bundle, decision, level), dict(tags or {}), repr((decision, level))
+    given = Given(bundle, Drawing(scheme, decide, soften, probabilities, quantities), device, compiled)
+    told = tags_of(bundle, decision, level, compiled)
+    more, rule = dict(tags or {}), repr((decision, level))
     pairs = list(zip(found, targets, strict=True))
     keys = {} if targets == [Path(out)] else _keys(given, pairs, rule, told | more, precision)
     stand = {target: finished(target, given.drawing, key) for target, key in keys.items()}
@@ -144,7 +148,7 @@ def predict(
         if cluster is not None:
             map_on(cluster, given, left, rule, told | more, precision, quiet, keys, done)
             return Maps(tuple(done[target] for target in targets))
-    network = bundle.network(device=device, precision=precision)
+    network = network_of(bundle, device, precision, compiled, quiet)
     said = ""
     for number, (scene, target) in enumerate(left, start=1):
         try:
@@ -164,6 +168,19 @@ def predict(
         except RaremapError as error:
             raise broken_off(error, len(done), len(left) - number) from None
     return Maps(tuple(done[target] for target in targets))
+
+
+def network_of(
+    bundle: Bundle | Ensemble | Exported, device: str, precision: str, compiled: bool, quiet: bool
+) -> Network:
+    """The network to map with; unless `quiet`, a line says where it has to be compiled."""
+    if not compiled:
+        return bundle.network(device, precision)
+    with progress("compiling", 1, quiet) as bar:
+        bar.note("the network is compiled: up to a minute, seconds where this machine did it before")
+        network = bundle.network(device, precision, compiled=True)
+        bar.advance()
+    return network
 
 
 def _keys(
@@ -233,9 +250,9 @@ def _targets(scenes: list[SceneToMap], out: Path) -> list[Path]:
 
 
 def tags_of(
-    bundle: Bundle | Ensemble | Exported, decision: Decision | None, level: int = 0
+    bundle: Bundle | Ensemble | Exported, decision: Decision | None, level: int = 0, compiled: bool = False
 ) -> dict[str, str]:
-    """What a map says of itself: the software, the model, and how classes were decided and averaged."""
+    """What a map says of itself: the software, the model, and how classes were computed, decided and averaged."""
     how = (
         f"argmax at level {level}"
         if level
@@ -255,6 +272,7 @@ def tags_of(
         "raremap_decision": how,
         "raremap_windows": f"{way.window} pixels, overlap {way.overlap:g}, {way.blend}",
         **({"raremap_averaged": averaged} if averaged else {}),
+        **({"raremap_compiled": "torch.compile"} if compiled else {}),
     }
 
 

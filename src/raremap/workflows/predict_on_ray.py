@@ -42,11 +42,12 @@ _ROWS = 8
 
 @dataclass(frozen=True)
 class Given:
-    """What a worker needs to map any strip: the bundle, how its probabilities are drawn, and where it computes."""
+    """What a worker needs to map any strip: the bundle, how its probabilities are drawn, where and how it computes."""
 
     bundle: Bundle | Ensemble | Exported
     drawing: Drawing
     device: str
+    compiled: bool = False
 
     def __call__(self) -> Callable[[Task], bytes]:
         """The function that maps strips in a worker, with the bundle loaded."""
@@ -56,7 +57,7 @@ class Given:
         """A checksum of all that a map follows from, beside its scene and precision; `rule` names how classes are decided."""
         b, d = self.bundle, self.drawing
         said = hashlib.sha256(
-            repr((_VERSION, _ROWS, rule, d.scheme, d.probabilities, d.quantities, self.device, b.predict)).encode()
+            repr((_VERSION, _ROWS, rule, d.scheme, d.probabilities, d.quantities, self.device, self.compiled, b.predict)).encode()
         )  # fmt: skip
         for member in members_of(b):
             said.update(repr((member.bands, member.features, member.normalization, member.prior)).encode())
@@ -102,7 +103,7 @@ class _Mapper:
     def __call__(self, strip: Task) -> bytes:
         g = self.given
         if strip.precision not in self.networks:
-            self.networks[strip.precision] = g.bundle.network(device=g.device, precision=strip.precision)
+            self.networks[strip.precision] = g.bundle.network(g.device, strip.precision, g.compiled)
         network = self.networks[strip.precision]
         with strip.scene.opened(g.bundle) as reader:
             options = g.bundle.predict

@@ -121,6 +121,7 @@ def renew(
     quiet: bool = False,
     layers: Mapping[str, str | Path] | None = None,
     precision: Precision = "auto",
+    compiled: bool = False,
 ) -> Renewals:
     """Bring the map `update` up to date by newer scenes, in the order of their dates; `out` (default: the map itself).
 
@@ -144,7 +145,7 @@ def renew(
     from raremap.maps.renew import renew as write
     from raremap.measure.decision import Decision
     from raremap.ways import predicting, unfitted
-    from raremap.workflows.predict import moved, tags_of
+    from raremap.workflows.predict import moved, network_of, tags_of
     from raremap.workflows.scenes import scenes_to_map
 
     if not np.isfinite(margin) or margin < 0:
@@ -160,7 +161,8 @@ def renew(
     target = _target(update, out)
     fitted = moved(bundle, prior) if prior is not None else None if argmax else bundle.decision
     decision = fitted or Decision((0.0,) * bundle.scheme.num_classes)
-    network = bundle.network(device=device, precision=precision)
+    network = network_of(bundle, device, precision, compiled, quiet)
+    tags = tags_of(bundle, fitted, compiled=compiled)
     done, source, cleaned = [], _here(update), False
     for day, scene in dated:
         started = time.perf_counter()
@@ -181,7 +183,7 @@ def renew(
                 _clouds(clouds, cloud_values, scene),
                 bundle.predict,
             )
-            counts = write(before, newer, target, bundle.scheme, margin, tags_of(bundle, fitted), bar)
+            counts = write(before, newer, target, bundle.scheme, margin, tags, bar)
         done.append(
             Renewal(
                 target, dates_path(target), scene.path, iso(day), margin, bundle.scheme.names, counts.changed,
