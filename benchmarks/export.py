@@ -39,7 +39,8 @@ def child(form: str, path: str, window: int, seconds: float) -> dict[str, float]
         from raremap.exported import Exported
 
         model = Exported.load(path)
-    net = model.network(device="cpu", precision="float32")
+    # An exported model computes in what it was exported with.
+    net = model.network(device="cpu", precision="float32" if form == "torch" else "auto")
     image = np.random.default_rng(0).integers(1, 255, (1, len(model.bands), window, window), dtype=np.uint8)
     valid = np.ones((1, window, window), bool)
     net(image, valid)
