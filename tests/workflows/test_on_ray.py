@@ -185,7 +185,7 @@ def test_every_strip_comes_in_the_batches_that_the_first_worker_has_room_for(
     predict(model, scene, tmp_path / "one.tif", **how)
     roomy = Roomy(model.network(device="cpu", precision="float32"))
     if has_gpu:
-        monkeypatch.setattr(Bundle, "network", lambda self, device, precision: roomy)
+        monkeypatch.setattr(Bundle, "network", lambda *_: roomy)
     given = Given(model, Drawing(SCHEME), "auto")
     (one,) = scenes_to_map(model, scene)
     map_on(Alone(has_gpu), given, [(one, tmp_path / "two.tif")], "", {}, "float32", True)
