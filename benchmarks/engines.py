@@ -14,8 +14,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +25,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from machine import machine
+from machine import fresh, machine
 from raremap.bundle import Bundle
 from raremap.exported import Exported
 from raremap.labels import LabelScheme
@@ -94,13 +92,6 @@ def measure(asks: dict[str, LanedNetwork], window: int, rounds: int) -> dict[str
     }
 
 
-def again(name: str, window: int) -> dict[str, dict[str, float]]:
-    """What `measure` finds of the first answers in a process of its own."""
-    command = [sys.executable, __file__, "--only", name, "--rounds", "1", "--window", str(window)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--window", type=int, default=512)
@@ -118,7 +109,7 @@ def main() -> None:
         for name in ("mobilenetv3",) if args.quick else NETWORKS:
             print(f"\n| {name} | ms a window | × torch | first answer, s | again, s |\n|---|---|---|---|---|")
             measured = measure(ways(name, Path(folder)), window, rounds)
-            later = again(name, window)
+            later = fresh(__file__, "--only", name, "--rounds", 1, "--window", window)
             for way, found in measured.items():
                 told = f"{found['ms']} | {found['ratio']} | {found['first_s']} | {later[way]['first_s']}"
                 print(f"| {way} | {told} |", flush=True)

@@ -49,9 +49,8 @@ def by_scipy(d, q, cap, rho):
         return f, size / (w @ size) - d @ np.where(here, q / p, 0) + rho * (logs + 1)
 
     w = np.full(n, 1 / n)
-    for _ in range(
-        3
-    ):  # where it ends a little above the optimum (with one thread, 1e-5), it begins again from there
+    for _ in range(3):
+        # Where it ends a little above the optimum (with one thread, 1e-5), it begins again from there.
         found = minimize(
             value,
             w,

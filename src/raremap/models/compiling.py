@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import torch
@@ -10,39 +9,37 @@ from torch import Tensor, nn
 
 from raremap.errors import ConfigError, reason
 
-log = logging.getLogger("raremap")
+Function = Callable[[Tensor], Tensor]
 
 
-def compiled(module: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+def compiled(module: nn.Module, device: torch.device) -> Function:
     """The module, which is compiled by the first image that it is asked of, and again by others of another size.
 
     That takes up to a minute, and seconds where the same was compiled on this machine before. Raises `ConfigError` where
     nothing can be compiled for the device, a compiler being missing; what is returned raises it where the module cannot be.
     """
-    _asked(torch.compile(_nothing_much), torch.ones(64, device=device), "torch.compile does not work here")
-    log.info(
-        "compiling the network for %s: up to a minute, seconds where this machine has done it before", device
-    )
-    fast = torch.compile(module)
-    return lambda image: _asked(fast, image, "the network cannot be compiled")
+    telling(_nothing_much, "torch.compile does not work here")(torch.ones(64, device=device))
+    return telling(module, "the network cannot be compiled")
 
 
-def _asked(function: Callable[[Tensor], Tensor], image: Tensor, fault: str) -> Tensor:
+def telling(function: Function, fault: str) -> Function:
+    """A function by `torch.compile`, which raises `ConfigError` with `fault` and its cause where it cannot be compiled."""
     from torch._dynamo.exc import TorchDynamoException  # which takes a second to load
 
-    try:
-        return function(image)
-    except TorchDynamoException as error:
-        raise ConfigError(
-            f"{fault} ({_cause(error)}); install a C++ compiler such as g++ where it is missing, or leave out --compile"
-        ) from None
+    fast = torch.compile(function)
 
+    def ask(values: Tensor) -> Tensor:
+        try:
+            return fast(values)
+        except TorchDynamoException as error:
+            # The compiler's own stands in that of torch.
+            cause = reason(getattr(error, "inner_exception", error))
+            raise ConfigError(
+                f"{fault} ({cause}); install a C++ compiler such as g++ and Python's headers where they are missing, "
+                "or leave out --compile"
+            ) from None
 
-def _cause(error: BaseException) -> str:
-    """What went wrong at first, in one line: the compiler's exception stands behind those of torch."""
-    while (earlier := error.__cause__ or error.__context__) is not None:
-        error = earlier
-    return reason(error)
+    return ask
 
 
 def _nothing_much(values: Tensor) -> Tensor:

@@ -102,8 +102,8 @@ class TorchNetwork:
     first images with a valid pixel (said in the log). What float16 cannot hold is computed again in float32. Several threads may ask at once: `lanes` says how many. On a
     processor they share its `threads`, so that a thread that called `enter_lane` computes alone where there are as many
     lanes, which spares the others waiting for it at every layer; on a CUDA device it has a stream of its own, so that one copies while the other computes. Where a CUDA device
-    has no room for what it is asked, it is asked in halves from then on: `most` at once. `compiled` windows are computed
-    by what `torch.compile` makes of the module, but for those without a valid pixel and the first: they are trials.
+    has no room for what it is asked, it is asked in halves from then on: `most` at once. Where it is `compiled`,
+    windows are computed by what `torch.compile` makes of the module; trials by the module itself: windows without a valid pixel, and what settles the precision.
     """
 
     def __init__(
