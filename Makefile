@@ -25,7 +25,7 @@ demo: $(READY)  ## the whole job on simulated valleys, to a map and a report
 
 test: $(READY)  ## lint the imports, then the tests, fast ones first
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## ruff, pyright, import contracts
 	$(BIN)/ruff check src tests benchmarks
